@@ -1,0 +1,73 @@
+# The one door: people, hooks and CI all call these targets.
+#
+#   make demo         the main job, end to end, against a local capture server
+#   make test         the suite                  (make test PYTHON=3.12 for another interpreter)
+#   make all          lint, types, test
+#   make help         every target
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+# Where uv is not installed, pip puts it into a private, ignored folder; nothing outside this directory changes.
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+BOOTSTRAP_PYTHON ?= python3
+PYTHON ?=
+ifneq ($(PYTHON),)
+export UV_PYTHON := $(PYTHON)
+export UV_PROJECT_ENVIRONMENT := .venv-$(PYTHON)
+# Where pyenv manages the interpreters, its shims answer only for a version that was chosen.
+PYENV_MATCH := $(shell pyenv versions --bare 2>/dev/null | grep -E '^$(subst .,\.,$(PYTHON))(\.|$$)' | tail -n 1)
+ifneq ($(PYENV_MATCH),)
+export PYENV_VERSION := $(PYENV_MATCH)
+endif
+endif
+# A machine that has a Python never needs another one downloaded.
+export UV_PYTHON_DOWNLOADS ?= never
+
+RUN := $(UV) run --locked --quiet
+PYTEST_ARGS ?=
+
+.PHONY: help demo test test-all lint format types bench bench-quick soak all clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
+
+.uv/bin/uv:
+	@echo "uv is not installed: putting it into .uv/ (private to this folder)"
+	@$(BOOTSTRAP_PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target .uv uv \
+	  || { $(BOOTSTRAP_PYTHON) -m venv .uv/venv && .uv/venv/bin/python -m pip install --quiet uv \
+	       && mkdir -p .uv/bin && ln -sf ../venv/bin/uv .uv/bin/uv; }
+
+demo: $(UV) ## the main job, end to end, against a local capture server
+	@$(RUN) --no-dev python -m atotelemetry demo
+
+test: $(UV) ## run the test suite
+	@$(RUN) pytest $(PYTEST_ARGS)
+
+test-all: $(UV) ## run the suite on every supported Python found here
+	@for version in 3.11 3.12 3.13; do $(MAKE) --no-print-directory test PYTHON=$$version || exit 1; done
+
+lint: $(UV) ## check style and formatting
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+
+format: $(UV) ## apply the formatter and the safe fixes
+	@$(RUN) ruff check --fix .
+	@$(RUN) ruff format .
+
+types: $(UV) ## mypy, strict
+	@$(RUN) mypy
+
+bench: $(UV) ## measure against the peers and rewrite the README's figures
+	@$(RUN) --group bench python -m tests.bench
+
+bench-quick: $(UV) ## the same, under a minute, without touching the README
+	@$(RUN) --group bench python -m tests.bench --quick
+
+soak: $(UV) ## a long-lived host against a flapping server (make soak SECONDS=600)
+	@$(RUN) python -m tests.bench.soak --seconds $(or $(SECONDS),60)
+
+all: lint types test ## lint, types, test
+
+clean: ## remove what the targets made
+	rm -rf .venv* .uv .bench .mypy_cache .pytest_cache .ruff_cache dist
