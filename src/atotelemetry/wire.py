@@ -1,0 +1,269 @@
+"""What crosses the pipe between the host and the sender: one JSON object per line.
+
+Pure: bytes in, messages out. No I/O, no clock, no threads, so both processes and every test can use it freely. The host
+encodes each event once; the sender keeps an event's `properties` and `context` as raw JSON (`msgspec.Raw`) and never
+re-encodes a value. Three kinds of line:
+
+    {"type": "hello", …}   first: settings of this run, and the properties common to all its events
+    {"uuid": …, "event": …, …}   any number: what PostHog takes, and nothing else
+    {"type": "end", …}     last: what the host counted
+
+A line that is corrupt, truncated or too long costs that line alone. Because a stream is plain text, a person can write,
+read, `tee` and replay one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+__all__ = [
+    "MAX_EVENT_BYTES",
+    "PROTOCOL_VERSION",
+    "CorruptLine",
+    "End",
+    "Event",
+    "EventTooLarge",
+    "Hello",
+    "LineDecoder",
+    "LineError",
+    "LineTooLong",
+    "Message",
+    "NotAnEvent",
+    "WireError",
+    "encode",
+    "encode_event",
+]
+
+PROTOCOL_VERSION = 1
+
+# PostHog refuses events of about 1 MB (https://posthog.com/docs/api/capture); the sender still adds a little.
+MAX_EVENT_BYTES = 900 * 1024
+
+encode = msgspec.json.Encoder().encode
+
+
+class WireError(Exception):
+    """Something that cannot cross the pipe."""
+
+
+class EventTooLarge(WireError):
+    """An event whose encoding is over `MAX_EVENT_BYTES`."""
+
+    def __init__(self, size_bytes: int) -> None:
+        super().__init__(size_bytes)
+        self.size_bytes = size_bytes
+
+    def __str__(self) -> str:
+        return f"event of {self.size_bytes} bytes, the limit is {MAX_EVENT_BYTES}"
+
+
+class LineError(WireError):
+    """A line of the stream that was lost; `line_number` counts from 1."""
+
+    def __init__(self, line_number: int, detail: str = "") -> None:
+        super().__init__(line_number, detail)
+        self.line_number = line_number
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"line {self.line_number}: {self.detail}"
+
+
+class CorruptLine(LineError):
+    """A line that is not JSON: damaged, or cut off when its writer died."""
+
+    def __str__(self) -> str:
+        return f"line {self.line_number}: not valid JSON ({self.detail})"
+
+
+class NotAnEvent(LineError):
+    """A line that is JSON, but not a message of this protocol."""
+
+    def __str__(self) -> str:
+        return f"line {self.line_number}: not an event ({self.detail})"
+
+
+class LineTooLong(LineError):
+    """A line over `MAX_EVENT_BYTES`; its bytes were dropped as they arrived."""
+
+    def __str__(self) -> str:
+        return f"line {self.line_number}: longer than {MAX_EVENT_BYTES} bytes"
+
+
+class Hello(msgspec.Struct, tag="hello", tag_field="type", kw_only=True, omit_defaults=True):
+    """Settings for one sender: the first line of a stream."""
+
+    protocol: int
+    api_key: str
+    host: str
+    """Base URL of the PostHog-compatible server."""
+    app: str = "atopile"
+    app_version: str | None = None
+    """Version of the measured program; None lets the sender look up the installed distribution named `app`."""
+    endpoint: str = "auto"
+    compression: bool | None = None
+    max_retries: int = 1
+    request_timeout: float = 5.0
+    sender_deadline: float = 15.0
+    properties: msgspec.Raw = msgspec.Raw(b"{}")
+    """Properties common to the whole run, an encoded object; an event's own win."""
+    run_properties: tuple[str, ...] = ()
+    """Names of the run properties that the sender works out (see `sender/enrich.py`)."""
+    cwd: str | None = None
+    """The host's working directory, where the sender looks for the git facts."""
+
+
+class End(msgspec.Struct, tag="end", tag_field="type", kw_only=True, omit_defaults=True):
+    """What the host counted until it closed the pipe: the last line of a stream."""
+
+    captured: int = 0
+    dropped: int = 0
+
+
+class Event(msgspec.Struct, kw_only=True):
+    """One event as the sender reads it: `properties` and `context` stay encoded, empty where the line had none."""
+
+    event: str = ""
+    uuid: str | None = None
+    distinct_id: str | int | None = None
+    timestamp: str | None = None
+    properties: msgspec.Raw = msgspec.Raw()
+    context: msgspec.Raw = msgspec.Raw()
+    type: str | None = None
+    """None for an event. Only the decoder looks at it, so that one decoding serves every kind of line."""
+    size_bytes: int = 0
+    """Length of the line it came in; what the sender's buffer and requests are limited by."""
+
+
+Message = Hello | End | Event
+
+
+class _OutgoingEvent(msgspec.Struct, omit_defaults=True, gc=False):
+    """One event as the host writes it: any value that msgspec can encode."""
+
+    uuid: str
+    event: str
+    distinct_id: str
+    timestamp: Any
+    properties: Any
+    context: Any = None
+
+
+def encode_event(
+    uuid: str,
+    event: str,
+    distinct_id: str,
+    timestamp: object,
+    properties: object,
+    context: object = None,
+) -> bytes:
+    """Encode one event line, without its newline.
+
+    Raises `EventTooLarge` over `MAX_EVENT_BYTES`, and whatever msgspec raises (`TypeError`, `ValueError`,
+    `OverflowError`, `UnicodeEncodeError`, `RecursionError`, …) for a value that has no JSON form: the caller then
+    makes the values plain.
+    """
+    line = encode(_OutgoingEvent(uuid, event, distinct_id, timestamp, properties, context))
+    if len(line) > MAX_EVENT_BYTES:
+        raise EventTooLarge(len(line))
+    return line
+
+
+class LineDecoder:
+    """Turns the bytes of a stream, cut anywhere, into messages and line errors.
+
+    Keeps at most one unfinished line of `MAX_EVENT_BYTES`; whatever is longer is dropped as it comes.
+    """
+
+    def __init__(self) -> None:
+        self._decode_event = msgspec.json.Decoder(Event).decode
+        self._partial = bytearray()
+        self._skipping = False
+        self.line_number = 0
+        """Number of lines finished so far."""
+
+    def feed(self, data: bytes) -> list[Message | LineError]:
+        """Take the next bytes; return what they completed, in order."""
+        lines = data.split(b"\n")
+        results: list[Message | LineError] = []
+        for line in lines[:-1]:
+            self._finish(line, results)
+        self._keep(lines[-1], results)
+        return results
+
+    def close(self) -> list[Message | LineError]:
+        """Take the end of the stream: a last line without newline counts, a torn one is reported."""
+        results: list[Message | LineError] = []
+        if self._partial or self._skipping:
+            self._finish(b"", results)
+        return results
+
+    def _keep(self, rest: bytes, results: list[Message | LineError]) -> None:
+        if self._skipping:
+            return
+        self._partial += rest
+        if len(self._partial) > MAX_EVENT_BYTES:
+            results.append(LineTooLong(self.line_number + 1))
+            self._partial.clear()
+            self._skipping = True
+
+    def _finish(self, line: bytes, results: list[Message | LineError]) -> None:
+        self.line_number += 1
+        if self._skipping:  # reported when it grew too long
+            self._skipping = False
+            return
+        if self._partial:
+            line = bytes(self._partial) + line
+            self._partial.clear()
+        if len(line) > MAX_EVENT_BYTES:
+            results.append(LineTooLong(self.line_number))
+            return
+        if not line or line.isspace():
+            return
+        results.append(self._decode(line))
+
+    def _decode(self, line: bytes) -> Message | LineError:
+        try:
+            event = self._decode_event(line)
+            if event.type == "hello":
+                return msgspec.json.decode(line, type=Hello)
+            if event.type == "end":
+                return msgspec.json.decode(line, type=End)
+        except msgspec.ValidationError as error:
+            return NotAnEvent(self.line_number, str(error))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            return CorruptLine(self.line_number, str(error))
+        problem = _problem(event)
+        if problem:
+            return NotAnEvent(self.line_number, problem)
+        event.size_bytes = len(line)
+        return event
+
+
+def _problem(event: Event) -> str:
+    """Why PostHog would refuse this event, or an empty string."""
+    if not event.event:
+        return "`event` is missing or empty"
+    if event.uuid is not None and not _is_uuid(event.uuid):
+        return f"`uuid` is no UUID: {event.uuid[:64]!r}"
+    for name, raw in (("properties", event.properties), ("context", event.context)):
+        if bytes(raw)[:1] not in _OBJECT_OR_NOTHING:
+            return f"`{name}` is not an object"
+    return ""
+
+
+_OBJECT_OR_NOTHING = (b"{", b"", b"n")  # an object, no such key, null
+
+
+def _is_uuid(text: str) -> bool:
+    """Whether `text` is a UUID in the hyphenated or the plain form, which is what PostHog's parser takes."""
+    digits = text.replace("-", "") if len(text) == 36 else text  # noqa: PLR2004 - the two lengths of RFC 9562
+    if len(digits) != 32:  # noqa: PLR2004
+        return False
+    try:
+        int(digits, 16)
+    except ValueError:
+        return False
+    return digits.isalnum()
