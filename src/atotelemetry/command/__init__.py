@@ -1,0 +1,1 @@
+"""The `atotelemetry` command: one module a subcommand; each imports only what it needs."""

@@ -1,0 +1,207 @@
+"""`atotelemetry serve`: a local PostHog that shows what a program sends, while it is being developed.
+
+Runs in its own process, in the foreground, until Ctrl-C or SIGTERM. The main thread waits; the capture server's threads
+show each request, one at a time, before it is answered. What was shown is forgotten, so a server that runs for days
+does not grow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+
+if TYPE_CHECKING:
+    import argparse
+
+    from atotelemetry.testing import RecordedRequest
+
+__all__ = ["add_arguments", "run"]
+
+_Number = TypeVar("_Number", int, float)
+
+DEFAULT_PORT = 8000
+
+_BOLD, _DIM, _RED, _RESET = "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[0m"
+# JSON leaves these as they are, and a terminal would obey some of them.
+_CONTROL_CHARACTERS = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `serve` on its parser."""
+    parser.add_argument(
+        "--port", type=_port, default=DEFAULT_PORT, help="port on 127.0.0.1 (default %(default)s; 0 takes a free one)"
+    )
+    parser.add_argument(
+        "--status", type=_status, default=200, help="answer every request with this HTTP status (default %(default)s)"
+    )
+    parser.add_argument(
+        "--delay", type=_delay, default=0.0, metavar="SECONDS", help="wait so long before each answer (default 0)"
+    )
+    parser.add_argument(
+        "--record",
+        metavar="FILE",
+        help="append each accepted event to FILE, one JSON object a line, as the sender reads",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until Ctrl-C or SIGTERM; return the exit code.
+
+    0: ended by a signal; 1: whoever read the output went away; 2: the port is taken or the record cannot be written.
+    """
+    # Costs the `http` package, which `add_arguments`, and so `--help` of every subcommand, does without.
+    from atotelemetry.testing import Answer, CaptureServer
+
+    if hasattr(sys.stdout, "reconfigure"):
+        # Events may hold what this terminal's encoding has no character for.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        record = open(args.record, "a", encoding="utf-8") if args.record else None  # noqa: SIM115  closed below
+    except OSError as error:
+        return _fail(f"cannot write {args.record}: {error.strerror or error}")
+    with record or contextlib.nullcontext():
+        display = _Display(sys.stdout, record)
+
+        def show_and_forget(request: RecordedRequest) -> None:
+            display.show(request)
+            server.clear()
+
+        server = CaptureServer(port=args.port, on_request=show_and_forget)
+        server.respond(Answer(status=args.status, delay=args.delay))
+        # SIGTERM ends it as Ctrl-C does. SIGINT stays as it is: ignored, when a shell started us in the background.
+        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            server.start()
+            display.line(f"Listening on {server.url}, Ctrl-C ends it.")
+            # Not forever at once: on Windows a wait without an end keeps Ctrl-C out.
+            while not display.ended.wait(1.0):
+                pass
+        except KeyboardInterrupt:
+            pass
+        except OSError as error:
+            return _fail(f"cannot listen on port {args.port}: {error.strerror or error}")
+        finally:
+            server.stop()
+            signal.signal(signal.SIGTERM, previous)
+        display.line(display.summary())
+    if display.output_is_gone:
+        # Or the interpreter's own flush at exit would complain about the closed pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    if display.record_error is not None:
+        return _fail(f"cannot write {args.record}: {display.record_error.strerror or display.record_error}")
+    return 0
+
+
+class _Display:
+    """What is printed and recorded, and the counts for the last line.
+
+    An output that cannot be written any more sets `ended`.
+    """
+
+    def __init__(self, output: TextIO, record: TextIO | None) -> None:
+        self.ended = threading.Event()
+        self.output_is_gone = False
+        self.record_error: OSError | None = None
+        self._output = output
+        self._record = record
+        self._colour = output.isatty() and not os.environ.get("NO_COLOR")
+        self._requests = self._refused = self._events = 0
+
+    def show(self, request: RecordedRequest) -> None:
+        """Print one request and its events; append them to the record if they were accepted."""
+        self._requests += 1
+        if request.accepted:
+            self._events += len(request.events)
+            self._append(request.events)
+        else:
+            self._refused += 1
+        self.line("\n".join([self._heading(request), *(self._event(event) for event in request.events)]))
+
+    def line(self, text: str) -> None:
+        """Print it at once, unless nobody reads any more."""
+        if self.output_is_gone:
+            return
+        try:
+            print(text, file=self._output, flush=True)
+        except OSError:
+            self.output_is_gone = True
+            self.ended.set()
+
+    def summary(self) -> str:
+        """Return the last line."""
+        text = f"Accepted {_count(self._events, 'event')} in {_count(self._requests - self._refused, 'request')}"
+        return text + (f", refused {_count(self._refused, 'request')}." if self._refused else ".")
+
+    def _append(self, events: list[dict[str, Any]]) -> None:
+        if self._record is None or self.record_error is not None:
+            return
+        try:
+            self._record.writelines(json.dumps(event, separators=(",", ":")) + "\n" for event in events)
+            self._record.flush()
+        except OSError as error:
+            self.record_error = error
+            self.ended.set()
+            # What could not be written stays buffered and would fail once more wherever the file is closed.
+            with contextlib.suppress(OSError):
+                self._record.close()
+
+    def _heading(self, request: RecordedRequest) -> str:
+        line = (
+            f"{request.method} {_printable(request.path)}  {_count(len(request.events), 'event')}  "
+            f"{_count(request.wire_bytes, 'byte')}  {request.status}"
+        )
+        answer = request.answer
+        if request.accepted or answer is None:
+            return self._styled(_DIM, line)
+        return self._styled(_RED, f"{line} {answer.body}" if isinstance(answer.body, str) else line)
+
+    def _event(self, event: dict[str, Any]) -> str:
+        name, distinct_id, timestamp = (
+            _printable(str(event.get(key, "-"))) for key in ("event", "distinct_id", "timestamp")
+        )
+        properties = json.dumps(event.get("properties", {}), indent=2, ensure_ascii=False).translate(
+            _CONTROL_CHARACTERS
+        )
+        return f"{self._styled(_BOLD, name)}  {distinct_id}  {timestamp}\n{properties}"
+
+    def _styled(self, style: str, text: str) -> str:
+        return f"{style}{text}{_RESET}" if self._colour else text
+
+
+def _printable(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)[1:-1].translate(_CONTROL_CHARACTERS)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _fail(reason: str) -> int:
+    print(f"atotelemetry serve: {reason}", file=sys.stderr)  # noqa: T201  the command's output
+    return 2
+
+
+def _port(text: str) -> int:
+    return _between(int(text), 0, 65535)
+
+
+def _status(text: str) -> int:
+    return _between(int(text), 200, 599)
+
+
+def _delay(text: str) -> float:
+    return _between(float(text), 0.0, 3600.0)
+
+
+def _between(value: _Number, lowest: _Number, highest: _Number) -> _Number:
+    import argparse
+
+    if not lowest <= value <= highest:
+        raise argparse.ArgumentTypeError(f"{value} is not between {lowest} and {highest}")
+    return value
