@@ -1,0 +1,583 @@
+"""`TelemetryClient`: takes an event, makes it one line of JSON, and puts that on the queue.
+
+Runs in the host, on whichever thread captures: also in signal handlers and in a `__del__` that the garbage collector
+runs in the middle of another `capture`. So there is no lock on this path, and nothing of a call is kept in the client
+while other code could run. The ordinary event takes the fast path: msgspec encodes the caller's values as they are.
+Only when it cannot (a cycle, a lone surrogate, an object of the host's) are the values made plain first.
+
+Everything costly happens later or elsewhere: msgspec is imported at the first event, the feeder's thread started by it
+starts the sender, and the sender knows the network.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import time
+from _thread import allocate_lock
+from _weakref import ref
+from itertools import count
+
+from atotelemetry.host.debug import debug
+from atotelemetry.host.feeder import Deadline, Feeder
+from atotelemetry.host.spawn import reason_not_to_spawn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import datetime
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+__all__ = ["DEFAULT_QUEUE_SIZE", "FLUSH_TIMEOUT", "Stats", "TelemetryClient"]
+
+DEFAULT_QUEUE_SIZE = 256
+"""Events that wait in the host at most; one more is dropped and counted."""
+
+FLUSH_TIMEOUT = 2.0
+"""The most that the exit of a host may cost, ever."""
+
+_ENDPOINTS = ("auto", "capture", "batch")
+_ENVELOPE_BYTES = 16 * 1024  # what an event may need beside its properties: two texts of 1024 characters, escaped
+_CONTEXT_BYTES = 64 * 1024  # what the common properties, or a context, may take of one line
+
+
+class Counter:
+    """A number that any thread, signal handler or finalizer may add one to.
+
+    `next` on an `itertools.count` is one step of the interpreter, where `+= 1` is three; there is no lock to be caught
+    holding.
+    """
+
+    def __init__(self) -> None:
+        self._count = count()
+        self.add = self._count.__next__
+
+    @property
+    def value(self) -> int:
+        """How often `add` was called."""
+        return int(repr(self._count)[6:-1])  # "count(7)": the one way to look without counting
+
+
+class Stats:
+    """What became of the events so far: `captured == handed_over + dropped + queued`, always.
+
+    `captured` counts every `capture` of an enabled client that was given an event, `handed_over` those written into a
+    sender's pipe, `dropped` those lost in the host (`dropped_by_reason` says why), `queued` those on their way.
+    """
+
+    __slots__ = ("captured", "dropped", "dropped_by_reason", "handed_over", "queued")
+
+    def __init__(self, captured: int, handed_over: int, dropped_by_reason: dict[str, int]) -> None:
+        self.captured = captured
+        self.handed_over = handed_over
+        self.dropped_by_reason = dropped_by_reason
+        self.dropped = sum(dropped_by_reason.values())
+        self.queued = captured - handed_over - self.dropped
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
+        return f"Stats({fields})"
+
+
+class TelemetryClient:
+    """Sends events to a PostHog-compatible server through a detached sender process.
+
+    Args:
+        api_key: the project's write-only key; an empty one disables the client.
+        host: base URL of the server, such as "https://eu.i.posthog.com"; an empty one disables the client.
+        app: name of the measured program; becomes the `User-Agent`.
+        app_version: its version; None lets the sender look up the installed distribution named `app`.
+        queue_size: events that may wait in the host.
+        before_send: called with the assembled event, a dict with `uuid`, `event`, `distinct_id`, `timestamp`,
+            `properties` and perhaps `context`. What it returns is sent; None, or an exception, drops the event.
+        endpoint: "auto" posts a lone event to /capture/ and several to /batch/; "capture" and "batch" use only that
+        one. compression: gzip request bodies: always, never, or (None) above a small size. max_retries: attempts
+        after the first for a request that may succeed later. request_timeout: seconds for each network operation.
+        sender_deadline: seconds that a sender may live on after it was handed the last event. properties: added to
+        every event of this client; an event's own win. run_properties: names of the run properties that the sender
+        works out and adds (see `PropertyLoaders`).
+
+    Nothing here raises into the host, waits for a network or prints; reasons go to the logger `atotelemetry` at DEBUG.
+    Only a wrong constructor argument raises, because that is a mistake in the host's own code: `ValueError`.
+
+    """
+
+    disabled: bool
+    """True makes every capture a no-op: no thread, no process, no file. May be set at any time."""
+
+    def __init__(
+        self,
+        api_key: str,
+        host: str,
+        *,
+        app: str = "atopile",
+        app_version: str | None = None,
+        queue_size: int = DEFAULT_QUEUE_SIZE,
+        before_send: Callable[[dict[str, Any]], dict[str, Any] | None] | None = None,
+        endpoint: str = "auto",
+        compression: bool | None = None,
+        max_retries: int = 1,
+        request_timeout: float = 5.0,
+        sender_deadline: float = 15.0,
+        properties: Mapping[str, Any] | None = None,
+        run_properties: tuple[str, ...] = (),
+    ) -> None:
+        if endpoint not in _ENDPOINTS:
+            raise ValueError(f"endpoint must be one of {', '.join(_ENDPOINTS)}, not {endpoint!r}")
+        if queue_size < 1 or max_retries < 0 or request_timeout <= 0 or sender_deadline <= 0:
+            raise ValueError(
+                "queue_size, request_timeout and sender_deadline must be positive, max_retries not negative"
+            )
+        self.api_key = api_key
+        self.host = host
+        self.app = app
+        self._settings: dict[str, Any] = {
+            "app_version": app_version,
+            "endpoint": endpoint,
+            "compression": compression,
+            "max_retries": max_retries,
+            "request_timeout": request_timeout,
+            "sender_deadline": sender_deadline,
+            "run_properties": tuple(run_properties),
+        }
+        self._properties = dict(properties or {})
+        self._before_send = before_send
+        self._feeder = Feeder(
+            queue_size=queue_size,
+            hello=self._hello,
+            end=self._end,
+            on_drop=self._drop,
+            on_give_up=self._give_up,
+        )
+        self._reset_counts()
+        self._prepared = False
+        self._following = allocate_lock()
+        reason = reason_not_to_spawn() or ("" if api_key and host else "no api_key or no host")
+        self.disabled = bool(reason)
+        if reason:
+            debug("telemetry is off: %s", reason)
+        else:
+            self._follow_the_process()
+
+    # ---- capture
+
+    def capture(
+        self,
+        event: str,
+        *,
+        distinct_id: object = None,
+        properties: Mapping[str, Any] | None = None,
+        timestamp: datetime.datetime | str | None = None,
+        context: Mapping[str, Any] | None = None,
+        uuid: object = None,
+    ) -> str | None:
+        """Queue one event; return its uuid, or None when nothing was queued.
+
+        Values are encoded now: later changes to `properties` change nothing. `distinct_id` is a str, a UUID or
+        anything with a `str`; without one the event gets a random id and PostHog makes no person of it
+        (`$process_person_profile: False`). `timestamp` is a datetime in any timezone (a naive one is UTC) or an ISO
+        8601 text; now, if it is neither. `uuid` makes the event idempotent on the server.
+
+        Never blocks and never raises.
+        """
+        if self.disabled:
+            return None
+        return self._capture(event, distinct_id, properties, timestamp, context, uuid)
+
+    def capture_exception(
+        self,
+        exception: object = None,
+        *,
+        distinct_id: object = None,
+        properties: Mapping[str, Any] | None = None,
+        timestamp: datetime.datetime | str | None = None,
+        context: Mapping[str, Any] | None = None,
+        uuid: object = None,
+    ) -> str | None:
+        """Queue one `$exception` event; return its uuid, or None when nothing was queued.
+
+        `exception` is an exception, an `exc_info` tuple, or None for the one being handled now. An exception object
+        that was reported before is not reported again in this process. `properties` win over what is said about the
+        exception. Never blocks and never raises.
+        """
+        if self.disabled:
+            return None
+        try:
+            from atotelemetry.host import exceptions, values  # only a program in trouble pays for it
+
+            caught = exceptions.current_exception(exception)
+            if caught is None or not exceptions.mark_reported(caught):
+                return None
+            if not self._prepared:
+                self._prepare()
+            person = "" if distinct_id is None else values.plain_text(distinct_id)
+            described: dict[str, Any] = {}
+            if not person:
+                person = self._new_uuid()
+                described["$process_person_profile"] = False
+            described.update(exceptions.exception_properties(caught, distinct_id=person))
+            described.update(properties or {})
+        except Exception as error:
+            self._count_captured()
+            self._refuse(error)
+            return None
+        return self._capture("$exception", person, described, timestamp, context, uuid)
+
+    def _capture(
+        self,
+        event: object,
+        distinct_id: object,
+        properties: Mapping[str, Any] | None,
+        timestamp: object,
+        context: Mapping[str, Any] | None,
+        uuid: object,
+    ) -> str | None:
+        self._count_captured()
+        try:
+            if not self._prepared:
+                self._prepare()
+            if properties is None:
+                properties = {}
+            name = self._new_uuid() if uuid is None else self._uuid(uuid)
+            when = self._now(self._utc) if timestamp is None else self._timestamp(timestamp)
+            if (
+                event.__class__ is str
+                and event
+                and distinct_id.__class__ is str
+                and distinct_id
+                and properties.__class__ is dict
+                and context is None
+                and self._before_send is None
+            ):
+                try:
+                    line = self._encode_event(name, event, distinct_id, when, properties)
+                except Exception:
+                    line = self._encode_odd(name, event, distinct_id, when, properties, None)
+            else:
+                odd = self._assemble(name, event, distinct_id, when, properties, context)
+                if odd is None:
+                    return None
+                name, line = odd
+        except Exception as error:
+            self._refuse(error)
+            return None
+        except BaseException:  # Ctrl-C in the middle: the host's affair, but the count must add up
+            self._drop("interrupted")
+            raise
+        if self._feeder.put(line):
+            return name
+        self._drop("queue full")
+        return None
+
+    def _assemble(
+        self,
+        name: str,
+        event: object,
+        distinct_id: object,
+        when: datetime.datetime,
+        properties: object,
+        context: object,
+    ) -> tuple[str, bytes] | None:
+        """Encode an event that is not of the plainest kind; return its uuid and line, or None when it was dropped."""
+        from atotelemetry.host import values
+
+        known = properties if properties.__class__ is dict else _mapping(values.plain(properties))
+        person = "" if distinct_id is None else values.plain_text(distinct_id)
+        if not person:
+            # PostHog makes no person of an event whose distinct_id means nothing.
+            person = self._new_uuid()
+            known = {"$process_person_profile": False, **known}
+        extra = context if context is None or context.__class__ is dict else _mapping(values.plain(context))
+        if self._before_send is not None:
+            return self._filter(name, event, person, when, known, extra)
+        title = values.plain_text(event) if event is not None else ""
+        if not title:
+            self._drop("no event name")
+            return None
+        try:
+            return name, self._encode_event(name, title, person, when, known, extra)
+        except Exception:
+            return name, self._encode_odd(name, title, person, when, known, extra)
+
+    def _filter(
+        self,
+        name: str,
+        event: object,
+        person: str,
+        when: datetime.datetime,
+        properties: dict[str, Any],
+        context: dict[str, Any] | None,
+    ) -> tuple[str, bytes] | None:
+        """Let `before_send` see and change the event, then encode what it returns."""
+        from atotelemetry.host import values
+
+        message: dict[str, Any] = {
+            "uuid": name,
+            "event": event,
+            "distinct_id": person,
+            "timestamp": when.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            "properties": {**self._properties, **properties},
+        }
+        if context is not None:
+            message["context"] = context
+        try:
+            filtered = None if self._before_send is None else self._before_send(message)
+        except Exception as error:
+            self._drop("before_send raised", 1, error)
+            return None
+        if filtered is None:
+            self._drop("before_send")
+            return None
+        message = filtered
+        name = self._uuid(message.get("uuid"))
+        title = values.plain_text(message.get("event") or "")
+        if not title:
+            self._drop("no event name")
+            return None
+        return name, self._encode_odd(
+            name,
+            title,
+            values.plain_text(message.get("distinct_id") or person),
+            self._timestamp(message.get("timestamp")),
+            message.get("properties") or {},
+            message.get("context"),
+        )
+
+    def _encode_odd(
+        self,
+        name: str,
+        event: str,
+        distinct_id: str,
+        when: datetime.datetime,
+        properties: object,
+        context: object,
+    ) -> bytes:
+        """Encode an event that msgspec did not take as it is: make its values plain, and cut what is too large."""
+        from atotelemetry import wire
+        from atotelemetry.host import values
+
+        event, distinct_id = values.plain_text(event), values.plain_text(distinct_id)
+        known = _mapping(values.plain(properties))
+        extra = None if context is None else _mapping(values.plain(context))
+        try:
+            return wire.encode_event(name, event, distinct_id, when, known, extra)
+        except wire.EventTooLarge:
+            limit_bytes = wire.MAX_EVENT_BYTES - _ENVELOPE_BYTES
+            if extra is not None:
+                extra = values.cut_to_fit(extra, _CONTEXT_BYTES, wire.encode)
+                limit_bytes -= _CONTEXT_BYTES
+            known = values.cut_to_fit(known, limit_bytes, wire.encode)
+            return wire.encode_event(name, event, distinct_id, when, known, extra)
+
+    def _uuid(self, uuid: object) -> str:
+        """Return the caller's uuid in its canonical form, or a new one if it is none."""
+        from uuid import UUID
+
+        if isinstance(uuid, UUID):
+            return str(uuid)
+        try:
+            return str(UUID(uuid)) if isinstance(uuid, str) else self._new_uuid()
+        except ValueError:
+            return self._new_uuid()
+
+    def _timestamp(self, timestamp: object) -> datetime.datetime:
+        """Return the caller's instant in UTC, or now if it is none."""
+        import datetime
+
+        try:
+            if isinstance(timestamp, str):
+                timestamp = datetime.datetime.fromisoformat(timestamp)
+            elif isinstance(timestamp, datetime.date) and not isinstance(timestamp, datetime.datetime):
+                timestamp = datetime.datetime(timestamp.year, timestamp.month, timestamp.day, tzinfo=datetime.UTC)
+            if isinstance(timestamp, datetime.datetime):
+                aware = timestamp if timestamp.tzinfo is not None else timestamp.replace(tzinfo=datetime.UTC)
+                instant = aware.astimezone(datetime.UTC)
+                # A subclass (pandas has one) would be encoded its own way.
+                return datetime.datetime.combine(instant.date(), instant.time(), datetime.UTC)
+        except Exception as error:
+            debug("unusable timestamp, taking now: %r", error)
+        return datetime.datetime.now(datetime.UTC)
+
+    def _refuse(self, error: Exception) -> None:
+        self._drop("error", 1, error)
+
+    # ---- hand over
+
+    def flush(self, timeout: float | None = FLUSH_TIMEOUT, *, delivered: bool = False) -> bool:
+        """Hand over every event captured so far; True when that was done within `timeout` seconds (None: no limit).
+
+        The sender then drains and exits by itself; the next capture starts a new one. With `delivered=True` this also
+        waits, within the same timeout, for the senders to exit, and is True only if everything captured since the last
+        such call was accepted by the server. Never raises.
+        """
+        try:
+            return self._feeder.flush(timeout, delivered=delivered)
+        except Exception as error:
+            debug("flush failed: %r", error)
+            return False
+
+    def shutdown(self, timeout: float | None = FLUSH_TIMEOUT) -> bool:
+        """Refuse every further event, then `flush`; also ends the feeder's thread. Never raises."""
+        self.disabled = True
+        try:
+            return self._feeder.flush(timeout, stop=True)
+        except Exception as error:
+            debug("shutdown failed: %r", error)
+            return False
+
+    @property
+    def stats(self) -> Stats:
+        """What became of the events so far, in this process."""
+        captured = self._captured.value
+        return Stats(captured, self._feeder.handed_over, {r: c.value for r, c in list(self._dropped.items())})
+
+    # ---- what the feeder asks for, on its thread
+
+    def _hello(self) -> bytes:
+        import msgspec
+
+        from atotelemetry import wire
+
+        properties = b"{}"
+        if self._properties and self._before_send is None:  # `before_send` has them in front of it, in each event
+            from atotelemetry.host import values
+
+            properties = wire.encode(values.cut_to_fit(values.plain(self._properties), _CONTEXT_BYTES, wire.encode))
+        try:
+            cwd = os.getcwd()
+        except OSError:
+            cwd = None
+        hello = wire.Hello(
+            protocol=wire.PROTOCOL_VERSION,
+            api_key=self.api_key,
+            host=self.host,
+            app=self.app,
+            properties=msgspec.Raw(properties),
+            cwd=None if cwd is None else cwd.encode("utf-8", "replace").decode(),
+            **self._settings,
+        )
+        return wire.encode(hello)
+
+    def _end(self) -> bytes:
+        from atotelemetry import wire
+
+        stats = self.stats
+        return wire.encode(wire.End(captured=stats.captured, dropped=stats.dropped))
+
+    def _give_up(self, reason: str) -> None:
+        self.disabled = True
+        debug("telemetry is off: %s", reason)
+
+    def _drop(self, reason: str, count: int = 1, error: Exception | None = None) -> None:
+        """Count what is lost, with one line for the first of each reason: a full queue must not fill a log, too."""
+        counter = self._dropped.get(reason)
+        if counter is None:
+            counter = self._dropped.setdefault(reason, Counter())
+            debug("dropped an event (%s)%s; any more are only counted", reason, "" if error is None else f": {error!r}")
+        for _ in range(count):
+            counter.add()
+
+    # ---- the life of the process
+
+    def _prepare(self) -> None:
+        """Load what the first event of a process needs."""
+        import datetime
+
+        from atotelemetry import wire  # msgspec: the one costly import of the host
+
+        self._now = datetime.datetime.now
+        self._utc = datetime.UTC
+        self._encode_event = wire.encode_event
+        self._new_uuid = uuid_generator()
+        self._follow_the_process()
+        _flush_when_multiprocessing_ends(self)
+        self._prepared = True
+
+    def _reset_counts(self) -> None:
+        self._captured = Counter()
+        self._count_captured = self._captured.add
+        self._dropped: dict[str, Counter] = {}
+
+    def _follow_the_process(self) -> None:
+        """Be told, once, of the process's forks and of its end."""
+        if not self._following.acquire(False):
+            return
+        _clients.append(ref(self))
+        if len(_clients) == 1:
+            atexit.register(_flush_all_at_exit)
+            if hasattr(os, "register_at_fork"):
+                os.register_at_fork(
+                    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+                )
+
+    def _after_fork_in_child(self) -> None:
+        self._feeder.after_fork_in_child()
+        self._reset_counts()
+        self._prepared = False
+
+
+# Every client that may have something to hand over, so that one hook serves them all and exit costs one FLUSH_TIMEOUT.
+_clients: list[ref[TelemetryClient]] = []
+
+
+def _living() -> list[TelemetryClient]:
+    return [client for client in (reference() for reference in list(_clients)) if client is not None]
+
+
+def _flush_all_at_exit() -> None:
+    """Hand over what is left; the network is the senders' business."""
+    deadline = Deadline(FLUSH_TIMEOUT)
+    for client in _living():
+        client.shutdown(deadline.remaining())
+
+
+def _before_fork() -> None:
+    for client in _living():
+        client._feeder.before_fork()  # noqa: SLF001 - same module, and nobody else's business
+
+
+def _after_fork_in_parent() -> None:
+    for client in _living():
+        client._feeder.after_fork_in_parent()  # noqa: SLF001
+
+
+def _after_fork_in_child() -> None:
+    for client in _living():
+        client._after_fork_in_child()  # noqa: SLF001
+
+
+def _flush_when_multiprocessing_ends(client: TelemetryClient) -> None:
+    """Flush at the end of a `multiprocessing` child that was forked: it leaves by `os._exit`, past `atexit`."""
+    multiprocessing = sys.modules.get("multiprocessing.process")
+    if multiprocessing is None or multiprocessing.parent_process() is None:
+        return
+    from multiprocessing.util import Finalize  # loaded by the host, or it would not be such a child
+
+    Finalize(None, client.shutdown, exitpriority=0)
+
+
+def uuid_generator() -> Callable[[], str]:
+    """Return a function that makes UUIDv7 texts, unique to this process (RFC 9562, section 5.7).
+
+    48 bits of milliseconds; 12 bits of the millisecond's fraction (section 6.2, method 3); 62 bits that start random in
+    each process and count up, so that ids made in one tick of the clock differ and sort (method 2).
+    """
+    seed = int.from_bytes(os.urandom(8), "big")
+    variant = f"{0x8000 | seed >> 50:04x}"
+    next_tail = count(seed & (1 << 47) - 1).__next__
+    time_ns = time.time_ns
+
+    def new_uuid() -> str:
+        milliseconds, fraction = divmod(time_ns(), 1_000_000)
+        head = f"{milliseconds:012x}"
+        return f"{head[:8]}-{head[8:]}-7{(fraction << 12) // 1_000_000:03x}-{variant}-{next_tail():012x}"
+
+    return new_uuid
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """Return a plain value that stands where an object must: something else is kept under a name of its own."""
+    if isinstance(value, dict):
+        return value
+    return {} if value is None else {"value": value}

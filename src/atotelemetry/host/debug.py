@@ -1,0 +1,35 @@
+"""One DEBUG line for whoever looks, nothing for everybody else.
+
+Runs in the host, on any thread. A host that never imported `logging` cannot have a handler that would show the line,
+so `logging` (milliseconds to import) is only looked up, never loaded. A handler may itself capture telemetry: the
+guard keeps such a handler from calling back into itself through us.
+"""
+
+from __future__ import annotations
+
+import sys
+from _thread import get_ident
+
+_logging_threads: set[int] = set()
+
+
+def debug(message: str, *args: object) -> None:
+    """Log `message % args` to the `atotelemetry` logger at DEBUG; never raises.
+
+    The line is dropped when the host did not import `logging`, and when this thread is already inside such a line (a
+    logging handler that captures an event whose drop would be logged again, without end).
+    """
+    logging = sys.modules.get("logging")
+    if logging is None:
+        return
+    thread = get_ident()
+    if thread in _logging_threads:
+        return
+    _logging_threads.add(thread)
+    try:
+        logging.getLogger("atotelemetry").debug(message, *args)
+    except Exception:
+        # A handler of the host's that raises is the host's business, but not at our line.
+        return
+    finally:
+        _logging_threads.discard(thread)

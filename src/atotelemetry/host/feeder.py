@@ -1,0 +1,455 @@
+"""The bounded queue, and the thread that empties it into a sender's pipe.
+
+Runs in the host. `put` is called by whoever captures: any thread, a signal handler, a `__del__` in the middle of
+another `put`; so it takes no lock of ours (`SimpleQueue.put` is reentrant by contract). Everything else happens on
+one thread of our own, started at the first event: it alone starts senders, writes, closes and reaps, and needs no
+locks for that. When no thread can be started (at interpreter exit, or the host is out of threads), `flush` does the
+same work on the caller's thread, within its timeout.
+
+The pipe is non-blocking, so that a stuck sender holds up nobody: the feeder waits, the queue fills, `put` says no.
+Flush requests travel through the same queue as the events and so come after every event put before them.
+"""
+
+from __future__ import annotations
+
+import os
+from _queue import Empty, SimpleQueue
+from _thread import allocate_lock, start_new_thread
+from time import monotonic, sleep
+
+from atotelemetry.host.debug import debug
+from atotelemetry.host.spawn import CannotSpawn, Sender, start_sender
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["FEEDER_IDLE", "Deadline", "Feeder"]
+
+FEEDER_IDLE = 10.0
+"""A sender that was fed nothing for so long is ended; the next event starts another."""
+
+MAX_FAILURES = 3
+"""So many senders in a row that could not be started, or died at once, end telemetry for this process."""
+
+_DIED_AT_ONCE = 1.0  # a sender that stops reading within this time of its start failed rather than was killed
+_RETRY_SPAWN = 0.1  # between attempts: a process limit may be a moment's
+_REAP_INTERVAL = 0.25  # how often a feeder with nothing else to do asks whether an ended sender is gone
+_WRITE_BYTES = 64 * 1024  # gather about a pipe's capacity for one write
+_FOR_EVER = 1e6  # a longer timeout than a lock takes is for ever
+
+
+class Deadline:
+    """One point in time that spans a wait of several steps. None means: wait for ever."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self._end = None if timeout is None else monotonic() + min(max(0.0, timeout), _FOR_EVER)
+
+    def remaining(self, at_most: float = -1.0) -> float:
+        """Seconds left, 0.0 when it has passed, -1.0 for ever (what a lock's timeout takes); no more than `at_most`."""
+        if self._end is None:
+            return at_most
+        left = max(0.0, self._end - monotonic())
+        return left if at_most < 0 else min(left, at_most)
+
+    def passed(self) -> bool:
+        """Whether no time is left."""
+        return self._end is not None and monotonic() >= self._end
+
+
+# Why a write ended.
+_WRITTEN = "written"
+_READER_GONE = "reader gone"
+_TIMED_OUT = "timed out"
+
+
+class _Flush:
+    """A request that travels through the queue behind the events it is about."""
+
+    def __init__(self, *, stop: bool) -> None:
+        self.stop = stop
+        self.handed_over = False
+        self.done = allocate_lock()
+        self.done.acquire()
+
+
+class _GaveUp(Exception):
+    """The deadline passed while a sender's pipe was full, or there can be no sender."""
+
+
+class Feeder:
+    """A bounded queue of encoded events and the way from there into a sender.
+
+    `hello` and `end` return the first and the last line of a stream; `on_drop(reason, count)` is told of every event
+    that was queued and cannot be handed over; `on_give_up(reason)` of the end of all telemetry in this process.
+    """
+
+    def __init__(
+        self,
+        *,
+        queue_size: int,
+        hello: Callable[[], bytes],
+        end: Callable[[], bytes],
+        on_drop: Callable[[str, int], None],
+        on_give_up: Callable[[str], None],
+    ) -> None:
+        self._hello = hello
+        self._end = end
+        self._on_drop = on_drop
+        self._on_give_up = on_give_up
+        self._queue_size = queue_size
+        self._reset()
+
+    def _reset(self) -> None:
+        self._queue: SimpleQueue[bytes | _Flush] = SimpleQueue()
+        self.put_unbounded = self._queue.put
+        self.qsize = self._queue.qsize
+        self._starting = allocate_lock()
+        # Held while this feeder's work is done by some thread: its own, or one that flushes without it.
+        self._working = allocate_lock()
+        # Held from the making of a pipe to the moment it is on record, so that no fork falls in between.
+        self._spawning = allocate_lock()
+        self._running = False
+        self._holds_spawning = False
+        self._in_pipe_making: list[int] = []
+        self._sender: Sender | None = None
+        self._sender_started = 0.0
+        self._ended: list[Sender] = []
+        self._failures = 0
+        self._gave_up = False
+        self._all_accepted = True
+        self.handed_over = 0
+
+    # ---- called by whoever captures
+
+    def put(self, line: bytes) -> bool:
+        """Queue one encoded event; False when the queue is full. Never blocks, never raises but for lack of memory."""
+        if self.qsize() >= self._queue_size:
+            self._all_accepted = False
+            return False
+        self.put_unbounded(line)
+        if not self._running:
+            self._start_thread()
+        return True
+
+    def flush(self, timeout: float | None, *, delivered: bool = False, stop: bool = False) -> bool:
+        """Wait until every event put so far is in the pipe, then end the sender; see `TelemetryClient.flush`.
+
+        `stop` also ends the feeder's thread.
+        """
+        deadline = Deadline(timeout)
+        if not self._running and not self.qsize() and self._sender is None and not self._ended:
+            return self._settle() if delivered else True
+        request = _Flush(stop=stop)
+        self.put_unbounded(request)
+        if not self._running and not self._start_thread():
+            self._work_here(deadline)
+        if not request.done.acquire(timeout=deadline.remaining()):
+            return False
+        if not request.handed_over:
+            return False
+        return self._wait_for_senders(deadline) if delivered else True
+
+    def _start_thread(self) -> bool:
+        """Start the feeder's thread unless there is one; False when there can be none now."""
+        if not self._starting.acquire(False):
+            return True  # another thread is about to, or this is a signal handler that interrupted that very thread
+        try:
+            if not self._running:
+                self._running = True
+                start_new_thread(self._run, ())
+            return True
+        except (RuntimeError, MemoryError) as error:
+            # No more threads (a limit, or the interpreter is shutting down): the events wait for a flush.
+            self._running = False
+            debug("no thread for the feeder: %s", error)
+            return False
+        finally:
+            self._starting.release()
+
+    def _wait_for_senders(self, deadline: Deadline) -> bool:
+        """Wait until every ended sender is gone; True when all that they were handed was accepted."""
+        pause = 0.002
+        while True:
+            self._reap()
+            if not self._ended:
+                return self._settle()
+            if deadline.passed():
+                return False
+            sleep(deadline.remaining(pause))
+            pause = min(pause * 1.5, 0.05)
+
+    def _settle(self) -> bool:
+        accepted, self._all_accepted = self._all_accepted, True
+        return accepted
+
+    # ---- around a fork, on the thread that forks
+
+    def before_fork(self) -> None:
+        """Wait for a pipe that is just being made, so that the child knows of it."""
+        self._holds_spawning = self._spawning.acquire(timeout=1.0)
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        if self._holds_spawning:
+            self._holds_spawning = False
+            self._spawning.release()
+
+    def after_fork_in_child(self) -> None:
+        """Forget the parent's events, and let go of its pipes: each process feeds its own sender."""
+        descriptors = set(self._in_pipe_making)
+        if self._sender is not None and self._sender.pipe >= 0:
+            descriptors.add(self._sender.pipe)
+        for descriptor in descriptors:
+            try:
+                os.close(descriptor)
+            except OSError:
+                continue  # gone already
+        self._reset()
+
+    # ---- the feeder's own thread, or `flush` without one
+
+    def _run(self) -> None:
+        try:
+            _block_signals()
+            with self._working:
+                self._work(None)
+        except Exception as error:
+            # A bug of ours is no traceback on the host's terminal. The next event starts a new thread.
+            debug("the feeder failed: %r", error)
+            self._running = False
+
+    def _work_here(self, deadline: Deadline) -> None:
+        """Do the feeder's work on the calling thread until the queue is empty or the deadline has passed."""
+        if self._working.acquire(timeout=deadline.remaining()):
+            try:
+                self._work(deadline)
+            finally:
+                self._working.release()
+
+    def _work(self, deadline: Deadline | None) -> None:
+        """Take what is queued and hand it over; for ever, or until `deadline` or an empty queue if there is one."""
+        ignore_broken_pipe = _BrokenPipeIgnored() if deadline is not None else None
+        try:
+            while True:
+                item = self._next(deadline)
+                if item is None:
+                    return
+                request = self._feed(item, deadline) if isinstance(item, bytes) else item
+                if request is not None:
+                    self._end_sender(deadline)
+                    if request.stop:
+                        self._running = False
+                    request.handed_over = not self._gave_up
+                    request.done.release()
+                    if request.stop and deadline is None:
+                        return
+        except _GaveUp:
+            return  # only with a deadline: the flush that brought it says False
+        finally:
+            if ignore_broken_pipe is not None:
+                ignore_broken_pipe.restore()
+
+    def _next(self, deadline: Deadline | None) -> bytes | _Flush | None:
+        """Take the next item; while there is none, end an idle sender and reap those that ended."""
+        if deadline is not None:
+            return self._queue.get_nowait() if self.qsize() else None
+        idle = Deadline(FEEDER_IDLE if self._sender is not None else None)
+        while True:
+            timeout = idle.remaining(_REAP_INTERVAL if self._ended else -1.0)
+            try:
+                return self._queue.get(True, None if timeout < 0 else timeout)
+            except Empty:
+                self._reap()
+                if self._sender is not None and idle.passed():
+                    self._end_sender(None)
+                    idle = Deadline(None)
+
+    def _feed(self, first: bytes, deadline: Deadline | None) -> _Flush | None:
+        """Write `first` and the events queued behind it, as many as fit one write; return a flush request met there."""
+        lines = [first]
+        size_bytes = len(first)
+        request = None
+        while size_bytes < _WRITE_BYTES and self.qsize():
+            item = self._queue.get_nowait()
+            if not isinstance(item, bytes):
+                request = item
+                break
+            lines.append(item)
+            size_bytes += len(item)
+        try:
+            self._hand_over(lines, deadline)
+        except _GaveUp:
+            if request is not None:
+                self.put_unbounded(request)
+            raise
+        return request
+
+    def _hand_over(self, lines: list[bytes], deadline: Deadline | None) -> None:
+        """Write `lines` into a sender's pipe; what a dying sender did not take goes to the next one."""
+        while lines and not self._gave_up:
+            sender = self._sender or self._start_sender(deadline)
+            if sender is None:
+                continue
+            data = b"\n".join(lines) + b"\n"
+            written, ended = self._write(sender, data, deadline)
+            # A line of which the pipe took only a part never reaches the sender as a whole.
+            while lines and written > len(lines[0]):
+                written -= len(lines[0]) + 1
+                del lines[0]
+                self.handed_over += 1
+            if ended is _TIMED_OUT:
+                self._drop("flush timed out", len(lines))
+                self._lose_sender(sender)
+                raise _GaveUp
+            if ended is _READER_GONE:
+                self._lose_sender(sender)
+        if lines:
+            self._drop("no sender", len(lines))
+
+    def _drop(self, reason: str, count: int) -> None:
+        self._all_accepted = False
+        self._on_drop(reason, count)
+
+    def _write(self, sender: Sender, data: bytes, deadline: Deadline | None) -> tuple[int, str]:
+        """Write `data`; return how much of it the pipe took, and why it was no more."""
+        view = memoryview(data)
+        written = 0
+        while written < len(data):
+            try:
+                written += os.write(sender.pipe, view[written:])
+            except BlockingIOError:
+                if deadline is not None and deadline.passed():
+                    return written, _TIMED_OUT
+                _wait_writable(sender.pipe, deadline)
+            except OSError:  # EPIPE, or EBADF after a host closed descriptors that are not its own
+                return written, _READER_GONE
+        return written, _WRITTEN
+
+    def _start_sender(self, deadline: Deadline | None) -> Sender | None:
+        """Start a sender and greet it; None when that failed this time."""
+        try:
+            hello = self._hello() + b"\n"
+            with self._spawning:
+                kept: list[int] = []
+                self._in_pipe_making = kept
+                sender = self._sender = start_sender(kept)
+                self._in_pipe_making = []
+        except CannotSpawn as error:
+            self._give_up(str(error))
+            return None
+        except Exception as error:
+            debug("no sender could be started: %s", error)
+            self._fail(str(error), deadline)
+            return None
+        self._sender_started = monotonic()
+        if self._write(sender, hello, deadline)[1] is not _WRITTEN:  # an empty pipe takes it at once, or never
+            self._lose_sender(sender)
+            return None
+        return sender
+
+    def _lose_sender(self, sender: Sender) -> None:
+        """Let go of a sender that stopped reading by itself."""
+        self._sender = None
+        self._all_accepted = False
+        sender.close()
+        self._ended.append(sender)
+        if monotonic() - self._sender_started < _DIED_AT_ONCE:
+            self._fail("it died at once", None)
+        else:
+            debug("the sender is gone; the next event starts another")
+            self._failures = 0
+
+    def _fail(self, reason: str, deadline: Deadline | None) -> None:
+        self._failures += 1
+        if self._failures >= MAX_FAILURES:
+            self._give_up(f"{self._failures} senders in a row failed: {reason}")
+        elif deadline is None:
+            sleep(_RETRY_SPAWN)
+        else:
+            sleep(deadline.remaining(_RETRY_SPAWN))
+
+    def _give_up(self, reason: str) -> None:
+        self._gave_up = True
+        self._all_accepted = False
+        self._on_give_up(reason)
+
+    def _end_sender(self, deadline: Deadline | None) -> None:
+        """Say `end` and close the pipe, so that the sender drains and exits."""
+        sender, self._sender = self._sender, None
+        if sender is None:
+            return
+        end = self._end() + b"\n"
+        try:
+            self._write(sender, end, deadline)
+        finally:
+            sender.close()
+            self._ended.append(sender)
+            self._failures = 0
+
+    def _reap(self) -> None:
+        for sender in list(self._ended):
+            if sender.poll():
+                if sender.exit_code != 0:
+                    self._all_accepted = False
+                try:
+                    self._ended.remove(sender)
+                except ValueError:
+                    continue  # a thread that flushes reaped it at the same time
+
+
+def _wait_writable(pipe: int, deadline: Deadline | None) -> None:
+    """Wait until the pipe takes more or its reader is gone, but look up from time to time."""
+    at_most = 1.0 if deadline is None else deadline.remaining(1.0)
+    try:
+        import select  # only a full pipe needs it
+
+        poll = select.poll()
+        poll.register(pipe, select.POLLOUT)
+        poll.poll(at_most * 1000)
+    except Exception:
+        # No select module (no descriptor left to load it with), or a descriptor that is gone: the next write tells.
+        sleep(min(at_most, 0.01))
+
+
+def _block_signals() -> None:
+    """Keep the host's signals for the host's threads, and SIGPIPE from killing a host that set it to default.
+
+    A signal taken by this thread would not interrupt the main thread's system call. SIGPIPE is delivered to the thread
+    that writes; blocked there, the write fails with EPIPE and that is all (signal(7), pipe(7)).
+    """
+    try:
+        import signal
+
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    except Exception as error:
+        debug("the feeder's signals stay unblocked: %s", error)
+
+
+class _BrokenPipeIgnored:
+    """Holds SIGPIPE back on a thread of the host's while it does the feeder's work, and takes it off again after."""
+
+    def __init__(self) -> None:
+        self._signal = None
+        self._was_blocked = True
+        try:
+            import signal
+
+            if hasattr(signal, "SIGPIPE"):
+                before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
+                self._signal = signal
+                self._was_blocked = signal.SIGPIPE in before
+        except Exception as error:
+            debug("SIGPIPE stays as it is: %s", error)
+
+    def restore(self) -> None:
+        """Take a SIGPIPE of ours off the thread, then let others through again."""
+        signal = self._signal
+        if signal is None or self._was_blocked:
+            return
+        try:
+            if signal.SIGPIPE in signal.sigpending():
+                signal.sigwait({signal.SIGPIPE})
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPIPE})
+        except Exception as error:
+            debug("SIGPIPE stays blocked on this thread: %s", error)

@@ -1,0 +1,271 @@
+"""Starts one detached sender and holds what the host needs of it: a pipe to write to and an exit status to read.
+
+Runs in the host, on the feeder thread (or on the exiting thread when no thread can be started any more). The only
+place that knows about operating systems. On POSIX the child comes from `os.posix_spawn`: no import beyond `os`, no
+copy of the host's memory, no Python code between fork and exec. On Windows it comes from `subprocess`, imported only
+there.
+
+The child is the host's own interpreter on the host's own packages, and nothing else of the host's: the null device for
+output, its own session, none of the host's descriptors, no Python start-up hooks, nothing from the working directory.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from _thread import allocate_lock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+__all__ = ["SENDER_MARK", "CannotSpawn", "Sender", "reason_not_to_spawn", "sender_environment", "start_sender"]
+
+SENDER_MARK = "ATO_TELEMETRY_SENDER"
+"""Set in the environment of every sender, so that a sender (and whatever it runs) never starts another."""
+
+_WINDOWS = sys.platform == "win32"
+_START_DIRECTORY = None
+try:
+    _START_DIRECTORY = os.getcwd()
+except OSError:  # the directory was deleted: then nothing can be imported from it
+    pass
+
+# Environment variables about Python that only say *where* it is; all others change *how* it runs and stay behind.
+_PYTHON_VARIABLES_KEPT = frozenset({"PYTHONHOME", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE", "PYTHONPLATLIBDIR"})
+_HOOK_VARIABLES = ("COV_CORE_", "COVERAGE_", "PYTEST_", "PYCHARM_", "PYDEVD_", "DEBUGPY_")
+
+# winbase.h; `subprocess` has these names only on Windows, and the tests look at them everywhere.
+_CREATE_NEW_PROCESS_GROUP = 0x00000200
+_CREATE_NO_WINDOW = 0x08000000
+
+_INTERPRETER_NAMES = ("python", "pypy", "graalpy")
+
+
+class CannotSpawn(Exception):
+    """No sender can be started from this process, now or ever; the text says why."""
+
+
+class Sender:
+    """One running sender: the write end of its stdin, and its exit status once it has one.
+
+    Only the feeder writes and closes. `poll` may be called by any thread.
+    """
+
+    def __init__(self, pid: int, pipe: int, popen: Any = None) -> None:
+        self.pid = pid
+        self.pipe = pipe
+        self.exit_code: int | None = None
+        self.reaped = False
+        self._popen = popen
+        self._reaping = allocate_lock()
+
+    def close(self) -> None:
+        """Close the pipe: end of input for the sender."""
+        pipe, self.pipe = self.pipe, -1
+        if pipe < 0:
+            return
+        try:
+            if self._popen is not None:
+                self._popen.stdin.close()
+            else:
+                os.close(pipe)
+        except OSError:
+            # A host that closes descriptors it did not open got here first; closed is what we wanted.
+            return
+
+    def poll(self) -> bool:
+        """Whether the sender has exited; reaps it. `exit_code` stays None where somebody else took the status."""
+        if self.reaped or not self._reaping.acquire(False):  # another thread is at it
+            return self.reaped
+        try:
+            if self._popen is not None:
+                self.exit_code = self._popen.poll()
+                self.reaped = self.exit_code is not None
+            else:
+                self._wait_posix()
+            return self.reaped
+        finally:
+            self._reaping.release()
+
+    def _wait_posix(self) -> None:
+        try:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+        except OSError:
+            # The host waits for any child, or ignores SIGCHLD: the sender is gone and its status with it.
+            self.reaped = True
+            return
+        if pid:
+            self.exit_code = os.waitstatus_to_exitcode(status)
+            self.reaped = True
+
+
+def reason_not_to_spawn() -> str:
+    """Why this process can never have a sender, or an empty string."""
+    if os.environ.get(SENDER_MARK):
+        return "this process is a sender, or was started by one"
+    if getattr(sys, "frozen", False):
+        return "frozen application: its executable is not a Python interpreter"
+    executable = sys.executable
+    if not executable:
+        return "sys.executable is not known"
+    # Embedding programs (application servers, CAD tools) put themselves into sys.executable: starting *that* again
+    # would start a second server, not a sender.
+    if not os.path.basename(executable).lower().startswith(_INTERPRETER_NAMES):
+        return "sys.executable is not a Python interpreter"
+    return ""
+
+
+def start_sender(keep: list[int]) -> Sender:
+    """Start a detached sender that reads from a new pipe.
+
+    `keep` receives the descriptors of the pipe the moment they exist and loses those that were closed again: a process
+    forked meanwhile finds there what it must close. Raises `CannotSpawn` where it makes no sense to try again, and
+    `OSError` where it may.
+    """
+    arguments = [sys.executable, "-P", "-S", "-m", "atotelemetry.sender"]
+    environment = sender_environment(os.environ.copy(), import_path())
+    if _WINDOWS:
+        return _start_windows(arguments, environment)
+    return _start_posix(arguments, environment, keep)
+
+
+def sender_environment(environ: dict[str, str], path: Iterable[str]) -> dict[str, str]:
+    """Turn the host's environment into the sender's: proxies and certificates stay, hooks into Python go.
+
+    PYTHONINSPECT, PYTHONSTARTUP, PYTHONWARNINGS and the like would change how the sender runs; coverage and debuggers
+    would follow it. PYTHONPATH becomes the host's import path.
+    """
+    for name in list(environ):
+        if name.startswith("PYTHON"):
+            if name not in _PYTHON_VARIABLES_KEPT:
+                del environ[name]
+        elif name.startswith(_HOOK_VARIABLES):
+            del environ[name]
+    environ["PYTHONPATH"] = os.pathsep.join(path)
+    environ[SENDER_MARK] = "1"
+    return environ
+
+
+def import_path() -> list[str]:
+    """Return the directories that the sender imports from: the host's, without the working directory.
+
+    The sender starts with `-S`, so that no `.pth` file or `sitecustomize` runs in it; everything it imports is found
+    through this list. The homes of this package and of msgspec come first: a file planted in a directory that the host
+    put before them is never taken for one of ours. Raises `CannotSpawn` when this package itself lives in the working
+    directory, which the sender must not import from.
+    """
+    forbidden = {"", os.curdir}
+    for directory in (_START_DIRECTORY, _current_directory()):
+        if directory:
+            forbidden.add(os.path.normcase(directory))
+            forbidden.add(os.path.normcase(os.path.realpath(directory)))
+    own = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    wanted = [own]
+    msgspec = sys.modules.get("msgspec")
+    if msgspec is not None and msgspec.__file__:
+        wanted.append(os.path.dirname(os.path.dirname(os.path.abspath(msgspec.__file__))))
+    # A relative entry means "relative to the working directory of that moment": a zipapp started by a relative name.
+    wanted += [os.path.abspath(entry) for entry in sys.path if isinstance(entry, str) and entry]
+    path: list[str] = []
+    for entry in wanted:
+        if os.path.normcase(entry) not in forbidden and os.pathsep not in entry and entry not in path:
+            path.append(entry)
+    if own not in path:
+        raise CannotSpawn("atotelemetry was imported from the working directory")
+    if not os.path.exists(own):
+        raise CannotSpawn("atotelemetry was imported through a path that no longer leads to it")
+    return path
+
+
+def _current_directory() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:
+        return None
+
+
+def _start_posix(arguments: list[str], environment: Mapping[str, str], keep: list[int]) -> Sender:
+    read_end, write_end = _pipe_above_standard_streams(keep)
+    try:
+        os.set_blocking(write_end, False)
+        pid = _posix_spawn(arguments, environment, read_end)
+    except BaseException:
+        _close_kept(write_end, keep)
+        raise
+    finally:
+        _close_kept(read_end, keep)
+    return Sender(pid, write_end)
+
+
+def _posix_spawn(arguments: list[str], environment: Mapping[str, str], stdin: int) -> int:
+    devnull = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0), (os.POSIX_SPAWN_DUP2, 1, 2)]
+    # Without a null device, a pipe's read end refuses all output just as well.
+    refuse = [(os.POSIX_SPAWN_DUP2, 0, 1), (os.POSIX_SPAWN_DUP2, 0, 2)]
+    # Descriptors that the host made inheritable would keep its `$(…)` and its sockets open. Where posix_spawn can close
+    # them (Python 3.13 with a recent libc) no moment passes; elsewhere the sender's first act is to close them.
+    close_from = [(os.POSIX_SPAWN_CLOSEFROM, 3)] if hasattr(os, "POSIX_SPAWN_CLOSEFROM") else []
+    output = devnull if os.path.exists(os.devnull) else refuse
+    actions: list[Any] = [(os.POSIX_SPAWN_DUP2, stdin, 0), *output, *close_from]
+
+    def spawn(**options: Any) -> int:
+        # The feeder blocks every signal; its child must not.
+        return os.posix_spawn(arguments[0], arguments, environment, file_actions=actions, setsigmask=(), **options)
+
+    try:
+        return spawn(setsid=True)
+    except NotImplementedError:
+        return spawn()  # a libc without POSIX_SPAWN_SETSID: the sender makes its own session when it starts
+    except FileNotFoundError:
+        raise CannotSpawn("the interpreter is gone") from None
+
+
+def _pipe_above_standard_streams(keep: list[int]) -> tuple[int, int]:
+    """Make a pipe whose ends are no standard streams, also when the host has closed some of those.
+
+    Otherwise a library that writes to descriptor 1 would write into our pipe.
+    """
+    ends = os.pipe()
+    keep.extend(ends)
+    if min(ends) > 2:  # noqa: PLR2004 - stderr
+        return ends
+    import fcntl  # only a host without standard streams comes here
+
+    try:
+        above = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in ends]
+        keep.extend(above)
+        return above[0], above[1]
+    finally:
+        for end in ends:
+            _close_kept(end, keep)
+
+
+def _close_kept(descriptor: int, keep: list[int]) -> None:
+    keep.remove(descriptor)
+    os.close(descriptor)
+
+
+def _start_windows(arguments: list[str], environment: Mapping[str, str]) -> Sender:
+    import subprocess  # costs milliseconds; only Windows needs it
+
+    popen = subprocess.Popen(arguments, **windows_options(environment))
+    assert popen.stdin is not None  # noqa: S101 - PIPE was asked for
+    return Sender(popen.pid, popen.stdin.fileno(), popen)
+
+
+def windows_options(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return `subprocess.Popen` options for a sender on Windows: no shell, no console window, none of its Ctrl-C."""
+    import subprocess
+    import tempfile
+
+    return {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+        "bufsize": 0,
+        "close_fds": True,
+        "cwd": tempfile.gettempdir(),
+        "env": environment,
+        "creationflags": _CREATE_NO_WINDOW | _CREATE_NEW_PROCESS_GROUP,
+    }
