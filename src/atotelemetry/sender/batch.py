@@ -1,0 +1,85 @@
+"""Which events go into the next request, and what its body says.
+
+Pure: no I/O and no clock of its own; runs on the sender's delivery thread. An event is encoded once, when it is
+prepared; every attempt to deliver it sends those same bytes. Only `sent_at` is new each time.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from atotelemetry.wire import Event, encode
+
+__all__ = ["MAX_REQUEST_BYTES", "MAX_REQUEST_EVENTS", "Prepared", "Request", "fill", "halve", "prepare", "request"]
+
+MAX_REQUEST_EVENTS = 1000
+MAX_REQUEST_BYTES = 4 * 1024 * 1024
+
+_decode_properties = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class Prepared(NamedTuple):
+    """One event as it goes over the network."""
+
+    uuid: str
+    name: str
+    body: bytes
+
+
+class Request(NamedTuple):
+    """One POST: where to, and its JSON."""
+
+    path: str
+    body: bytes
+
+
+def prepare(event: Event, common: dict[str, msgspec.Raw], *, uuid: str, distinct_id: str, timestamp: str) -> Prepared:
+    """Encode one event, with the properties that it does not have itself taken from `common`.
+
+    `uuid`, `distinct_id` and `timestamp` stand in for what the event's line did not say. Values are copied as they
+    came. Raises `msgspec.MsgspecError` when the properties are no valid JSON inside.
+    """
+    own = _decode_properties(event.properties) if bytes(event.properties)[:1] == b"{" else {}
+    fields: dict[str, object] = {
+        "uuid": event.uuid or uuid,
+        "event": event.event,
+        "distinct_id": distinct_id if event.distinct_id is None or event.distinct_id == "" else str(event.distinct_id),
+        "timestamp": event.timestamp or timestamp,
+        "properties": {**common, **own},
+    }
+    if bytes(event.context)[:1] == b"{":
+        fields["context"] = event.context
+    return Prepared(event.uuid or uuid, event.event, encode(fields))
+
+
+def fill(sizes_bytes: list[int], *, endpoint: str) -> int:
+    """Return how many of the waiting events, in order, the next request takes; at least one."""
+    if endpoint == "capture":
+        return 1
+    total_bytes = 0
+    for number, size_bytes in enumerate(sizes_bytes[:MAX_REQUEST_EVENTS]):
+        total_bytes += size_bytes
+        if total_bytes > MAX_REQUEST_BYTES and number:
+            return number
+    return min(len(sizes_bytes), MAX_REQUEST_EVENTS)
+
+
+def halve(events: list[Prepared]) -> tuple[list[Prepared], list[Prepared]]:
+    """Split a refused request in two, in order."""
+    middle = len(events) // 2
+    return events[:middle], events[middle:]
+
+
+def request(events: list[Prepared], *, api_key: str, endpoint: str, sent_at: str) -> Request:
+    """Build the request for `events`: PostHog's single-event shape for a lone one, its batch shape otherwise.
+
+    The shapes are those of https://posthog.com/docs/api/capture. `sent_at` (batch only) lets the server correct the
+    clock's skew, so it is the moment of this very attempt.
+    """
+    key = encode(api_key)
+    if endpoint == "capture" or (endpoint == "auto" and len(events) == 1):
+        return Request("/capture/", b'{"api_key":' + key + b"," + events[0].body[1:])
+    bodies = b",".join([event.body for event in events])
+    return Request("/batch/", b'{"api_key":' + key + b',"batch":[' + bodies + b'],"sent_at":' + encode(sent_at) + b"}")
