@@ -14,22 +14,63 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from atotelemetry.host.client import DEFAULT_QUEUE_SIZE as DEFAULT_QUEUE_SIZE
-    from atotelemetry.host.client import FLUSH_TIMEOUT as FLUSH_TIMEOUT
+    from atotelemetry.host.arguments import CaptureArgs as CaptureArgs
     from atotelemetry.host.client import Stats as Stats
     from atotelemetry.host.client import TelemetryClient as TelemetryClient
+    from atotelemetry.host.consent import TelemetryConfig as TelemetryConfig
+    from atotelemetry.host.telemetry import DEFAULT_QUEUE_SIZE as DEFAULT_QUEUE_SIZE
+    from atotelemetry.host.telemetry import FLUSH_TIMEOUT as FLUSH_TIMEOUT
+    from atotelemetry.host.telemetry import PH_API_ENDPOINT as PH_API_ENDPOINT
+    from atotelemetry.host.telemetry import PH_API_HOST as PH_API_HOST
+    from atotelemetry.host.telemetry import WORKER_WAKE_INTERVAL as WORKER_WAKE_INTERVAL
+    from atotelemetry.host.telemetry import Telemetry as Telemetry
+    from atotelemetry.host.telemetry import capture as capture
+    from atotelemetry.host.telemetry import capture_event as capture_event
+    from atotelemetry.host.telemetry import capture_exception as capture_exception
+    from atotelemetry.host.telemetry import client as client
+    from atotelemetry.sender.enrich import PropertyLoaders as PropertyLoaders
+    from atotelemetry.sender.enrich import TelemetryProperties as TelemetryProperties
 
 __version__ = "0.1.0"
 
-# Where each public name lives.
-_HOMES = {
-    "DEFAULT_QUEUE_SIZE": "atotelemetry.host.client",
-    "FLUSH_TIMEOUT": "atotelemetry.host.client",
-    "Stats": "atotelemetry.host.client",
-    "TelemetryClient": "atotelemetry.host.client",
-}
+__all__ = [
+    "DEFAULT_QUEUE_SIZE",
+    "FLUSH_TIMEOUT",
+    "PH_API_ENDPOINT",
+    "PH_API_HOST",
+    "WORKER_WAKE_INTERVAL",
+    "CaptureArgs",
+    "PropertyLoaders",
+    "Stats",
+    "Telemetry",
+    "TelemetryClient",
+    "TelemetryConfig",
+    "TelemetryProperties",
+    "capture",
+    "capture_event",
+    "capture_exception",
+    "client",
+]
 
-__all__ = ["DEFAULT_QUEUE_SIZE", "FLUSH_TIMEOUT", "Stats", "TelemetryClient"]
+# The module of each public name, imported when the name is first used.
+_HOMES = {
+    "DEFAULT_QUEUE_SIZE": "atotelemetry.host.telemetry",
+    "FLUSH_TIMEOUT": "atotelemetry.host.telemetry",
+    "PH_API_ENDPOINT": "atotelemetry.host.telemetry",
+    "PH_API_HOST": "atotelemetry.host.telemetry",
+    "WORKER_WAKE_INTERVAL": "atotelemetry.host.telemetry",
+    "CaptureArgs": "atotelemetry.host.arguments",
+    "PropertyLoaders": "atotelemetry.sender.enrich",
+    "Stats": "atotelemetry.host.client",
+    "Telemetry": "atotelemetry.host.telemetry",
+    "TelemetryClient": "atotelemetry.host.client",
+    "TelemetryConfig": "atotelemetry.host.consent",
+    "TelemetryProperties": "atotelemetry.sender.enrich",
+    "capture": "atotelemetry.host.telemetry",
+    "capture_event": "atotelemetry.host.telemetry",
+    "capture_exception": "atotelemetry.host.telemetry",
+    "client": "atotelemetry.host.telemetry",
+}
 
 
 def __getattr__(name: str) -> object:
@@ -37,9 +78,10 @@ def __getattr__(name: str) -> object:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+    import sys
 
-    value = getattr(import_module(home), name)
+    __import__(home)  # `importlib.import_module` would first have to be imported itself
+    value = getattr(sys.modules[home], name)
     globals()[name] = value
     return value
 

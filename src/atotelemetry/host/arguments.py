@@ -1,0 +1,17 @@
+"""`CaptureArgs`: the keyword arguments of a capture, for type checkers. Apart from the rest, because `typing` costs."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+__all__ = ["CaptureArgs"]
+
+
+class CaptureArgs(TypedDict, total=False):
+    """What `TelemetryClient.capture` takes by keyword."""
+
+    distinct_id: object
+    properties: dict[str, Any] | None
+    timestamp: object
+    context: dict[str, Any] | None
+    uuid: object
