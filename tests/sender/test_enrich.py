@@ -1,0 +1,928 @@
+"""`sender/enrich.py` against real repositories, a real git with hostile configuration, and gits that never answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+import uuid
+from pathlib import Path
+
+import pytest
+
+from atotelemetry.sender import enrich
+from atotelemetry.sender.enrich import (
+    RUN_PROPERTIES,
+    PropertyLoaders,
+    TelemetryProperties,
+    library_properties,
+    normalise_remote,
+    run_properties,
+)
+
+GIT_NAMES = ("email", "current_git_hash", "project_id")
+NO_GIT_FACTS = dict.fromkeys(GIT_NAMES)
+WIDGET = hashlib.sha256(b"github.com/acme/widget").hexdigest()
+EMAIL = "dev@example.org"
+
+# Long enough that a busy machine never meets it; tests that wait for the limit set their own.
+PLENTY = 30.0
+
+posix_only = pytest.mark.skipif(os.name == "nt", reason="needs /bin/sh and named pipes")
+
+
+class Git:
+    """Runs git apart from the configuration of whoever runs the tests."""
+
+    def __init__(self, home: Path) -> None:
+        program = shutil.which("git")
+        assert program is not None, "these tests need git"
+        self.program = program
+        self.config = home / "gitconfig"
+        self.config.write_text(f"[user]\n\tname = Dev\n\temail = {EMAIL}\n", encoding="utf-8")
+        self.environ = {
+            **{name: os.environ[name] for name in ("SYSTEMROOT", "TMPDIR") if name in os.environ},
+            "PATH": str(Path(program).parent),
+            "HOME": str(home),
+            "GIT_CONFIG_GLOBAL": str(self.config),
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_CEILING_DIRECTORIES": str(home.parent),
+        }
+
+    def __call__(self, cwd: Path, *arguments: str) -> str:
+        done = subprocess.run(
+            [self.program, *arguments], cwd=cwd, env=self.environ, check=True, capture_output=True, encoding="utf-8"
+        )
+        return done.stdout.strip()
+
+    def facts(self, cwd: Path | None, names: tuple[str, ...] = GIT_NAMES, **options: object) -> dict[str, object]:
+        arguments: dict = {"environ": self.environ, "time_limit": PLENTY, **options}
+        return run_properties(names, cwd=None if cwd is None else str(cwd), **arguments)
+
+
+@pytest.fixture
+def git(tmp_path: Path) -> Git:
+    home = tmp_path / "home"
+    home.mkdir()
+    return Git(home)
+
+
+@pytest.fixture
+def empty_repository(tmp_path: Path, git: Git) -> Path:
+    """Make a repository without commits or remote."""
+    path = tmp_path / "home" / "widget"
+    path.mkdir()
+    git(path, "init", "--quiet", "--initial-branch=main")
+    return path
+
+
+@pytest.fixture
+def repository(empty_repository: Path, git: Git) -> Path:
+    """Make a repository with one commit and a remote."""
+    (empty_repository / "file").write_text("content", encoding="utf-8")
+    git(empty_repository, "add", "file")
+    git(empty_repository, "commit", "--quiet", "--message=first")
+    git(empty_repository, "remote", "add", "origin", "git@github.com:acme/widget.git")
+    return empty_repository
+
+
+@pytest.fixture
+def head(repository: Path, git: Git) -> str:
+    return git(repository, "rev-parse", "HEAD")
+
+
+@pytest.fixture
+def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the loaders as in a process that has asked for nothing yet."""
+    monkeypatch.setattr(enrich, "_facts", {})
+
+
+def in_fresh_interpreter(program: str) -> object:
+    """Run a program that prints JSON, and return it."""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, encoding="utf-8")
+    return json.loads(done.stdout)
+
+
+class TestImport:
+    def test_importing_is_cheap(self):
+        """Importing the module loads nothing that costs milliseconds: hosts may import it for the loaders."""
+        heavy = {
+            "subprocess",
+            "threading",
+            "typing",
+            "dataclasses",
+            "hashlib",
+            "platform",
+            "uuid",
+            "importlib.metadata",
+        }
+        program = (
+            "import sys, json\nbefore = set(sys.modules)\nimport atotelemetry.sender.enrich\n"
+            "print(json.dumps(sorted(set(sys.modules) - before)))"
+        )
+        loaded = in_fresh_interpreter(program)
+        assert heavy.isdisjoint(loaded)
+        assert {name for name in loaded if name.startswith("atotelemetry.")} == {
+            "atotelemetry.sender",
+            "atotelemetry.sender.enrich",
+        }
+
+    def test_nothing_of_the_host_is_loaded(self):
+        """Working everything out loads nothing of `host/`."""
+        program = (
+            "import sys, json\nfrom atotelemetry.sender import enrich\n"
+            "enrich.library_properties(); enrich.run_properties(enrich.RUN_PROPERTIES, cwd=None)\n"
+            "print(json.dumps([name for name in sys.modules if name.startswith('atotelemetry.host')]))"
+        )
+        assert in_fresh_interpreter(program) == []
+
+
+class TestLibraryProperties:
+    def test_library(self):
+        """The library names itself, with the version of the package."""
+        project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        properties = library_properties()
+        assert properties["$lib"] == "atotelemetry"
+        assert properties["$lib_version"] == project["version"]
+        assert properties["$geoip_disable"] is True
+
+    def test_interpreter(self):
+        """The interpreter is described as PostHog's SDK describes it."""
+        properties = library_properties()
+        assert properties["$python_runtime"] == platform.python_implementation()
+        assert properties["$python_version"] == platform.python_version().split("rc")[0]
+
+    @pytest.mark.parametrize(
+        ("system", "function", "answer", "expected"),
+        [
+            ("win32", "win32_ver", ("11", "10.0.22631", "SP0", ""), {"$os": "Windows", "$os_version": "11"}),
+            ("darwin", "mac_ver", ("14.5", ("", "", ""), "arm64"), {"$os": "Mac OS X", "$os_version": "14.5"}),
+            (
+                "linux",
+                "freedesktop_os_release",
+                {"NAME": "Debian GNU/Linux", "VERSION_ID": "12"},
+                {"$os": "Linux", "$os_version": "12", "$os_distro": "Debian GNU/Linux"},
+            ),
+            (
+                "linux",
+                "freedesktop_os_release",
+                {"NAME": "Arch Linux"},
+                {"$os": "Linux", "$os_version": "", "$os_distro": "Arch Linux"},
+            ),
+            ("freebsd14", "release", "14.1-RELEASE", {"$os": "FreeBSD", "$os_version": "14.1-RELEASE"}),
+            ("sunos5", "release", "5.11", {"$os": "sunos5", "$os_version": "5.11"}),
+        ],
+    )
+    def test_operating_system(self, monkeypatch, system, function, answer, expected):
+        """Each operating system has the name and version that PostHog's SDK gives it."""
+        monkeypatch.setattr(platform, function, lambda: answer)
+        with monkeypatch.context() as only_here:
+            only_here.setattr(sys, "platform", system)
+            properties = library_properties()
+        assert {name: value for name, value in properties.items() if name.startswith("$os")} == expected
+
+    @pytest.mark.parametrize("error", [OSError("no os-release"), RuntimeError("something else")])
+    def test_unknown_system(self, monkeypatch, error):
+        """An operating system that cannot be asked costs its version, not the events."""
+
+        def fail() -> None:
+            raise error
+
+        monkeypatch.setattr(platform, "freedesktop_os_release", fail)
+        with monkeypatch.context() as only_here:
+            only_here.setattr(sys, "platform", "linux")
+            properties = library_properties()
+        assert properties["$os"].lower() == "linux"
+        assert properties["$os_version"] == ""
+        assert "$os_distro" not in properties
+
+
+class TestRepositories:
+    def test_repository(self, git, repository, head):
+        """In a repository all three facts of git are known."""
+        assert git.facts(repository) == {"email": EMAIL, "current_git_hash": head, "project_id": WIDGET}
+
+    def test_subdirectory(self, git, repository, head):
+        """A subdirectory belongs to its repository."""
+        below = repository / "a" / "b"
+        below.mkdir(parents=True)
+        assert git.facts(below) == {"email": EMAIL, "current_git_hash": head, "project_id": WIDGET}
+
+    def test_worktree(self, git, repository, tmp_path):
+        """A worktree has its own commit and the repository's remote."""
+        tree = tmp_path / "tree"
+        git(repository, "worktree", "add", "--quiet", "-b", "other", str(tree))
+        git(tree, "commit", "--quiet", "--allow-empty", "--message=second")
+        facts = git.facts(tree)
+        assert facts["current_git_hash"] == git(tree, "rev-parse", "HEAD") != git(repository, "rev-parse", "HEAD")
+        assert facts["project_id"] == WIDGET
+
+    def test_submodule(self, git, repository, tmp_path, head):
+        """Inside a submodule the facts are the submodule's."""
+        outer = tmp_path / "home" / "outer"
+        outer.mkdir()
+        git(outer, "init", "--quiet")
+        git(outer, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(repository), "inner")
+        git(outer, "remote", "add", "origin", "https://github.com/acme/outer")
+        git(outer / "inner", "remote", "set-url", "origin", "https://github.com/acme/widget")
+        git(outer / "inner", "config", "user.email", "inner@example.org")
+        facts = git.facts(outer / "inner")
+        assert facts == {"email": "inner@example.org", "current_git_hash": head, "project_id": WIDGET}
+
+    def test_bare(self, git, repository, tmp_path, head):
+        """A bare repository has facts like any other."""
+        bare = tmp_path / "home" / "bare.git"
+        git(repository, "clone", "--quiet", "--bare", str(repository), str(bare))
+        git(bare, "remote", "set-url", "origin", "https://github.com/acme/widget.git")
+        assert git.facts(bare) == {"email": EMAIL, "current_git_hash": head, "project_id": WIDGET}
+
+    def test_sha256(self, git, tmp_path):
+        """A repository of SHA-256 objects has a longer hash."""
+        path = tmp_path / "home" / "long"
+        path.mkdir()
+        git(path, "init", "--quiet", "--object-format=sha256")
+        git(path, "commit", "--quiet", "--allow-empty", "--message=first")
+        value = git.facts(path)["current_git_hash"]
+        assert value == git(path, "rev-parse", "HEAD")
+        assert len(value) == 64
+
+    def test_detached(self, git, repository, head):
+        """A detached HEAD is a commit too."""
+        git(repository, "checkout", "--quiet", "--detach")
+        assert git.facts(repository)["current_git_hash"] == head
+
+    def test_no_commits_and_no_remote(self, git, empty_repository):
+        """A repository without commits or remote has neither hash nor project, and says so with None."""
+        assert git.facts(empty_repository) == {"email": EMAIL, "current_git_hash": None, "project_id": None}
+
+    def test_other_remote(self, git, empty_repository):
+        """The project is that of `origin` and of no other remote."""
+        git(empty_repository, "remote", "add", "upstream", "https://github.com/acme/widget")
+        assert git.facts(empty_repository)["project_id"] is None
+
+    def test_outside(self, git, tmp_path):
+        """Outside a repository there is git's `user.email` and nothing else."""
+        outside = tmp_path / "home" / "outside"
+        outside.mkdir()
+        assert git.facts(outside) == {**NO_GIT_FACTS, "email": EMAIL}
+
+    def test_nothing_configured(self, git, tmp_path):
+        """Without any configuration no fact is known."""
+        git.config.write_text("", encoding="utf-8")
+        assert git.facts(tmp_path) == NO_GIT_FACTS
+
+    def test_email_of_the_repository(self, git, repository):
+        """The repository's own `user.email` wins over the person's."""
+        git(repository, "config", "user.email", "widget@example.org")
+        assert git.facts(repository)["email"] == "widget@example.org"
+
+    @pytest.mark.parametrize("lines", ["[user]\n\temail\n", "[user]\n\temail =\n"])
+    def test_email_without_value(self, git, repository, lines):
+        """An empty `user.email` is not known."""
+        with (repository / ".git" / "config").open("a", encoding="utf-8") as config:
+            config.write(lines)
+        assert git.facts(repository) == {**git.facts(repository), "email": None, "project_id": WIDGET}
+
+    def test_several_urls(self, git, repository):
+        """Of several URLs of `origin`, the first one, from which git fetches, is the project."""
+        git(repository, "config", "--add", "remote.origin.url", "https://example.org/mirror")
+        assert git.facts(repository)["project_id"] == WIDGET
+
+    def test_abbreviated_url(self, git, repository):
+        """A URL that the configuration abbreviates (`insteadOf`) is the project that it stands for."""
+        git(repository, "config", "--global", "url.https://user:secret@github.com/.insteadOf", "gh:")
+        git(repository, "config", "--global", "url.https://github.com/acme/.insteadOf", "gh:a/")
+        git(repository, "remote", "set-url", "origin", "gh:acme/widget")
+        assert git.facts(repository)["project_id"] == WIDGET
+        git(repository, "remote", "set-url", "origin", "gh:a/widget")
+        assert git.facts(repository)["project_id"] == WIDGET
+
+    def test_local_remote(self, git, repository, tmp_path):
+        """A remote that is a path on this disk makes no project."""
+        git(repository, "remote", "set-url", "origin", str(tmp_path))
+        assert git.facts(repository)["project_id"] is None
+
+    def test_hook(self, git, repository, head, tmp_path):
+        """Run by a hook, where GIT_DIR says which repository it is, the facts are that repository's."""
+        elsewhere = tmp_path / "home" / "elsewhere"
+        elsewhere.mkdir()
+        environ = {**git.environ, "GIT_DIR": str(repository / ".git")}
+        assert git.facts(elsewhere, environ=environ)["current_git_hash"] == head
+
+    def test_no_working_directory(self, git, tmp_path):
+        """A working directory that is unknown, deleted or impossible has no facts of git."""
+        assert git.facts(None) == NO_GIT_FACTS
+        assert git.facts(tmp_path / "deleted") == NO_GIT_FACTS
+        assert git.facts(tmp_path / "im\0possible") == NO_GIT_FACTS
+
+    def test_relative_working_directory(self, git, repository, monkeypatch):
+        """A working directory that is relative to something unknown is not guessed at."""
+        monkeypatch.chdir(repository.parent)
+        assert run_properties(GIT_NAMES, cwd="widget", environ=git.environ) == NO_GIT_FACTS
+
+    def test_bytes_that_are_no_text(self, git, repository):
+        """An email in some old encoding is replaced where it must be, and can be encoded as JSON."""
+        with (repository / ".git" / "config").open("ab") as config:
+            config.write(b"[user]\n\temail = j\xf6rg@example.org\n")
+        assert git.facts(repository)["email"] == "j\ufffdrg@example.org"
+
+    def test_huge_configuration(self, git, repository):
+        """Configuration of an absurd size is not carried onto events, nor read to its end."""
+        with (repository / ".git" / "config").open("a", encoding="utf-8") as config:
+            config.writelines(f"[user]\n\temail = {'x' * 1000}{number}\n" for number in range(70))
+        assert git.facts(repository, ("email",)) == {"email": None}
+
+
+class TestWhichGit:
+    def test_no_git(self, git, repository):
+        """Where git is not installed its facts are None, and the others are there."""
+        facts = run_properties(
+            RUN_PROPERTIES, cwd=str(repository), environ={"CI": "1"}, app_version="1", time_limit=PLENTY
+        )
+        assert facts == {**facts, **NO_GIT_FACTS, "ci_provider": "Other", "atopile_version": "1"}
+
+    @posix_only
+    def test_never_from_the_working_directory(self, git, repository, tmp_path, monkeypatch):
+        """A program named git in the working directory is not run, whatever PATH says."""
+        ran = tmp_path / "ran"
+        planted = repository / "git"
+        planted.write_text(f"#!/bin/sh\ntouch '{ran}'\n", encoding="utf-8")
+        planted.chmod(0o755)
+        monkeypatch.chdir(repository)
+        path = os.pathsep.join(["", ".", str(repository), f"{repository}/."])
+        for environ in (
+            {**git.environ, "PATH": path},
+            {**git.environ, "PATH": f"{path}{os.pathsep}{git.environ['PATH']}"},
+        ):
+            git.facts(repository, environ=environ)
+        assert not ran.exists()
+        assert git.facts(repository, environ=environ)["email"] == EMAIL
+
+    @posix_only
+    def test_not_a_program(self, git, repository, tmp_path):
+        """A folder or a text file of that name is passed over; one that only looks like a program is no git."""
+        for name in ("folder", "text", "broken"):
+            (tmp_path / name).mkdir()
+        (tmp_path / "folder" / "git").mkdir()
+        (tmp_path / "text" / "git").write_text("text", encoding="utf-8")
+        (tmp_path / "broken" / "git").write_bytes(b"\x7fELF nothing")
+        (tmp_path / "broken" / "git").chmod(0o755)
+        path = os.pathsep.join([str(tmp_path / "folder"), str(tmp_path / "text"), git.environ["PATH"]])
+        assert git.facts(repository, environ={**git.environ, "PATH": path})["email"] == EMAIL
+        environ = {**git.environ, "PATH": str(tmp_path / "broken")}
+        assert git.facts(repository, environ=environ) == NO_GIT_FACTS
+
+    @posix_only
+    def test_failing_git(self, git, repository, tmp_path):
+        """What a git said that failed or said far too much, or what is no commit's name, is not believed."""
+        fake = tmp_path / "git"
+        environ = {**git.environ, "PATH": str(tmp_path)}
+        record = "user.email\\nhalf@example\\0"
+        name = "a" * 40
+        answers = (
+            (f"printf '{record}'; exit 1", {"email": None}),
+            (f"printf '{record}'; exit 0", {"email": "half@example"}),
+            (f"printf '{record}%70000s' ''; exit 0", {"email": None}),
+            (f"echo {name}; exit 1", {"current_git_hash": None}),
+            (f"echo {name}; exit 0", {"current_git_hash": name}),
+            (f"echo {name[1:]}; exit 0", {"current_git_hash": None}),
+            (f"echo {name[1:]}z; exit 0", {"current_git_hash": None}),
+        )
+        for script, expected in answers:
+            fake.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+            fake.chmod(0o755)
+            assert git.facts(repository, tuple(expected), environ=environ) == expected
+
+    @posix_only
+    def test_mac_shim(self, monkeypatch, tmp_path):
+        """On a Mac without developer tools the shim that would open a dialogue is not run."""
+        shim, tool = tmp_path / "git", tmp_path / "tools" / "git"
+        shim.touch(mode=0o755)
+        monkeypatch.setattr(enrich, "_MAC_SHIM", str(shim))
+        monkeypatch.setattr(enrich, "_MAC_GITS", (str(tmp_path / "absent"), str(tool)))
+        environ = {"PATH": str(tmp_path)}
+        with monkeypatch.context() as only_here:
+            only_here.setattr(sys, "platform", "darwin")
+            without_tools = enrich._find_git(environ, "/")
+            tool.parent.mkdir()
+            tool.touch(mode=0o755)
+            with_tools = enrich._find_git(environ, "/")
+        assert (without_tools, with_tools) == (None, str(tool))
+
+    @posix_only
+    def test_command(self, git, repository, tmp_path):
+        """Git is asked twice, without locks, prompts, pager or network, and traces of the person's stay untouched."""
+        log, trace = tmp_path / "log", tmp_path / "trace"
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        (folder / "git").write_text(
+            f'#!/bin/sh\n{{ echo "$@"; env | grep "^GIT_"; }} >>"{log}"\nexec "{git.program}" "$@"\n', encoding="utf-8"
+        )
+        (folder / "git").chmod(0o755)
+        environ = {
+            **git.environ,
+            "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
+            "GIT_TRACE": str(trace),
+            "GIT_TRACE2_EVENT": str(trace),
+            "GIT_CONFIG": os.devnull,
+            "GIT_OPTIONAL_LOCKS": "1",
+        }
+        assert git.facts(repository, environ=environ)["email"] == EMAIL
+        lines = log.read_text(encoding="utf-8").splitlines()
+        assert sum(line.startswith("--no-pager -C ") for line in lines) == 2
+        for setting in ("GIT_OPTIONAL_LOCKS=0", "GIT_TERMINAL_PROMPT=0", "GIT_PAGER=cat", "GIT_NO_LAZY_FETCH=1"):
+            assert lines.count(setting) == 2
+        assert not any(line.startswith(("GIT_TRACE", "GIT_CONFIG=")) for line in lines)
+        assert not trace.exists()
+
+
+@posix_only
+def test_hostile_configuration(git, repository, head, tmp_path):
+    """Nothing that a repository's configuration names is run: fsmonitor, hooks, pagers, aliases, helpers, filters."""
+    ran = tmp_path / "ran"
+    trap = tmp_path / "trap"
+    trap.write_text(f'#!/bin/sh\necho "$0 $@" >>"{ran}"\nexit 1\n', encoding="utf-8")
+    trap.chmod(0o755)
+    hooks = repository / ".git" / "hooks"
+    hooks.mkdir(exist_ok=True)
+    for name in ("post-index-change", "fsmonitor-watchman", "reference-transaction", "post-checkout"):
+        (hooks / name).symlink_to(trap)
+    (repository / ".gitattributes").write_text("* filter=trap diff=trap\n", encoding="utf-8")
+    settings = {
+        "core.fsmonitor": str(trap),
+        "core.hooksPath": str(hooks),
+        "core.pager": str(trap),
+        "core.editor": str(trap),
+        "core.askPass": str(trap),
+        "core.sshCommand": str(trap),
+        "core.gitProxy": str(trap),
+        "core.alternateRefsCommand": str(trap),
+        "core.untrackedCache": "true",
+        "pager.config": str(trap),
+        "pager.rev-parse": str(trap),
+        "alias.config": f"!{trap}",
+        "alias.rev-parse": f"!{trap}",
+        "credential.helper": f"!{trap}",
+        "diff.external": str(trap),
+        "diff.trap.textconv": str(trap),
+        "filter.trap.clean": str(trap),
+        "filter.trap.smudge": str(trap),
+        "gpg.program": str(trap),
+        "interactive.diffFilter": str(trap),
+        "protocol.ext.allow": "always",
+        "remote.evil.url": f"ext::{trap}",
+        "remote.evil.promisor": "true",
+        "remote.evil.uploadpack": str(trap),
+        "remote.origin.uploadpack": str(trap),
+        "trace2.eventTarget": str(ran),
+    }
+    for key, value in settings.items():
+        git(repository, "config", key, value)
+    # A partial clone that lacks every object: whoever looks one up makes git ask the remote's helper for it.
+    git(repository, "config", "core.repositoryFormatVersion", "1")
+    git(repository, "config", "extensions.partialClone", "evil")
+    shutil.rmtree(repository / ".git" / "objects")
+    (repository / ".git" / "objects" / "pack").mkdir(parents=True)
+    ran.unlink(missing_ok=True)
+
+    assert git.facts(repository) == {"email": EMAIL, "current_git_hash": head, "project_id": WIDGET}
+    assert not ran.exists()
+
+    # The trap is one: a command that reads the index and the objects walks into it.
+    # Without a network, so that what it starts ends with it.
+    subprocess.run(
+        [git.program, "status"],
+        cwd=repository,
+        env={**git.environ, "GIT_ALLOW_PROTOCOL": "none"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    assert ran.exists()
+
+
+@posix_only
+class TestTimeLimit:
+    @pytest.fixture
+    def held(self, tmp_path):
+        """Make a named pipe whose reader sees its end when every process that opened it for writing is gone."""
+        path = tmp_path / "held"
+        os.mkfifo(path)
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        os.set_blocking(reader, True)
+        yield path, reader
+        os.close(reader)
+
+    def test_hanging_git(self, git, repository, held, tmp_path):
+        """A git that hangs costs the limit and no more, is killed with all it started, and leaves the other facts."""
+        path, reader = held
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        fake = folder / "git"
+        fake.write_text(f'#!/bin/sh\nexec 3>"{path}"\necho started >&3\nsleep 20\n', encoding="utf-8")
+        fake.chmod(0o755)
+        environ = {**git.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "CI": "1"}
+        start = time.monotonic()
+        facts = run_properties(RUN_PROPERTIES, cwd=str(repository), app_version="1", environ=environ, time_limit=0.5)
+        assert time.monotonic() - start < 5
+        assert facts == {**facts, **NO_GIT_FACTS, "ci_provider": "Other", "atopile_version": "1"}
+        with os.fdopen(os.dup(reader), "rb") as stream:
+            # The end of the file: the shell is dead, and so is the `sleep` that it started.
+            assert set(stream.read().split()) <= {b"started"}
+        assert time.monotonic() - start < 10
+
+    def test_one_git_hangs(self, git, repository, head, tmp_path):
+        """Where one question hangs git (a configuration file that is a pipe), what another answered is kept."""
+        os.mkfifo(tmp_path / "pipe")
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        # Only `config` reads the pipe, so that this is about one of the two.
+        (folder / "git").write_text(
+            f'#!/bin/sh\ncase "$*" in *--get-regexp*) exec cat "{tmp_path}/pipe";; esac\nexec "{git.program}" "$@"\n',
+            encoding="utf-8",
+        )
+        (folder / "git").chmod(0o755)
+        environ = {**git.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+        assert git.facts(repository, environ=environ, time_limit=2.0) == {**NO_GIT_FACTS, "current_git_hash": head}
+
+    def test_configuration_never_ends(self, git, repository, tmp_path):
+        """A real git that hangs on what its configuration includes is given up."""
+        os.mkfifo(tmp_path / "pipe")
+        git(repository, "config", "include.path", str(tmp_path / "pipe"))
+        start = time.monotonic()
+        assert git.facts(repository, time_limit=0.5) == NO_GIT_FACTS
+        assert time.monotonic() - start < 5
+
+    def test_dead_drive(self, git, repository, monkeypatch):
+        """A drive on which even a look at a file never returns costs the limit, and nothing is started after it."""
+        answers, started = threading.Event(), []
+
+        def look(path: str) -> bool:
+            answers.wait()
+            return True
+
+        monkeypatch.setattr(os.path, "isfile", look)
+        monkeypatch.setattr(subprocess, "Popen", lambda *arguments, **options: started.append(arguments))
+        workers = set(threading.enumerate())
+        try:
+            facts = git.facts(repository, (*GIT_NAMES, "via_docker"), time_limit=0.2)
+            (worker,) = set(threading.enumerate()) - workers
+        finally:
+            answers.set()
+        assert facts == {**NO_GIT_FACTS, "via_docker": False}
+        worker.join(10)
+        assert not worker.is_alive()
+        assert worker.daemon
+        assert started == []
+
+    @pytest.mark.parametrize("limit", [0.0, -1.0])
+    def test_no_time(self, git, repository, limit):
+        """Without any time no thread and no process is started, and what costs nothing is there."""
+        threads = threading.active_count()
+        assert git.facts(repository, (*GIT_NAMES, "via_docker"), time_limit=limit) == {
+            **NO_GIT_FACTS,
+            "via_docker": False,
+        }
+        assert threading.active_count() == threads
+
+    def test_no_thread(self, git, repository, monkeypatch):
+        """Where no thread can be started the facts of git are None."""
+
+        def refuse(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        assert git.facts(repository) == NO_GIT_FACTS
+
+    def test_no_process(self, git, repository, monkeypatch):
+        """Where no process can be started the facts of git are None."""
+
+        def refuse(*arguments, **options) -> None:
+            raise BlockingIOError("process limit")
+
+        monkeypatch.setattr(subprocess, "Popen", refuse)
+        assert git.facts(repository) == NO_GIT_FACTS
+
+
+class TestNames:
+    def test_everything(self, git, repository, head):
+        """All properties come with None where they are not known, under the names and in the order listed."""
+        facts = run_properties(RUN_PROPERTIES, cwd=str(repository), environ=git.environ, time_limit=PLENTY)
+        assert tuple(facts) == RUN_PROPERTIES
+        assert facts == {
+            "email": EMAIL,
+            "current_git_hash": head,
+            "project_id": WIDGET,
+            "ci_provider": None,
+            "via_docker": False,
+            "github_action_repository": None,
+            "github_repository_owner": None,
+            "github_repository": None,
+            "atopile_version": None,
+        }
+
+    @pytest.mark.parametrize("name", RUN_PROPERTIES)
+    def test_cut_list(self, git, repository, name):
+        """Only what was asked for is there, and names that nobody knows are ignored."""
+        assert tuple(git.facts(repository, (name, "unknown", "run_id"))) == (name,)
+
+    def test_nothing_is_run_for_the_environment(self, git, repository, monkeypatch):
+        """A list without facts of git starts no thread and no process."""
+
+        def refuse(*arguments, **options) -> None:
+            pytest.fail("started")
+
+        monkeypatch.setattr(subprocess, "Popen", refuse)
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        names = tuple(name for name in RUN_PROPERTIES if name not in GIT_NAMES)
+        assert tuple(git.facts(repository, names, app_version="1")) == names
+
+    def test_empty_list(self, git, repository):
+        """Nothing asked, nothing worked out."""
+        assert git.facts(repository, ()) == {}
+
+    def test_version_of_the_host(self):
+        """The version that the host gives is not looked up."""
+        assert run_properties(["atopile_version"], cwd=None, app_version="1.2") == {"atopile_version": "1.2"}
+
+    def test_installed_version(self):
+        """Another app's version is `app_version`, by either name, found among the installed packages."""
+        for name in ("atopile_version", "app_version"):
+            facts = run_properties([name], cwd=None, app="pytest", time_limit=PLENTY)
+            assert facts == {"app_version": pytest.__version__}
+
+    @pytest.mark.parametrize("app", ["no-such-package-anywhere", "", "../../etc"])
+    def test_version_of_nothing(self, app):
+        """An app that is not installed has no version."""
+        assert run_properties(["app_version"], cwd=None, app=app, time_limit=PLENTY) == {"app_version": None}
+
+
+class TestEnvironment:
+    @pytest.mark.parametrize(
+        ("variables", "provider"),
+        [
+            (["GITHUB_ACTIONS"], "GitHub Actions"),
+            (["TF_BUILD"], "Azure Pipelines"),
+            (["CIRCLECI"], "Circle CI"),
+            (["TRAVIS"], "Travis CI"),
+            (["BUILDKITE"], "Buildkite"),
+            (["CIRRUS_CI"], "Cirrus CI"),
+            (["GITLAB_CI"], "GitLab CI"),
+            (["TEAMCITY_VERSION"], "TeamCity"),
+            (["CODEBUILD_BUILD_ID"], "CodeBuild"),
+            (["HEROKU_TEST_RUN_ID"], "Heroku CI"),
+            (["bamboo.buildKey"], "Bamboo"),
+            (["BUILD_ID"], "Jenkins"),
+            (["CI"], "Other"),
+            (["CI", "GITHUB_ACTIONS"], "GitHub Actions"),
+            (["CI", "BUILD_ID", "TEAMCITY_VERSION"], "TeamCity"),
+            ([], None),
+        ],
+    )
+    def test_ci_provider(self, variables, provider):
+        """Each continuous integration service has its name; the more particular sign wins."""
+        environ = dict.fromkeys(variables, "true")
+        assert run_properties(["ci_provider"], cwd=None, environ=environ) == {"ci_provider": provider}
+
+    def test_empty_variables(self):
+        """A variable that is set to nothing is no sign of anything."""
+        environ = {"GITHUB_ACTIONS": "", "CI": "", "ATO_VIA_DOCKER": ""}
+        facts = run_properties(["ci_provider", "via_docker"], cwd=None, environ=environ)
+        assert facts == {"ci_provider": None, "via_docker": False}
+
+    def test_via_docker(self):
+        """`ATO_VIA_DOCKER` says whether this is the Docker image."""
+        assert run_properties(["via_docker"], cwd=None, environ={"ATO_VIA_DOCKER": "1"}) == {"via_docker": True}
+
+    @pytest.mark.parametrize("name", ["github_action_repository", "github_repository_owner", "github_repository"])
+    def test_github(self, name):
+        """GitHub's variables are passed on as they are."""
+        assert run_properties([name], cwd=None, environ={name.upper(): "acme/widget"}) == {name: "acme/widget"}
+        assert run_properties([name], cwd=None, environ={name.upper(): ""}) == {name: ""}
+        assert run_properties([name], cwd=None, environ={}) == {name: None}
+
+    def test_values_that_are_no_text(self):
+        """A value that is not UTF-8, or absurdly long, becomes one that an event can carry."""
+        environ = {"GITHUB_REPOSITORY": "a\udcff", "GITHUB_REPOSITORY_OWNER": "x" * 100_000}
+        facts = run_properties(["github_repository", "github_repository_owner"], cwd=None, environ=environ)
+        assert facts == {"github_repository": "a?", "github_repository_owner": "x" * 1000}
+
+    def test_own_environment(self, monkeypatch):
+        """Without an environment this process's own is asked."""
+        monkeypatch.setenv("GITHUB_REPOSITORY", "acme/widget")
+        assert run_properties(["github_repository"], cwd=None) == {"github_repository": "acme/widget"}
+
+
+class TestNormaliseRemote:
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "git@github.com:acme/widget.git",
+            "git@github.com:acme/widget",
+            "github.com:acme/widget.git",
+            "git@github.com:/acme/widget.git/",
+            "git@GitHub.com:acme/widget",
+            "[git@github.com:2222]:acme/widget.git",
+            "git@[github.com]:acme/widget",
+            "https://github.com/acme/widget.git",
+            "https://github.com/acme/widget",
+            "https://github.com/acme/widget/",
+            "https://github.com/acme/widget.git/",
+            "https://github.com//acme//widget",
+            "HTTPS://GitHub.COM/acme/widget",
+            "https://github.com./acme/widget",
+            "https://github.com:443/acme/widget.git",
+            "https://user@github.com/acme/widget",
+            "https://user:secret@github.com/acme/widget.git",
+            "https://user:se:c@ret@github.com:8443/acme/widget.git",
+            "https://github.com/acme/widget.git?token=secret#here",
+            "http://github.com/acme/widget",
+            "ssh://git@github.com/acme/widget.git",
+            "ssh://git@github.com:22/acme/widget.git",
+            "git+ssh://git@github.com/acme/widget",
+            "git://github.com/acme/widget.git",
+            "  https://github.com/acme/widget\n",
+        ],
+    )
+    def test_one_project(self, url):
+        """Every way to write it is the same project, without credentials, port or case of the host."""
+        assert normalise_remote(url) == "github.com/acme/widget"
+
+    @pytest.mark.parametrize(
+        ("url", "expected"),
+        [
+            ("git@gitlab.com:Group/Sub/Widget.git", "gitlab.com/Group/Sub/Widget"),
+            ("https://dev.azure.com/org/My%20Project/_git/widget", "dev.azure.com/org/My%20Project/_git/widget"),
+            ("ssh://git@[2001:DB8::1]:2222/acme/widget.git", "[2001:db8::1]/acme/widget"),
+            ("git@[2001:db8::1]:acme/widget.git", "[2001:db8::1]/acme/widget"),
+            ("[2001:db8::1]:acme/widget", "[2001:db8::1]/acme/widget"),
+            ("git@host:~dev/widget", "host/~dev/widget"),
+            ("ssh://host/~dev/widget", "host/~dev/widget"),
+            ("https://github.com/acme/widget.github.io", "github.com/acme/widget.github.io"),
+            ("https://github.com/acme/widget.git.git", "github.com/acme/widget.git"),
+            ("git@host:acme/widget/.git", "host/acme/widget"),
+            ("git@host:acme/@scope/widget", "host/acme/@scope/widget"),
+        ],
+    )
+    def test_others(self, url, expected):
+        """Host and path stay as they are otherwise."""
+        assert normalise_remote(url) == expected
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "",
+            " ",
+            "widget",
+            "/home/dev/widget.git",
+            "./widget",
+            "../widget",
+            "~/widget",
+            "./a:b/widget",
+            "C:/Users/dev/widget",
+            "C:\\Users\\dev\\widget",
+            "\\\\server\\share\\widget",
+            "file:///home/dev/widget.git",
+            "FILE://server/widget",
+            "ext::sh -c run% me",
+            "codecommit::eu-west-1://widget",
+            "codecommit://widget",
+            "https://",
+            "https:///acme/widget",
+            "https://github.com",
+            "https://github.com/",
+            "https://github.com/.git",
+            "https://user:sec/ret@github.com/acme/widget",
+            "https://exa mple.org/widget",
+            "https://[::1/widget",
+            "https://[]/widget",
+            "https://[::1]x/widget",
+            "https://[zone%eth0]/widget",
+            "user:secret@github.com:acme/widget",
+            "front[::1]:acme/widget",
+            ":acme/widget",
+            "git@:acme/widget",
+            "git@github.com:",
+        ],
+    )
+    def test_no_project(self, url):
+        """What is local, no address at all, or malformed in a way that could hold a secret is no project."""
+        assert normalise_remote(url) is None
+
+
+@pytest.mark.usefixtures("fresh_process")
+class TestPropertyLoaders:
+    @pytest.fixture
+    def here(self, git, repository, monkeypatch):
+        """Make this process a host that runs in the repository."""
+        for name in [name for name in os.environ if name.startswith("GIT_")]:
+            monkeypatch.delenv(name)
+        for name, value in git.environ.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(enrich, "LOADER_TIME_LIMIT", PLENTY)
+        monkeypatch.chdir(repository)
+        return repository
+
+    def test_own_directory_and_environment(self, here, head, monkeypatch):
+        """The loaders tell of this process's working directory and environment."""
+        monkeypatch.setenv("GITHUB_ACTIONS", "true")
+        monkeypatch.setenv("ATO_VIA_DOCKER", "1")
+        for name in ("GITHUB_ACTION_REPOSITORY", "GITHUB_REPOSITORY_OWNER", "GITHUB_REPOSITORY"):
+            monkeypatch.setenv(name, name.lower())
+        assert PropertyLoaders.email() == EMAIL
+        assert PropertyLoaders.current_git_hash() == head
+        assert PropertyLoaders.project_id() == WIDGET
+        assert PropertyLoaders.ci_provider() == "GitHub Actions"
+        assert PropertyLoaders.via_docker() is True
+        assert PropertyLoaders.github_action_repository() == "github_action_repository"
+        assert PropertyLoaders.github_repository_owner() == "github_repository_owner"
+        assert PropertyLoaders.github_repository() == "github_repository"
+
+    def test_once(self, here, git, head, monkeypatch):
+        """Each is worked out once in a process, None included, and git is run once for all three."""
+        git(here, "remote", "remove", "origin")
+        assert PropertyLoaders.project_id() is None
+        assert PropertyLoaders.via_docker() is False
+        monkeypatch.setenv("ATO_VIA_DOCKER", "1")
+        monkeypatch.setattr(subprocess, "Popen", lambda *arguments, **options: pytest.fail("git was run again"))
+        assert PropertyLoaders.project_id() is None
+        assert PropertyLoaders.via_docker() is False
+        assert PropertyLoaders.current_git_hash() == head
+
+    @posix_only
+    def test_deleted_directory(self, here, tmp_path, monkeypatch):
+        """In a working directory that was deleted nothing is known of git, and nothing is raised."""
+        gone = tmp_path / "gone"
+        gone.mkdir()
+        monkeypatch.chdir(gone)
+        gone.rmdir()
+        assert PropertyLoaders.email() is None
+        assert PropertyLoaders.current_git_hash() is None
+
+    def test_run_id(self):
+        """The run's id is a random UUID, one for the whole process, from whichever thread it is asked."""
+        seen: list[str] = []
+        threads = [threading.Thread(target=lambda: seen.append(PropertyLoaders.run_id())) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert set(seen) == {PropertyLoaders.run_id()}
+        assert len(seen) == 8
+        assert uuid.UUID(seen[0]).version == 4
+        assert str(uuid.UUID(seen[0])) == seen[0]
+
+    def test_run_id_race(self, monkeypatch):
+        """Where two threads make an id at once, the one that was first counts for both."""
+
+        def overtaken() -> str:
+            enrich._facts["run_id"] = "the other thread's"
+            return "mine"
+
+        monkeypatch.setattr(uuid, "uuid4", overtaken)
+        assert PropertyLoaders.run_id() == "the other thread's"
+
+    def test_telemetry_properties(self, here, head, monkeypatch):
+        """The properties of a run are what the loaders say, and the time since they were made."""
+        github = ("github_action_repository", "github_repository_owner", "github_repository")
+        monkeypatch.setattr(enrich, "_facts", {"ci_provider": None, "via_docker": False, **dict.fromkeys(github)})
+        clock = iter([100.0, 102.5, 103.0])
+        monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+        properties = TelemetryProperties()
+        assert properties.duration is None
+        first, second = properties.prepare(), properties.prepare({"email": "mine@example.org", "extra": 1})
+        assert first == {
+            "duration": 2.5,
+            "email": EMAIL,
+            "current_git_hash": head,
+            "project_id": WIDGET,
+            "ci_provider": None,
+            "via_docker": False,
+            "github_action_repository": None,
+            "github_repository_owner": None,
+            "github_repository": None,
+            "run_id": PropertyLoaders.run_id(),
+            "atopile_version": None,
+        }
+        assert second == {**first, "duration": 3.0, "email": "mine@example.org", "extra": 1}
+        assert (properties.email, properties.duration) == (EMAIL, 3.0)
+
+    def test_given_values(self, here, monkeypatch):
+        """What is given is taken, and nothing is asked of git when all of git's facts are given."""
+        monkeypatch.setattr(subprocess, "Popen", lambda *arguments, **options: pytest.fail("git was run"))
+        given = {"email": None, "current_git_hash": "abc", "project_id": "def", "run_id": "1", "atopile_version": "2"}
+        properties = TelemetryProperties(**given)
+        prepared = properties.prepare()
+        assert prepared == {**prepared, **given}
+
+    def test_unknown_keyword(self):
+        """A misspelt property is an error of the program, not silence."""
+        with pytest.raises(TypeError, match="'emial'"):
+            TelemetryProperties(emial="dev@example.org")
