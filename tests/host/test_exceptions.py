@@ -1,0 +1,939 @@
+"""What of an exception becomes an event: the old dashboards' trio and today's `$exception_list`."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import os
+import pickle
+import subprocess
+import sys
+import sysconfig
+import textwrap
+import tokenize
+import traceback
+import weakref
+
+import pytest
+
+from atotelemetry.host import exceptions
+from atotelemetry.host.exceptions import current_exception, exception_properties, mark_reported
+from support_posthog_rules import check_exception_properties
+
+
+def caught(function, *arguments):
+    """Return the exception that `function` raises, with its traceback."""
+    try:
+        function(*arguments)
+    except BaseException as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def described(exception, **options):
+    """Return the properties of `exception`, checked against PostHog's rules."""
+    properties = exception_properties(exception, distinct_id="somebody", **options)
+    check_exception_properties(properties)
+    return properties
+
+
+def entries_of(exception, **options):
+    return described(exception, **options)["$exception_list"]
+
+
+def frames_of(exception, **options):
+    return entries_of(exception, **options)[0]["stacktrace"]["frames"]
+
+
+def printed(exception):
+    return "".join(traceback.format_exception(exception))
+
+
+def fail(message="it broke"):
+    raise ValueError(message)
+
+
+def fail_in_between(message="it broke"):
+    fail(message)
+
+
+def fail_with_cause():
+    try:
+        fail("the root")
+    except ValueError as error:
+        raise KeyError("the wrapper") from error
+
+
+def fail_with_context():
+    try:
+        fail("the first")
+    except ValueError:
+        raise KeyError("while handling it")  # noqa: B904  # the implicit context is the point
+
+
+def fail_with_suppressed_context():
+    try:
+        fail("the hidden one")
+    except ValueError:
+        raise KeyError("the shown one") from None
+
+
+def fail_with_group():
+    members = [
+        caught(fail, "one"),
+        caught(fail_with_cause),
+        ExceptionGroup("inner", [caught(fail, "three"), TypeError("never raised")]),
+    ]
+    raise ExceptionGroup("outer", members)
+
+
+def fail_with_notes():
+    error = ValueError("noted")
+    error.add_note("first\nsecond line")
+    error.add_note("second")
+    raise error
+
+
+def fail_with_syntax():
+    compile("value = (1 +\n", "given.py", "exec")
+
+
+def fail_with_name():
+    return undefined_nmae  # noqa: F821
+
+
+def fail_with_attribute():
+    return "text".uper()
+
+
+def fail_with_import():
+    from os import pth  # noqa: F401
+
+
+def fail_recursively(depth):
+    fail_recursively(depth - 1) if depth else fail()
+
+
+def fail_in_turns(depth):
+    if depth == 0:
+        fail()
+    fail_in_turns_too(depth - 1)
+
+
+def fail_in_turns_too(depth):
+    fail_in_turns(depth)
+
+
+def fail_in_text():
+    exec(compile("def inner():\n    1 / 0\ninner()", "<made up>", "exec"), {"__name__": "made_up"})
+
+
+def fail_over_lines():
+    fail(
+        "onetwo",
+    )
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def exit_with_group():
+    raise BaseExceptionGroup("both", [KeyboardInterrupt(), ValueError("x")])
+
+
+def share_an_exception():
+    shared = caught(fail, "shared")
+    first, second = ValueError("first"), ValueError("second")
+    first.__context__ = shared
+    second.__context__ = shared
+    raise ExceptionGroup("both", [first, shared, second]) from shared
+
+
+def share_a_context():
+    shared = caught(fail, "shared")
+    first, second = caught(fail, "first"), caught(fail, "second")
+    first.__context__ = shared
+    second.__context__ = shared
+    raise ExceptionGroup("both", [first, second])
+
+
+def chain_long(length=30):
+    error = ValueError("0")
+    for number in range(1, length):
+        outer = ValueError(str(number))
+        outer.__context__ = error
+        error = outer
+    raise error
+
+
+NORMAL = [
+    fail,
+    fail_in_between,
+    fail_with_cause,
+    fail_with_context,
+    fail_with_suppressed_context,
+    fail_with_group,
+    fail_with_notes,
+    fail_with_syntax,
+    fail_with_name,
+    fail_with_attribute,
+    fail_with_import,
+    fail_in_text,
+    fail_over_lines,
+    interrupt,
+    exit_with_group,
+    share_an_exception,
+    share_a_context,
+    chain_long,
+]
+
+
+class TestTheTrio:
+    @pytest.mark.parametrize("function", NORMAL)
+    def test_stack_trace_is_the_standard_library_s(self, function):
+        """For an exception of any usual kind, `$exception_stack_trace` is what `traceback.format_exception` gives."""
+        error = caught(function)
+        assert described(error)["$exception_stack_trace"] == printed(error)
+
+    @pytest.mark.parametrize("depth", [2, 3, 4, 60, 130, 950])
+    def test_repeated_lines_are_counted_as_the_standard_library_does(self, depth):
+        """A recursion, also one deeper than the frames that are kept, prints the same text."""
+        error = caught(fail_recursively, depth)
+        assert described(error)["$exception_stack_trace"] == printed(error)
+
+    def test_recursion_error(self):
+        """What a runaway recursion leaves behind prints the same text."""
+
+        def endless():
+            endless()
+
+        error = caught(endless)
+        assert isinstance(error, RecursionError)
+        assert described(error)["$exception_stack_trace"] == printed(error)
+
+    def test_a_deep_stack_of_different_lines_is_whole(self):
+        """A stack as deep as frameworks make it is printed whole."""
+        error = caught(fail_in_turns, 60)
+        assert described(error)["$exception_stack_trace"] == printed(error)
+
+    @pytest.mark.parametrize("limit", [0, 1, 2, -1])
+    def test_traceback_limit(self, monkeypatch, limit):
+        """`sys.tracebacklimit` shortens the text, as it does everywhere, and not what error tracking learns."""
+        error = caught(fail_in_between)
+        monkeypatch.setattr(sys, "tracebacklimit", limit, raising=False)
+        properties = described(error)
+        assert properties["$exception_stack_trace"] == printed(error)
+        assert len(properties["$exception_list"][0]["stacktrace"]["frames"]) == 3
+
+    def test_message_type_and_person(self):
+        """The other three are `str(exception)`, the name of its class, and the person."""
+        properties = described(caught(fail_with_cause))
+        assert properties["$exception_message"] == "'the wrapper'"
+        assert properties["$exception_type"] == "KeyError"
+        assert properties["$exception_person"] == "somebody"
+        assert properties["$exception_level"] == "error"
+
+    def test_middle_of_a_deep_stack_is_left_out_and_said(self):
+        """A stack too deep to print keeps both ends and says how many frames are missing."""
+        text = described(caught(fail_in_turns, 400))["$exception_stack_trace"]
+        assert "in caught\n" in text
+        assert text.endswith("ValueError: it broke\n")
+        shown = text.count('  File "')
+        assert 190 <= shown <= 204
+        assert f"\n  [{803 - shown} frames left out]\n" in text
+
+    def test_text_has_no_colours(self, monkeypatch):
+        """The text stays plain where the interpreter was told to print in colour."""
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("PYTHON_COLORS", "1")
+        assert "\x1b" not in described(caught(fail_with_group))["$exception_stack_trace"]
+
+
+class TestTheList:
+    def test_plain(self):
+        """One exception is one entry, handled, with its type, value and no module when it is built in."""
+        (entry,) = entries_of(caught(fail))
+        assert (entry["type"], entry["value"], entry["module"]) == ("ValueError", "it broke", None)
+        assert entry["mechanism"] == {"type": "generic", "handled": True, "exception_id": 0}
+
+    def test_unhandled(self):
+        """What nothing caught says so."""
+        assert entries_of(caught(fail), handled=False)[0]["mechanism"]["handled"] is False
+
+    def test_module(self):
+        """A class that is not built in names its module."""
+        assert entries_of(caught(subprocess.run, []))[0]["type"] == "IndexError"
+        (entry,) = entries_of(subprocess.TimeoutExpired("x", 1))
+        assert (entry["type"], entry["module"]) == ("TimeoutExpired", "subprocess")
+
+    def test_frames_run_from_the_entry_point_to_the_crash_site(self):
+        """Each frame says where it is; the crash site comes last."""
+        frames = frames_of(caught(fail_in_between))
+        assert [frame["function"] for frame in frames] == ["caught", "fail_in_between", "fail"]
+        crash_site = frames[-1]
+        assert crash_site["lineno"] == fail.__code__.co_firstlineno + 1
+        assert crash_site["context_line"] == "raise ValueError(message)"
+        assert crash_site["abs_path"] == os.path.abspath(__file__)
+        assert crash_site["filename"].endswith("test_exceptions.py")
+        assert not os.path.isabs(crash_site["filename"])
+        assert crash_site["module"] == __name__
+        assert crash_site["in_app"] is True
+
+    def test_cause(self):
+        """The caught exception comes first and its cause, the root, last."""
+        entries = entries_of(caught(fail_with_cause))
+        assert [entry["type"] for entry in entries] == ["KeyError", "ValueError"]
+        assert entries[1]["mechanism"]["parent_id"] == 0
+        assert entries[1]["mechanism"]["source"] == "cause"
+        assert entries[1]["stacktrace"]["frames"][-1]["function"] == "fail"
+
+    def test_context(self):
+        """An exception raised while another was handled brings that one along."""
+        entries = entries_of(caught(fail_with_context))
+        assert [entry["mechanism"].get("source") for entry in entries] == [None, "context"]
+
+    def test_suppressed_context(self):
+        """`from None` hides the context."""
+        assert [entry["value"] for entry in entries_of(caught(fail_with_suppressed_context))] == ["'the shown one'"]
+
+    def test_group(self):
+        """A group is followed by its members in order, each with all of its own, and they say whose they are."""
+        entries = entries_of(caught(fail_with_group))
+        assert [(entry["value"], entry["mechanism"].get("parent_id")) for entry in entries] == [
+            ("outer (3 sub-exceptions)", None),
+            ("one", 0),
+            ("'the wrapper'", 0),
+            ("the root", 2),
+            ("inner (2 sub-exceptions)", 0),
+            ("three", 4),
+            ("never raised", 4),
+        ]
+        groups = [entry["mechanism"].get("is_exception_group", False) for entry in entries]
+        assert groups == [True, False, False, False, True, False, False]
+        assert entries[1]["mechanism"]["source"] == "member"
+
+    def test_shared_exception_is_listed_once(self):
+        """An exception that is reached twice has one entry."""
+        values = [entry["value"] for entry in entries_of(caught(share_an_exception))]
+        assert sorted(values) == ["both (3 sub-exceptions)", "first", "second", "shared"]
+
+    def test_wide_group(self):
+        """Of a group of hundreds the first are listed, fifty entries in all."""
+        error = caught(raise_, ExceptionGroup("wide", [caught(fail, f"number {n}") for n in range(200)]))
+        properties = described(error)
+        assert len(properties["$exception_list"]) == 50
+        assert properties["$exception_list"][49]["value"] == "number 48"
+        assert properties["$exception_stack_trace"] == printed(error)
+
+    def test_long_chain(self):
+        """A chain without end is cut, in the list and in the text, and the text says so."""
+        properties = described(caught(chain_long, 5000))
+        assert [entry["value"] for entry in properties["$exception_list"]] == [str(n) for n in range(4999, 4949, -1)]
+        assert properties["$exception_stack_trace"].endswith("\n[further exceptions left out]\n")
+
+    def test_frames_are_capped_in_the_middle(self):
+        """A recursion keeps its outermost and innermost frames, and one frame in the middle counts the others."""
+        frames = frames_of(caught(fail_recursively, 950))
+        assert len(frames) == 129
+        assert frames[0]["function"] == "caught"
+        assert frames[-1]["function"] == "fail"
+        assert frames[64]["function"] == f"<{953 - 128} frames left out>"
+        assert frames[64]["in_app"] is False
+
+    def test_deeper_than_any_stack_that_is_normal(self):
+        """A recursion of many thousand frames costs little and comes out bounded and right at both ends."""
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(60_000)
+        try:
+            error = caught(fail_recursively, 50_000)
+        finally:
+            sys.setrecursionlimit(limit)
+        properties = described(error)
+        assert "[Previous line repeated 49998 more times]" in properties["$exception_stack_trace"]
+        assert properties["$exception_list"][0]["stacktrace"]["frames"][-1]["function"] == "fail"
+
+    def test_without_traceback(self):
+        """An exception that was never raised has no `stacktrace`: its message then distinguishes the issue."""
+        error = ValueError("never raised")
+        properties = described(error)
+        assert "stacktrace" not in properties["$exception_list"][0]
+        assert properties["$exception_stack_trace"] == "ValueError: never raised\n"
+
+    def test_code_without_source(self):
+        """Code made from a string has no file: not the application's, no line of source, still a frame."""
+        frame = frames_of(caught(fail_in_text))[-1]
+        assert (frame["filename"], frame["function"], frame["lineno"]) == ("<made up>", "inner", 2)
+        assert (frame["in_app"], frame["context_line"], frame["module"]) == (False, None, "made_up")
+
+
+class TestWhoseCode:
+    def test_standard_library(self):
+        """The standard library's frames are not the application's."""
+        frames = frames_of(caught(tokenize.open, "/nonexistent/file.py"))
+        assert [(frame["function"], frame["in_app"]) for frame in frames] == [("caught", True), ("open", False)]
+        assert frames[1]["filename"] == "tokenize.py"
+
+    @pytest.mark.parametrize("folder", ["site-packages", "dist-packages"])
+    def test_installed_packages(self, tmp_path, folder):
+        """Installed packages are not the application's, and their files are named as their modules are."""
+        error = caught(run_as, str(tmp_path / folder / "pack" / "deep" / "module.py"), "pack.deep.module")
+        frame = frames_of(error)[-1]
+        assert (frame["in_app"], frame["filename"]) == (False, "pack/deep/module.py")
+
+    def test_frozen_modules(self):
+        """Modules frozen into the interpreter are not the application's."""
+        import importlib
+
+        frames = frames_of(caught(importlib.import_module, "no_such_module_anywhere"))
+        assert frames[-1]["filename"].startswith("<frozen importlib")
+        assert [frame["in_app"] for frame in frames] == [True] + [False] * (len(frames) - 1)
+
+    def test_ourselves(self, tmp_path):
+        """Our own frames, as of a decorator around what failed, are not the application's."""
+        error = caught(run_as, str(tmp_path / "telemetry.py"), "atotelemetry.host.telemetry")
+        assert frames_of(error)[-1]["in_app"] is False
+        error = caught(run_as, str(tmp_path / "telemetry.py"), "atotelemetry_plugin")
+        assert frames_of(error)[-1]["in_app"] is True
+
+    def test_project_root_reclaims_an_installed_application(self, tmp_path):
+        """A CLI that is itself installed can say where its own files are; what is installed below stays foreign."""
+        root = tmp_path / "site-packages" / "tool"
+        own = caught(run_as, str(root / "cli.py"), "tool.cli")
+        other = caught(run_as, str(tmp_path / "site-packages" / "toolbox" / "a.py"), "toolbox.a")
+        below = caught(run_as, str(root / ".venv" / "site-packages" / "b.py"), "b")
+        assert frames_of(own)[-1]["in_app"] is False
+        assert frames_of(own, project_root=str(root))[-1]["in_app"] is True
+        assert frames_of(other, project_root=str(root))[-1]["in_app"] is False
+        assert frames_of(below, project_root=str(root))[-1]["in_app"] is False
+
+    @pytest.mark.parametrize(
+        ("path", "module", "expected"),
+        [
+            ("src/pack/module.py", "pack.module", "pack/module.py"),
+            ("src/pack/__init__.py", "pack", "pack/__init__.py"),
+            ("src/pack/inner/__init__.py", "pack.inner", "pack/inner/__init__.py"),
+            ("src/script.py", "__main__", "src/script.py"),
+            ("src/other.py", "unrelated.name", "src/other.py"),
+            ("src/nameless.py", None, "src/nameless.py"),
+        ],
+    )
+    def test_short_names(self, tmp_path, path, module, expected):
+        """A file is named as its module is, or by its place in the project."""
+        error = caught(run_as, str(tmp_path / path), module)
+        assert frames_of(error, project_root=str(tmp_path))[-1]["filename"] == expected
+        last = expected.rpartition("/")[2]
+        assert frames_of(error)[-1]["filename"] == (expected if (module or "").startswith("pack") else last)
+
+    def test_deleted_working_directory(self, tmp_path, monkeypatch):
+        """A relative file name in a directory that is gone stays as it is."""
+        error = caught(run_as, "relative/file.py", "file")
+
+        def gone(path):
+            raise FileNotFoundError(path)
+
+        monkeypatch.setattr(os.path, "abspath", gone)
+        assert frames_of(error)[-1]["abs_path"] == "relative/file.py"
+
+
+def raise_(error):
+    raise error
+
+
+def run_as(filename, module):
+    """Fail in code that claims to come from `filename` and `module`."""
+    exec(compile("1 / 0", filename, "exec"), {} if module is None else {"__name__": module})
+
+
+class TestSource:
+    def test_each_file_is_read_once(self, monkeypatch, tmp_path):
+        """The text and the list share every line that is looked up."""
+        path = tmp_path / "read_once.py"
+        path.write_text("def inner():\n    1 / 0\ndef outer():\n    inner()\nouter()\n")
+        error = caught(exec, compile(path.read_text(), str(path), "exec"), {})
+        opened = []
+        original = tokenize.open
+
+        def counted(name):
+            opened.append(name)
+            return original(name)
+
+        monkeypatch.setattr(tokenize, "open", counted)
+        properties = described(error)
+        assert opened.count(str(path)) == 1
+        assert properties["$exception_list"][0]["stacktrace"]["frames"][-1]["context_line"] == "1 / 0"
+        assert properties["$exception_stack_trace"] == printed(error)
+
+    def test_huge_file_is_not_read(self, tmp_path, monkeypatch):
+        """A source file of absurd size is named and not opened."""
+        path = tmp_path / "huge.py"
+        with path.open("wb") as file:
+            file.write(b"1 / 0\n")
+            file.truncate(8 << 20)
+        error = caught(exec, compile("1 / 0", str(path), "exec"), {})
+        opened = []
+        original = tokenize.open
+        monkeypatch.setattr(tokenize, "open", lambda name: opened.append(name) or original(name))
+        properties = described(error)
+        assert str(path) not in opened
+        assert properties["$exception_list"][0]["stacktrace"]["frames"][-1]["context_line"] is None
+        assert f'File "{path}", line 1, in <module>\n' in properties["$exception_stack_trace"]
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+    def test_pipe_is_not_read(self, tmp_path):
+        """A script that came through a pipe is not waited for."""
+        path = tmp_path / "pipe"
+        os.mkfifo(path)
+        error = caught(exec, compile("1 / 0", str(path), "exec"), {})
+        assert frames_of(error)[-1]["context_line"] is None
+
+    def test_long_line_is_cut(self, tmp_path):
+        """A line of generated source is cut in the list and in the text."""
+        path = tmp_path / "wide.py"
+        path.write_text("1 / 0 # " + "x" * 100_000 + "\n")
+        error = caught(exec, compile(path.read_text(), str(path), "exec"), {})
+        properties = described(error)
+        assert len(properties["$exception_stack_trace"]) < 5_000
+        assert properties["$exception_list"][0]["stacktrace"]["frames"][-1]["context_line"].startswith("1 / 0 # xxx")
+
+    def test_statement_of_many_lines(self, tmp_path):
+        """A statement of thousands of lines shows its first."""
+        path = tmp_path / "tall.py"
+        path.write_text("value = fail(\n" + "    1,\n" * 5_000 + ")\n")
+        error = caught(exec, compile(path.read_text(), str(path), "exec"), {"fail": lambda *args: 1 / 0})
+        frame = entries_of(error)[0]["stacktrace"]["frames"][-2]
+        assert frame["context_line"] == "value = fail("
+        whole = traceback.FrameSummary(str(path), 1, "f", lookup_line=False, end_lineno=5_002, colno=0, end_colno=1)
+        assert exceptions._tamed(whole).end_lineno in {None, 1}
+
+    def test_source_changed_since_import(self, tmp_path):
+        """A file that was emptied after it was imported costs its lines and nothing else."""
+        path = tmp_path / "changed.py"
+        path.write_text("\n\n\n1 / 0\n")
+        error = caught(exec, compile(path.read_text(), str(path), "exec"), {})
+        path.write_text("")
+        assert frames_of(error)[-1]["lineno"] == 4
+
+    def test_loader_that_fails(self):
+        """A loader that raises when asked for its source costs that source and nothing else."""
+
+        class Loader:
+            def get_source(self, name):
+                raise RuntimeError(name)
+
+        names = {"__name__": "loaded", "__loader__": Loader()}
+        error = caught(exec, compile("1 / 0", "/nonexistent/loaded.py", "exec"), names)
+        properties = described(error)
+        frames = properties["$exception_list"][0]["stacktrace"]["frames"]
+        assert [frame["function"] for frame in frames] == ["caught", "<module>"]
+        assert "ZeroDivisionError: division by zero\n" in properties["$exception_stack_trace"]
+
+
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+    __repr__ = __str__
+
+
+class NotText(Exception):
+    def __str__(self):
+        return 42  # noqa: PLE0307  # the misbehaviour is the point
+
+
+class Fatal(Exception):
+    def __str__(self):
+        raise SystemExit(3)
+
+
+class Dressed(str):
+    __slots__ = ()
+
+    def __len__(self):
+        raise RuntimeError("measured")
+
+
+class WithDressedText(Exception):
+    def __str__(self):
+        return Dressed("dressed")
+
+
+class Masked(Exception):
+    @property
+    def __class__(self):
+        raise RuntimeError("who asks?")
+
+
+class Impostor(Exception):
+    __class__ = int
+
+
+class Untouchable(Exception):
+    def __getattribute__(self, name):
+        raise RuntimeError(name)
+
+    def __setattr__(self, name, value):
+        raise RuntimeError(name)
+
+
+class Generous(Exception):
+    def __getattr__(self, name):
+        return self
+
+
+class Hollow(Exception):
+    def __len__(self):
+        return 0
+
+    def __bool__(self):
+        raise RuntimeError("neither")
+
+    def __eq__(self, other):
+        raise RuntimeError("equal?")
+
+    __hash__ = None
+
+
+class OddMeta(type):
+    def __getattribute__(cls, name):
+        if name in {"__module__", "__qualname__", "__name__"}:
+            raise RuntimeError(name)
+        return super().__getattribute__(name)
+
+
+class OddlyTyped(Exception, metaclass=OddMeta):
+    pass
+
+
+class Endless(ExceptionGroup):
+    @property
+    def exceptions(self):
+        return (self, self)
+
+
+class Junk(ExceptionGroup):
+    @property
+    def exceptions(self):
+        return (1, None, ValueError("real"))
+
+
+class PrivateParts:
+    def __dir__(self):
+        raise SystemExit(4)
+
+
+HOSTILE = {
+    "mute": Mute(),
+    "number for text": NotText(),
+    "exits when printed": Fatal(),
+    "subclass of str": WithDressedText(),
+    "class raises": Masked("m"),
+    "class lies": Impostor("i"),
+    "every attribute raises": Untouchable("u"),
+    "every attribute is itself": Generous("g"),
+    "no truth, no equality": Hollow("h"),
+    "metaclass raises": OddlyTyped("o"),
+    "group of itself": Endless("e", [ValueError("x")]),
+    "group of junk": Junk("j", [ValueError("x")]),
+    "dir exits": AttributeError("a", name="b", obj=PrivateParts()),
+    "no class of its own module": type("Nowhere", (Exception,), {"__module__": 7})("n"),
+    "name of surrogates": ValueError("\udcff\ud800"),
+    "null characters": ValueError("a\x00b" * 10),
+}
+
+
+class TestMisbehaviour:
+    @pytest.mark.parametrize("name", HOSTILE)
+    def test_hostile_exception_still_arrives(self, name):
+        """Whatever an exception does when it is asked, its type, its message and its frames arrive."""
+        error = HOSTILE[name]
+        BaseException.with_traceback(error, None)
+        for subject in (error, wrapped(error)):
+            properties = described(subject)
+            last = properties["$exception_list"][-1]
+            assert last["value"] or name == "mute"
+            assert properties["$exception_message"] in properties["$exception_stack_trace"]
+        raised = caught(raise_, error)
+        assert raised is error
+        if name != "every attribute raises":  # its traceback is among them
+            assert [frame["function"] for frame in frames_of(raised)] == ["caught", "raise_"]
+        BaseException.with_traceback(error, None)
+
+    def test_str_that_raises(self):
+        """A `__str__` that fails is replaced by the words that the standard library has for it."""
+        error = caught(raise_, Mute())
+        properties = described(error)
+        assert properties["$exception_message"] == "<exception str() failed>"
+        assert properties["$exception_stack_trace"] == printed(error)
+
+    def test_metaclass_that_raises(self):
+        """A class that hides its name is unknown, and what it says is kept."""
+        properties = described(OddlyTyped("o"))
+        assert properties["$exception_type"] == "<unknown>"
+        assert properties["$exception_stack_trace"] == "<unknown>.<unknown>: o\n"
+
+    @pytest.mark.parametrize("notes", [5, "text", b"bytes", object(), [1, None, Mute()], [Mute()] * 300, (), {"a": 1}])
+    def test_junk_notes(self, notes):
+        """Whatever `__notes__` holds, the event arrives, and usual notes look as usual."""
+        error = caught(fail)
+        error.__notes__ = notes
+        text = described(error)["$exception_stack_trace"]
+        assert "ValueError: it broke\n" in text
+        if type(notes) is list and len(notes) < 100:
+            assert text == printed(error)
+        elif type(notes) is list:
+            assert text.count("<note str() failed>") == 100
+            assert text.endswith("\n[200 more notes]\n")
+
+    def test_notes_that_raise(self):
+        """A `__notes__` that raises is as good as none."""
+
+        class Noted(Exception):
+            @property
+            def __notes__(self):
+                raise RuntimeError
+
+        assert described(Noted("n"))["$exception_stack_trace"].endswith("Noted: n\n")
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [("offset", "junk"), ("text", 5), ("lineno", Mute()), ("filename", 3), ("end_offset", []), ("msg", Mute())],
+    )
+    def test_syntax_error_with_junk(self, field, value):
+        """A SyntaxError whose fields cannot be printed still tells its name and message."""
+        error = caught(fail_with_syntax)
+        setattr(error, field, value)
+        properties = described(error)
+        assert properties["$exception_type"] == "SyntaxError"
+        assert "SyntaxError" in properties["$exception_stack_trace"]
+        assert properties["$exception_list"][0]["stacktrace"]["frames"][-1]["function"] == "fail_with_syntax"
+
+    def test_lone_surrogates(self):
+        """A message that has no UTF-8 is made to have one."""
+        assert described(caught(fail, "a\udcffb"))["$exception_message"] == "a?b"
+
+    def test_cycle_of_one(self):
+        """An exception that is its own cause ends after itself."""
+        error = caught(fail)
+        error.__cause__ = error
+        properties = described(error)
+        assert len(properties["$exception_list"]) == 1
+        assert properties["$exception_stack_trace"] == printed(error)
+
+    @pytest.mark.parametrize("link", ["__cause__", "__context__"])
+    def test_cycle_of_two(self, link):
+        """Two exceptions that are each other's cause or context appear once each."""
+        first, second = caught(fail, "first"), caught(fail, "second")
+        setattr(first, link, second)
+        setattr(second, link, first)
+        properties = described(first)
+        assert [entry["value"] for entry in properties["$exception_list"]] == ["first", "second"]
+        assert properties["$exception_stack_trace"] == printed(first)
+
+    def test_member_whose_cause_is_the_group(self):
+        """A cycle through a group ends too."""
+        member = ValueError("member")
+        group = ExceptionGroup("group", [member])
+        member.__cause__ = group
+        properties = described(group)
+        assert len(properties["$exception_list"]) == 2
+        assert properties["$exception_stack_trace"] == printed(group)
+
+    @pytest.mark.parametrize("letter", ["x", "é", "\U0001f600"])
+    def test_huge_message(self, letter):
+        """A message of megabytes is cut everywhere, also where its letters take four bytes."""
+        properties = described(caught(fail, letter * 5_000_000))
+        for text in (properties["$exception_message"], properties["$exception_list"][0]["value"]):
+            assert 2_000 < len(text) < 8_300
+            assert text.endswith("... [cut]")
+
+    def test_everything_at_once(self):
+        """A wide group of deep recursions with huge messages and notes stays within bounds."""
+        members = [caught(fail_in_turns, 100) for _ in range(120)]
+        for member in members:
+            member.args = ("\U0001f600" * 100_000,)
+            member.__notes__ = ["n" * 100_000] * 200
+        error = caught(raise_, ExceptionGroup("e" * 100_000, members))
+        properties = described(error)  # which checks the size
+        assert len(properties["$exception_list"]) == 50
+        assert "characters left out]" in properties["$exception_stack_trace"]
+
+    def test_at_the_recursion_limit(self):
+        """However little of the stack is left, describing an exception does not raise another."""
+        outcomes = []
+        escaped = []
+
+        def deeper():
+            try:
+                deeper()
+            except RecursionError as error:
+                try:
+                    outcomes.append(exception_properties(error, distinct_id="x"))
+                except RecursionError as another:
+                    # At the very end of the stack the call itself fails, before anything of ours runs.
+                    if another.__traceback__.tb_next is not None:
+                        escaped.append(another)
+                if len(outcomes) < 150:
+                    raise
+
+        # Warm what is imported lazily: an import that the limit interrupts is the next one's business.
+        described(caught(fail))
+        deeper()
+        assert len(outcomes) == 150
+        assert not escaped
+        assert all(outcome["$exception_list"] for outcome in outcomes)
+        assert outcomes[-1]["$exception_list"][0]["stacktrace"]
+
+    def test_reason_is_logged(self, monkeypatch, caplog):
+        """What could not be described in full is said at DEBUG, and the type and message arrive."""
+
+        def broken(*args):
+            raise LookupError("inner")
+
+        monkeypatch.setattr(exceptions, "_walk", broken)
+        with caplog.at_level("DEBUG", logger="atotelemetry"):
+            properties = described(caught(fail))
+        assert properties["$exception_list"][0]["value"] == "it broke"
+        assert properties["$exception_stack_trace"] == "ValueError: it broke\n"
+        assert "LookupError" in caplog.text
+
+
+def wrapped(error):
+    outer = RuntimeError("outer")
+    outer.__cause__ = error
+    return outer
+
+
+class TestCurrentException:
+    def test_an_exception_is_itself(self):
+        """An exception object is taken as it is."""
+        error = ValueError()
+        assert current_exception(error) is error
+
+    @pytest.mark.parametrize("argument", [None, True])
+    def test_the_one_being_handled(self, argument):
+        """Without an argument it is the exception being handled, and none outside of a handler."""
+        assert current_exception(argument) is None
+        try:
+            fail()
+        except ValueError as error:
+            raised, found = error, current_exception(argument)
+        assert found is raised
+
+    def test_exc_info(self):
+        """The tuple of `sys.exc_info` gives its exception."""
+        try:
+            fail()
+        except ValueError as error:
+            raised, found = error, current_exception(sys.exc_info())
+        assert found is raised
+
+    def test_traceback_beside_the_exception(self):
+        """An exception without a traceback takes the one that came in its tuple."""
+        trace = caught(fail).__traceback__
+        bare = ValueError("bare")
+        assert current_exception((ValueError, bare, trace)) is bare
+        assert bare.__traceback__ is trace
+        assert current_exception((ValueError, ValueError(), "junk")) is not None
+
+    @pytest.mark.parametrize(
+        "argument", [False, 0, "text", ValueError, (None, None, None), (), (1, 2), [1, 2, 3], object(), (1, 2, 3)]
+    )
+    def test_anything_else_is_none(self, argument):
+        """What is no exception is none, also while one is handled."""
+        try:
+            fail()
+        except ValueError:
+            assert current_exception(argument) is None
+
+    def test_a_mock_is_none(self):
+        """An object that only pretends to be an exception is none."""
+
+        class Pretender:
+            __class__ = ValueError
+
+        assert current_exception(Pretender()) is None
+
+
+class TestMarkReported:
+    def test_once_per_object(self):
+        """An exception object is new once."""
+        error = ValueError("same")
+        assert [mark_reported(error), mark_reported(error), mark_reported(ValueError("same"))] == [True, False, True]
+
+    def test_wrapper_and_group_are_others(self):
+        """A wrapper or a group around a reported exception is another exception."""
+        error = caught(fail)
+        mark_reported(error)
+        assert mark_reported(wrapped(error))
+        assert mark_reported(ExceptionGroup("g", [error]))
+
+    @pytest.mark.parametrize("make", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))])
+    def test_copy_is_another(self, make):
+        """A copy, which inherits the attributes of a reported exception, is new."""
+        error = ValueError("x")
+        mark_reported(error)
+        other = make(error)
+        assert [mark_reported(other), mark_reported(other), mark_reported(error)] == [True, False, False]
+
+    @pytest.mark.parametrize("name", HOSTILE)
+    def test_hostile_exceptions_can_be_marked(self, name):
+        """No exception escapes being marked, whatever it makes of its attributes."""
+        error = HOSTILE[name]
+        vars_of = BaseException.__dict__["__dict__"].__get__(error)
+        vars_of.pop("__atotelemetry_reported__", None)
+        assert [mark_reported(error), mark_reported(error)] == [True, False]
+
+    def test_slots(self):
+        """Neither does one without a dictionary of its own making."""
+
+        class Slotted(Exception):
+            __slots__ = ("field",)
+
+        error = Slotted()
+        assert [mark_reported(error), mark_reported(error)] == [True, False]
+
+    def test_no_exception_at_all(self):
+        """What cannot be marked is reported rather than lost."""
+        assert mark_reported(object())
+
+    def test_keeps_nothing_alive(self):
+        """Marking and describing an exception keep neither it nor its frames alive."""
+
+        class Local:
+            pass
+
+        def run():
+            local = Local()
+            watched.append(weakref.ref(local))
+            fail()
+
+        watched = []
+        gc.collect()
+        gc.disable()
+        try:
+            error = caught(run)
+            described(error)
+            mark_reported(error)
+            assert watched[0]() is not None
+            del error
+            assert watched[0]() is None
+        finally:
+            gc.enable()
+
+
+def test_import_is_cheap():
+    """Importing the module loads nothing that a bare interpreter has not, apart from the package itself."""
+    program = textwrap.dedent("""
+        import sys
+        before = set(sys.modules)
+        import atotelemetry.host.exceptions
+        print(*sorted(m for m in set(sys.modules) - before if not m.startswith("atotelemetry")))
+    """)
+    # Without `site`, whose `.pth` files may import what they like.
+    paths = [sysconfig.get_path("purelib"), os.path.dirname(os.path.dirname(os.path.dirname(exceptions.__file__)))]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", program], check=True, capture_output=True, text=True, env=environment, timeout=30
+    )
+    assert set(done.stdout.split()) <= {"__future__"}

@@ -1,0 +1,91 @@
+"""What PostHog requires of a `$exception` event, as a checker that says which rule was broken.
+
+The rules are those of PostHog's ingestion (`rust/cymbal` in github.com/PostHog/posthog: the types `Exception`,
+`Mechanism`, `Stacktrace` and `RawPythonFrame`, and the checks of `ExceptionProperties`) and those of our own contract,
+which are stricter: no field of a frame is ever missing.
+"""
+
+from __future__ import annotations
+
+LEGACY_TRIO = ("$exception_message", "$exception_type", "$exception_stack_trace", "$exception_person")
+FRAME_FIELDS = {"platform", "filename", "abs_path", "function", "module", "lineno", "context_line", "in_app"}
+LEVELS = {"fatal", "error", "warning", "log", "info", "debug"}
+MAX_EXCEPTIONS = 50
+MAX_FRAMES = 129  # with the one that stands for those left out
+MAX_BYTES = 300 * 1024
+MAX_U32 = 2**32 - 1
+
+
+def check_exception_properties(properties: dict) -> None:
+    """Raise an AssertionError that names the first rule broken by the properties of a `$exception` event."""
+    _check_plain(properties, "properties")
+    for key in LEGACY_TRIO:
+        assert type(properties.get(key)) is str, f"{key} is a string"
+    assert properties["$exception_level"] in LEVELS, "$exception_level is one that PostHog knows"
+    entries = properties["$exception_list"]
+    assert type(entries) is list, "$exception_list is a list"
+    assert 1 <= len(entries) <= MAX_EXCEPTIONS, "an event with an empty list is refused; 50 exceptions are the most"
+    for number, entry in enumerate(entries):
+        _check_entry(entry, number)
+    assert _size_in_bytes(properties) <= MAX_BYTES, "the whole of it stays small"
+
+
+def _check_entry(entry: dict, number: int) -> None:
+    assert type(entry["type"]) is str, "`type` is a string"
+    assert entry["type"], "`type` is not empty"
+    assert len(entry["type"].encode()) <= 300, "`type` is short"
+    assert type(entry["value"]) is str, "`value` is a string"
+    assert entry["module"] is None or type(entry["module"]) is str, "`module` is a string or null"
+    mechanism = entry["mechanism"]
+    assert type(mechanism["handled"]) is bool, "`mechanism.handled` is a boolean"
+    assert type(mechanism["type"]) is str, "`mechanism.type` is a string"
+    assert mechanism["exception_id"] == number, "`exception_id` is the place in the list"
+    if number:
+        assert mechanism["type"] == "chained"
+        assert 0 <= mechanism["parent_id"] < number, "a parent comes before its children: root cause last"
+        assert mechanism["source"] in {"cause", "context", "member"}
+    else:
+        assert mechanism["type"] == "generic"
+        assert "parent_id" not in mechanism, "the caught exception comes first and has no parent"
+    if "stacktrace" in entry:
+        assert entry["stacktrace"]["type"] == "raw", "frames not yet resolved by PostHog are `raw`"
+        frames = entry["stacktrace"]["frames"]
+        assert 1 <= len(frames) <= MAX_FRAMES, "without frames there is no `stacktrace`; many are cut"
+        for frame in frames:
+            _check_frame(frame)
+
+
+def _check_frame(frame: dict) -> None:
+    assert frame.keys() >= FRAME_FIELDS, f"a frame lacks {FRAME_FIELDS - frame.keys()}"
+    assert frame["platform"] == "python", "`platform` chooses how PostHog reads the frame"
+    assert type(frame["filename"]) is str, "`filename` is never null"
+    assert frame["filename"], "`filename` is not empty"
+    assert type(frame["function"]) is str, "`function` is never null"
+    assert frame["function"], "`function` is not empty"
+    assert type(frame["in_app"]) is bool, "`in_app` is always set: PostHog takes a missing one for true"
+    assert frame["lineno"] is None or (type(frame["lineno"]) is int and 0 <= frame["lineno"] <= MAX_U32)
+    for key in ("abs_path", "module", "context_line"):
+        assert frame[key] is None or type(frame[key]) is str, f"`{key}` is a string or null"
+    assert len(frame["context_line"] or "") <= 320, "a line of source is cut"
+
+
+def _check_plain(value: object, place: str, depth: int = 0) -> None:
+    """Check that `value` is made of what JSON has, by exact type: no subclass may hide behaviour of its own."""
+    assert depth < 64, "PostHog refuses deep nesting"
+    if type(value) is dict:
+        for key, item in value.items():
+            assert type(key) is str, f"a key of {place} is a string"
+            _check_plain(item, f"{place}.{key}", depth + 1)
+    elif type(value) is list:
+        for number, item in enumerate(value):
+            _check_plain(item, f"{place}[{number}]", depth + 1)
+    elif type(value) is str:
+        value.encode()  # a lone surrogate has no UTF-8
+    else:
+        assert value is None or type(value) in (bool, int, float), f"{place} is {type(value).__name__}"
+
+
+def _size_in_bytes(value: object) -> int:
+    import msgspec
+
+    return len(msgspec.json.encode(value))
