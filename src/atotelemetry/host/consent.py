@@ -1,0 +1,497 @@
+"""May this person's run be measured, and under which random id: environment variables and `telemetry.yaml`.
+
+Runs in the host, on the thread that builds the `Telemetry`, once a run. Reading never writes and never raises: what
+cannot be understood counts as "no". The file as we write it is read by a few lines below; every other YAML (flow
+style, quotes, document markers, …) goes to `consent_yaml`, because importing PyYAML costs more than all the rest of a
+run. A new file appears under its name complete or not at all, so that any number of first runs at once share one id.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+
+from atotelemetry.host.debug import debug
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import uuid
+    from typing import Any
+
+__all__ = [
+    "Consent",
+    "FileChoice",
+    "TelemetryConfig",
+    "config_directory",
+    "environment_prefix",
+    "identity",
+    "read_choice",
+    "read_consent",
+    "write_choice",
+]
+
+FILE_NAME = "telemetry.yaml"
+# A file of two keys that is larger than this is not what we think it is.
+MAX_FILE_BYTES = 64 * 1024
+# Everything a person may mean by yes and by no, beyond what YAML itself calls a boolean. Compared in lower case.
+ON_WORDS = frozenset(("true", "yes", "on", "1", "y", "t", "enable", "enabled"))
+OFF_WORDS = frozenset(("false", "no", "off", "0", "n", "f", "disable", "disabled", "never", "none"))
+NO_CHOICE = "on by default: no telemetry key"
+# https://consoledonottrack.com names only "1"; these few values are the ones that people set to take it back.
+_TRACKING_ALLOWED = frozenset(("", "0", "false", "no", "off"))
+_HEX_DIGITS = "0123456789abcdef"
+
+# Random ids of this process, by application, for when there is no file to keep one in.
+_run_ids: dict[str, str] = {}
+
+
+class Consent:
+    """What was decided for this run, and why.
+
+    `enabled` is False only for mode "off". `mode` is "off", "on" or "log" (events are shown, nothing is sent).
+    `reason` tells a person which variable, or which file and line, decided. `path` is the configuration file, whether
+    it exists or not; empty when the user has no home directory. `id` is the id in the file, None when the file has none
+    or was not looked at because a variable had already said no.
+    """
+
+    __slots__ = ("enabled", "id", "mode", "path", "reason")
+
+    def __init__(self, mode: str, reason: str, path: str, id: str | None = None) -> None:  # noqa: A002 - the file's key
+        self.enabled = mode != "off"
+        self.mode = mode
+        self.reason = reason
+        self.path = path
+        self.id = id
+
+    def __repr__(self) -> str:
+        return f"Consent(mode={self.mode!r}, reason={self.reason!r}, path={self.path!r}, id={self.id!r})"
+
+
+class FileChoice:
+    """What one configuration file says.
+
+    `state` is "on", "off", "missing" (there is no file), or "damaged" (there is something that cannot be understood).
+    `detail` quotes the deciding words or names the damage; `line` counts from 1. `id` is in lower case with dashes.
+    """
+
+    __slots__ = ("detail", "id", "line", "state")
+
+    def __init__(self, state: str, detail: str = "", line: int | None = None, id: str | None = None) -> None:  # noqa: A002 - the file's key
+        self.state = state
+        self.detail = detail
+        self.line = line
+        self.id = id
+
+    def reason(self, path: str) -> str:
+        """Say for people what decided, with file and line; `path` is the file this was read from."""
+        if self.state == "missing":
+            return "no file yet: on by default" if path else "no home directory to keep a choice in: on by default"
+        where = f"{path}, line {self.line}" if self.line else path
+        return f"damaged: {where}: {self.detail}" if self.state == "damaged" else f"{self.detail} in {where}"
+
+    def __repr__(self) -> str:
+        return f"FileChoice(state={self.state!r}, detail={self.detail!r}, line={self.line!r}, id={self.id!r})"
+
+
+class TelemetryConfig:
+    """The content of `telemetry.yaml`, as atopile has it: `telemetry`, a bool, and `id`, a `uuid.UUID`.
+
+    `telemetry=None` means True, `id=None` a new random id. A word such as "no" is understood as in the file; what is
+    not understood counts as False. An `id` that is no UUID raises ValueError, as `uuid.UUID` does.
+    """
+
+    __slots__ = ("_id", "telemetry")
+    __hash__ = None  # type: ignore[assignment]  # mutable, and equal by value
+
+    def __init__(self, telemetry: object = None, id: object = None) -> None:  # noqa: A002 - the file's key
+        self.telemetry = True if telemetry is None else said(telemetry) is True
+        self.id = id
+
+    @property
+    def id(self) -> uuid.UUID:
+        """The random id that stands for this installation; accepts a UUID, its text, or None for a new one."""
+        # Importing uuid takes milliseconds, and the events carry the text: only who asks for the object pays.
+        from uuid import UUID
+
+        return UUID(self._id)
+
+    @id.setter  # noqa: A003 - the file's key
+    def id(self, value: object) -> None:
+        text = random_id() if value is None else canonical_id(str(value))
+        if text is None:
+            raise ValueError(f"not a UUID: {value!r}")
+        self._id = text
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return `{"id": text, "telemetry": bool}`, the file's two keys."""
+        return {"id": self._id, "telemetry": self.telemetry}
+
+    @classmethod
+    def load(cls, app: str = "atopile") -> TelemetryConfig:
+        """Read what applies to this run, environment included, for `app`; never raises.
+
+        Creates the file at the very first run, unless the user opted out.
+        """
+        consent = read_consent(app)
+        if consent.enabled:
+            return cls(telemetry=True, id=identity(app, consent))
+        # A variable that says no was answered without a look at the file; who asks for the id wants the file's.
+        return cls(telemetry=False, id=consent.id or read_choice(consent.path).id or _run_id(app))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TelemetryConfig):
+            return NotImplemented
+        return self.telemetry == other.telemetry and self._id == other._id
+
+    def __repr__(self) -> str:
+        return f"TelemetryConfig(telemetry={self.telemetry!r}, id={self._id!r})"
+
+
+def environment_prefix(app: str) -> str:
+    """Return what the names of `app`'s environment variables begin with: ATO for atopile, MY_TOOL for "my-tool"."""
+    if app == "atopile":
+        return "ATO"
+    return "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in app.upper())
+
+
+def config_directory(app: str = "atopile") -> str:
+    r"""Return the directory that holds `app`'s configuration, or "" when this user has no home directory at all.
+
+    `$XDG_CONFIG_HOME/<app>`, else `~/.config/<app>`, on Linux and macOS. The XDG base directory specification has
+    relative paths ignored; the home directory is held to the same, so that nothing depends on the working directory.
+    On Windows `%LOCALAPPDATA%\<app>\<app>`, which is where `platformdirs.user_config_dir(app)` points.
+    """
+    if sys.platform == "win32":
+        return _windows_directory(app)
+    base = os.environ.get("XDG_CONFIG_HOME", "")
+    if not os.path.isabs(base):
+        home = _home()
+        if not home:
+            return ""
+        base = os.path.join(home, ".config")
+    return os.path.join(base, app)
+
+
+def read_consent(app: str = "atopile") -> Consent:
+    """Decide for this run: `DO_NOT_TRACK`, then `<PREFIX>_TELEMETRY`, then the file, then on.
+
+    Writes nothing and never raises. A value of the second variable that is neither off, on nor log (or a synonym)
+    counts as off: somebody tried to say something. An empty variable is an unset one.
+    """
+    path = ""
+    try:
+        directory = config_directory(app)
+        path = os.path.join(directory, FILE_NAME) if directory else ""
+        tracking = os.environ.get("DO_NOT_TRACK", "")
+        if tracking.strip().lower() not in _TRACKING_ALLOWED:
+            return Consent("off", f"DO_NOT_TRACK={_shown(tracking)}", path)
+        name = f"{environment_prefix(app)}_TELEMETRY"
+        value = os.environ.get(name, "")
+        word = value.strip().lower()
+        if word in OFF_WORDS:
+            return Consent("off", f"{name}={_shown(value)}", path)
+        if word and word != "log" and word not in ON_WORDS:
+            reason = f"{name}={_shown(value)} is none of off, on and log"
+            debug("telemetry is off: %s", reason)
+            return Consent("off", reason, path)
+        choice = read_choice(path)
+        if word:
+            return Consent("log" if word == "log" else "on", f"{name}={_shown(value)}", path, choice.id)
+        reason = choice.reason(path)
+        if choice.state == "damaged":
+            debug("telemetry is off: %s", reason)
+        return Consent("on" if choice.state in ("on", "missing") else "off", reason, path, choice.id)
+    except Exception as error:
+        # Whatever went wrong, nobody agreed to anything.
+        reason = f"damaged: {type(error).__name__} while reading {path or FILE_NAME}"
+        debug("telemetry is off: %s", reason)
+        return Consent("off", reason, path)
+
+
+def identity(app: str = "atopile", consent: Consent | None = None) -> str:
+    """Return the id of a user who did not opt out, creating the file at the very first run. Never raises.
+
+    Of many first runs at once one creates the file, and all return its id. Where no file can be written, or where a
+    file exists that names no id (it is the user's; we never rewrite it), the id is random and lasts as long as this
+    process. The same in mode "log", which sends nothing and therefore leaves nothing behind, and when opted out.
+    """
+    try:
+        if consent is None:
+            consent = read_consent(app)
+        if consent.id is not None:
+            return consent.id
+        # A name that exists but holds no id (also a link to nothing) is the user's, and stays as it is.
+        if consent.mode == "on" and consent.path and not os.path.lexists(consent.path):
+            return _first_run(consent.path)
+    except Exception as error:
+        debug("telemetry keeps no id: %s", error)
+    return _run_id(app)
+
+
+def read_choice(path: str) -> FileChoice:
+    """Read the configuration file at `path` (an empty path is no file); never raises.
+
+    Anything in its place that cannot be read or understood is "damaged", never "missing".
+    """
+    if not path:
+        return FileChoice("missing")
+    try:
+        raw = _read_bytes(path)
+        if raw is None:
+            return FileChoice("missing")
+        choice = _read_canonical(raw)
+        if choice is None:
+            # PyYAML takes tens of milliseconds to import: only files that a person edited by hand pay for it.
+            from atotelemetry.host.consent_yaml import interpret
+
+            choice = interpret(raw)
+        return choice
+    except OSError as error:
+        return FileChoice("damaged", f"{error.strerror or type(error).__name__}")
+    except ValueError as error:
+        return FileChoice("damaged", str(error))
+    except Exception as error:
+        return FileChoice("damaged", f"{type(error).__name__}: {error}")
+
+
+def write_choice(app: str = "atopile", enabled: bool = True) -> str:
+    """Make the user's file say `enabled`, for the `atotelemetry` command. Returns what was done, for people.
+
+    Every byte but the value of `telemetry` stays as it is, and so do mode and owner; a symbolic link is followed. A
+    file that cannot be understood is kept under another name. Raises OSError or ValueError with a text for people.
+    """
+    from atotelemetry.host.consent_yaml import write  # not needed by a run, so not loaded by one
+
+    directory = config_directory(app)
+    if not directory:
+        raise OSError("there is no home directory to keep the choice in; set HOME or XDG_CONFIG_HOME")
+    return write(os.path.join(directory, FILE_NAME), enabled=enabled)
+
+
+def said(value: object) -> bool | None:
+    """Return what `value`, a bool or a word of a person's, means; None when it is neither yes nor no."""
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip().lower()
+    return True if word in ON_WORDS else False if word in OFF_WORDS else None
+
+
+def canonical_id(text: str) -> str | None:
+    """Return the UUID in `text` in lower case with dashes, in whatever form `uuid.UUID` accepts; None if it is none."""
+    digits = text.strip().lower().replace("urn:", "").replace("uuid:", "").strip("{}").replace("-", "")
+    return _dashed(digits) if len(digits) == 32 and not digits.strip(_HEX_DIGITS) else None  # noqa: PLR2004 - 128 bits
+
+
+def random_id() -> str:
+    """Return a new random UUID (version 4, RFC 9562 section 5.4) as text, without the cost of importing uuid."""
+    raw = bytearray(os.urandom(16))
+    raw[6] = raw[6] & 0x0F | 0x40
+    raw[8] = raw[8] & 0x3F | 0x80
+    return _dashed(raw.hex())
+
+
+def create(path: str, content: bytes) -> bool:
+    """Create the file `path` with `content`, complete or not at all; False when it exists already.
+
+    Raises OSError when it cannot be written. Not synchronised to the disk: a first run does not wait for a disk, and
+    what a power failure leaves behind counts as opted out.
+    """
+    directory = os.path.dirname(path)
+    # The XDG base directory specification asks for this mode.
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    temporary = write_beside(path, content)
+    try:
+        if os.name == "nt":
+            os.rename(temporary, path)  # refuses to replace on Windows, and only there
+        else:
+            os.link(temporary, path)
+        return True
+    except FileExistsError:
+        return False
+    except OSError:
+        # A file system without hard links (FAT, some network and phone storage). Still exclusive, though a reader may
+        # find the file empty for a moment; `_first_run` knows.
+        return _create_in_place(path, content)
+    finally:
+        _remove(temporary)
+
+
+def write_beside(path: str, content: bytes, *, synchronise: bool = False) -> str:
+    """Write `content` to a new private file in the directory of `path` and return its name. Raises OSError.
+
+    With `synchronise` it is on the disk when this returns.
+    """
+    # In the same directory, because only there is taking over the final name atomic.
+    temporary = f"{path}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+    try:
+        try:
+            _write_all(descriptor, content)
+            if synchronise:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except BaseException:
+        _remove(temporary)
+        raise
+    return temporary
+
+
+def file_content(choice_id: str, *, enabled: bool) -> bytes:
+    """Return the bytes of a new file. `_read_canonical` reads exactly this form, and atopile always wrote it."""
+    return f"id: {choice_id}\ntelemetry: {'true' if enabled else 'false'}\n".encode("ascii")
+
+
+def _home() -> str:
+    """Return the user's home directory as an absolute path, or ""."""
+    home = os.environ.get("HOME", "")
+    if os.path.isabs(home):
+        return home
+    try:
+        import pwd  # POSIX only, and only who has no HOME needs it
+
+        home = pwd.getpwuid(os.getuid()).pw_dir
+    except Exception:
+        # No account for this user, as in containers that run under a bare number.
+        return ""
+    return home if os.path.isabs(home) else ""
+
+
+def _windows_directory(app: str) -> str:
+    """Return `app`'s configuration directory on Windows, or ""."""
+    base = os.environ.get("LOCALAPPDATA", "")
+    if not os.path.isabs(base):
+        profile = os.environ.get("USERPROFILE", "")
+        if not os.path.isabs(profile):
+            return ""
+        base = os.path.join(profile, "AppData", "Local")
+    return os.path.join(base, app, app)
+
+
+def _read_bytes(path: str) -> bytes | None:
+    """Return the content of the regular file `path`, None when nothing has that name.
+
+    Raises OSError when it cannot be read, ValueError when it is no regular file or too large.
+    """
+    try:
+        # Without O_NONBLOCK, opening a named pipe would wait for somebody to write into it.
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(path, flags)
+    except (FileNotFoundError, NotADirectoryError):
+        # A link to nothing (a drive that is not mounted, say): there is a choice, and we cannot see it.
+        if os.path.islink(path):
+            raise ValueError("the target of the symbolic link does not exist") from None
+        return None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a regular file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise ValueError(f"larger than {MAX_FILE_BYTES} bytes")
+        # The file may have grown since: the second limit is the one that binds.
+        raw = b""
+        while chunk := os.read(descriptor, MAX_FILE_BYTES + 1 - len(raw)):
+            raw += chunk
+            if len(raw) > MAX_FILE_BYTES:
+                raise ValueError(f"larger than {MAX_FILE_BYTES} bytes")
+        return raw
+    finally:
+        os.close(descriptor)
+
+
+def _read_canonical(raw: bytes) -> FileChoice | None:
+    """Read the plain form: lines of `id: UUID` and `telemetry: WORD`, each at most once, and comments.
+
+    None for everything else. Every line has to match, and none may be indented, so that nothing here can mean anything
+    else in YAML.
+    """
+    try:
+        text = raw.decode("ascii")
+    except UnicodeDecodeError:
+        return None
+    if not text.replace("\n", "").isprintable():
+        return None
+    found_id: str | None = None
+    found: tuple[bool, str, int] | None = None
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line or line[0] == "#":
+            continue
+        key, _, value = line.partition(": ")
+        value = value.partition(" #")[0].strip(" ")
+        if key == "telemetry" and found is None:
+            choice = said(value)
+            if choice is None:
+                return None
+            found = (choice, f"telemetry: {value}", number)
+        elif key == "id" and found_id is None:
+            found_id = canonical_id(value)
+            if found_id is None or found_id != value.lower():
+                return None
+        else:
+            return None
+    if found is not None:
+        return FileChoice("on" if found[0] else "off", found[1], found[2], found_id)
+    return FileChoice("on", NO_CHOICE, None, found_id) if found_id is not None else None
+
+
+def _first_run(path: str) -> str:
+    """Create the file for a new user and return the id in it, ours or that of whoever was quicker. Raises OSError."""
+    new_id = random_id()
+    if create(path, file_content(new_id, enabled=True)):
+        return new_id
+    for _ in range(50):
+        choice = read_choice(path)
+        if choice.id is not None:
+            return choice.id
+        # Only where there are no hard links: the winner has created the file and is about to write its two lines.
+        from time import sleep
+
+        sleep(0.002)
+    raise OSError("another process created the file but no id appeared in it")
+
+
+def _create_in_place(path: str, content: bytes) -> bool:
+    """Create `path` under its final name and fill it; False when it exists already. Raises OSError."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+    except FileExistsError:
+        return False
+    try:
+        _write_all(descriptor, content)
+    except BaseException:
+        # An empty file would say "opted out" for ever.
+        _remove(path)
+        raise
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(descriptor, content) :]
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        # Gone already, or left behind: a stray small file harms nobody.
+        return
+
+
+def _run_id(app: str) -> str:
+    """Return the random id that stands for the user of `app` as long as this process lives."""
+    # setdefault, so that two threads that ask first get one answer.
+    return _run_ids.get(app) or _run_ids.setdefault(app, random_id())
+
+
+def _dashed(digits: str) -> str:
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def _shown(value: str) -> str:
+    """Return a variable's value as it can be printed on one line."""
+    cut = value if len(value) <= 40 else value[:39] + "…"  # noqa: PLR2004 - enough to recognise it
+    return cut if cut.isprintable() else ascii(cut)
