@@ -216,7 +216,10 @@ class TelemetryClient:
             if not person:
                 person = self._new_uuid()
                 described["$process_person_profile"] = False
-            described.update(exceptions.exception_properties(caught, distinct_id=person))
+            # The application's own frames are "in app" also where pip has put them beside everybody else's.
+            own = getattr(sys.modules.get(self.app), "__file__", None)
+            root = os.path.dirname(own) if own else None
+            described.update(exceptions.exception_properties(caught, distinct_id=person, project_root=root))
             described.update(properties or {})
         except Exception as error:
             self._count_captured()
