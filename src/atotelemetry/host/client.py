@@ -38,6 +38,10 @@ FLUSH_TIMEOUT = 2.0
 """The most that the exit of a host may cost, ever."""
 
 _ENDPOINTS = ("auto", "capture", "batch")
+# PostHog's parser refuses a body nested deeper than 128 levels. A line this short, or with no more containers than this,
+# cannot be so deep; with any other, making the values plain bounds the depth.
+_HARMLESS_BYTES = 400
+_HARMLESS_CONTAINERS = 100
 _ENVELOPE_BYTES = 16 * 1024  # what an event may need beside its properties: two texts of 1024 characters, escaped
 _CONTEXT_BYTES = 64 * 1024  # what the common properties, or a context, may take of one line
 
@@ -236,8 +240,8 @@ class TelemetryClient:
         context: Mapping[str, Any] | None,
         uuid: object,
     ) -> str | None:
-        self._count_captured()
         try:
+            self._count_captured()
             if not self._prepared:
                 self._prepare()
             if properties is None:
@@ -255,13 +259,16 @@ class TelemetryClient:
             ):
                 try:
                     line = self._encode_event(name, event, distinct_id, when, properties)
+                    odd = len(line) > _HARMLESS_BYTES and line.count(b"{") + line.count(b"[") > _HARMLESS_CONTAINERS
                 except Exception:
+                    odd = True
+                if odd or b"\n" in line:  # only a `msgspec.Raw` of the caller's brings a line break
                     line = self._encode_odd(name, event, distinct_id, when, properties, None)
             else:
-                odd = self._assemble(name, event, distinct_id, when, properties, context)
-                if odd is None:
+                assembled = self._assemble(name, event, distinct_id, when, properties, context)
+                if assembled is None:
                     return None
-                name, line = odd
+                name, line = assembled
         except Exception as error:
             self._refuse(error)
             return None
@@ -298,10 +305,7 @@ class TelemetryClient:
         if not title:
             self._drop("no event name")
             return None
-        try:
-            return name, self._encode_event(name, title, person, when, known, extra)
-        except Exception:
-            return name, self._encode_odd(name, title, person, when, known, extra)
+        return name, self._encode_odd(name, title, person, when, known, extra)
 
     def _filter(
         self,
@@ -432,8 +436,10 @@ class TelemetryClient:
     @property
     def stats(self) -> Stats:
         """What became of the events so far, in this process."""
-        captured = self._captured.value
-        return Stats(captured, self._feeder.handed_over, {r: c.value for r, c in list(self._dropped.items())})
+        # In the order opposite to an event's way: one that moves on meanwhile counts as queued, never twice.
+        handed_over = self._feeder.handed_over
+        dropped = {reason: counter.value for reason, counter in list(self._dropped.items())}
+        return Stats(self._captured.value, handed_over, dropped)
 
     # ---- what the feeder asks for, on its thread
 
