@@ -1,0 +1,32 @@
+"""Mends the one thing that a host's fast path lets through and a server may refuse: integers beyond 64 bits.
+
+Pure; runs on the sender's delivery thread, so that looking for them costs the host nothing. msgspec writes an integer of
+any size as bare digits. Such a number loses its digits in a server that reads it as a float, and beyond 10**308 it costs
+the whole request; as text it arrives as it was.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["mend_integers"]
+
+_suspicious = re.compile(rb"\d{19}").search  # 2**64 has twenty digits, 2**63 nineteen
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?')
+_SMALLEST, _LARGEST = -(2**63), 2**64 - 1
+_MOST_DIGITS = 20
+
+
+def mend_integers(raw: bytes) -> bytes:
+    """Return the JSON text `raw` with every integer that does not fit 64 bits turned into a string of its digits."""
+    return _TOKEN.sub(_mend, raw) if _suspicious(raw) else raw
+
+
+def _mend(token: re.Match[bytes]) -> bytes:
+    text = token.group()
+    digits = text.removeprefix(b"-")
+    if not digits.isdigit():  # a string, or a number with a fraction
+        return text
+    if len(digits) <= _MOST_DIGITS and _SMALLEST <= int(text) <= _LARGEST:
+        return text
+    return b'"' + text + b'"'

@@ -1,0 +1,31 @@
+"""`sender/repair.py`: integers beyond 64 bits become text, everything else stays as it was, byte for byte."""
+
+import json
+
+import pytest
+
+from atotelemetry.sender.repair import mend_integers
+
+
+@pytest.mark.parametrize("value", [2**64, 2**70, -(2**63) - 1, 10**400, -(10**400)])
+def test_an_integer_beyond_64_bits_becomes_text(value):
+    """It arrives as its digits, wherever it stands."""
+    raw = b'{"a":%d,"b":[1,%d],"c":{"d":%d}}' % (value, value, value)
+    assert json.loads(mend_integers(raw)) == {"a": str(value), "b": [1, str(value)], "c": {"d": str(value)}}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"a":18446744073709551615,"b":-9223372036854775808}',
+        b'{"a":"99999999999999999999999999"}',
+        b'{"a":"\\"99999999999999999999999999"}',
+        b'{"99999999999999999999999999":1}',
+        b'{"a":0.12345678901234567890123456789}',
+        b'{"a":1.5e300,"b":12345678901234567890123e-5}',
+        b"{}",
+    ],
+)
+def test_everything_else_stays_as_it_is(raw):
+    """Numbers that fit, fractions, and digits inside texts and names are not touched."""
+    assert mend_integers(raw) == raw
