@@ -1,0 +1,173 @@
+"""The `atotelemetry` command: see, choose and try what a CLI's telemetry does.
+
+Runs in its own process, for a person or a script; no measured program loads it. This module only finds the subcommand.
+It alone is imported, so that `status` in a script stays as quick as it looks, and for `--help` the table below is
+enough. What every command line tool owes its user happens here once: Ctrl-C and a reader that went away end it
+quietly, and the exit code is 0 (well), 1 (something was not) or 2 (called wrongly).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+__all__ = ["main"]
+
+_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for a command that Ctrl-C ended
+_PROBLEM, _CALLED_WRONGLY = 1, 2
+
+
+class _Command:
+    """One subcommand: its words for the help, and where its code is."""
+
+    def __init__(self, help: str, examples: str, module: str, add_arguments: str, run: str) -> None:  # noqa: A002 - argparse's word
+        self.help = help
+        self.examples = examples
+        self.module = module
+        self.add_arguments = add_arguments
+        self.run = run
+
+
+_COMMANDS = {
+    "status": _Command(
+        "say whether runs are measured, and what decides it",
+        """\
+  atotelemetry status
+  atotelemetry status --json | python -m json.tool""",
+        "consent",
+        "add_status_arguments",
+        "run_status",
+    ),
+    "enable": _Command(
+        "let runs be measured",
+        """\
+  atotelemetry enable
+  atotelemetry enable --app my-cli""",
+        "consent",
+        "add_choice_arguments",
+        "run_enable",
+    ),
+    "disable": _Command(
+        "let no run be measured any more",
+        """\
+  atotelemetry disable
+  DO_NOT_TRACK=1 ato build        # the same for one run, and for every other tool that asks""",
+        "consent",
+        "add_choice_arguments",
+        "run_disable",
+    ),
+    "show": _Command(
+        "print what a run in this directory would send; sends nothing",
+        "  atotelemetry show",
+        "show",
+        "add_arguments",
+        "run",
+    ),
+    "test": _Command(
+        "send one test event and say what the server answered",
+        "  atotelemetry test",
+        "test_event",
+        "add_arguments",
+        "run",
+    ),
+    "serve": _Command(
+        "be a local server that prints every event as it arrives",
+        """\
+  atotelemetry serve
+  atotelemetry serve --port 9000 --delay 0.1 --record events.jsonl
+  atotelemetry serve --status 503        # how does my program take it?""",
+        "serve",
+        "add_arguments",
+        "run",
+    ),
+    "demo": _Command(
+        "run a small CLI against good and bad servers, and print what came of it",
+        """\
+  atotelemetry demo
+  NO_COLOR=1 atotelemetry demo""",
+        "demo",
+        "add_arguments",
+        "run",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with `argv` (by default the process's own arguments); return the exit code, never raise it."""
+    try:
+        try:
+            return _run(sys.argv[1:] if argv is None else list(argv))
+        finally:
+            # Here rather than at interpreter exit, where a reader that went away could not be told quietly.
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        _let_go_of_stdout()
+        return _PROBLEM
+    except SystemExit as leaving:  # argparse: 0 after --help, 2 after an error
+        return leaving.code if isinstance(leaving.code, int) else _PROBLEM
+
+
+def _run(arguments: list[str]) -> int:
+    # No option before the subcommand takes a value, so the first word is its name.
+    name = next((argument for argument in arguments if not argument.startswith("-")), "")
+    parser, chosen_parser = _parsers(name)
+    if chosen_parser is None:
+        parser.parse_args(arguments)  # ends the process unless there was nothing but, say, "--"
+        parser.print_help(sys.stderr)
+        return _CALLED_WRONGLY
+    from importlib import import_module
+
+    command = _COMMANDS[name]
+    module = import_module(f"atotelemetry.command.{command.module}")
+    getattr(module, command.add_arguments)(chosen_parser)
+    code: int = getattr(module, command.run)(parser.parse_args(arguments))
+    return code
+
+
+def _parsers(chosen: str) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser | None]:
+    """Return the whole parser, and that of the subcommand named `chosen`, which still lacks its arguments."""
+    import argparse
+
+    from atotelemetry import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="atotelemetry",
+        description="See, choose and try what the telemetry of a command-line program does.",
+        epilog="`atotelemetry COMMAND --help` says more, with examples.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"atotelemetry {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
+    found = None
+    for name, command in _COMMANDS.items():
+        subparser = subparsers.add_parser(
+            name,
+            help=command.help,
+            description=f"{command.help[0].upper()}{command.help[1:]}.",
+            epilog=f"examples:\n{command.examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        if name == chosen:
+            found = subparser
+    return parser, found
+
+
+def _let_go_of_stdout() -> None:
+    """Send what is still buffered nowhere, or the interpreter would complain about the closed pipe as it exits."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        return  # no such stream: nothing to complain about
+
+
+if __name__ == "__main__":
+    sys.exit(main())

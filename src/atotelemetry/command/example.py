@@ -1,0 +1,38 @@
+"""A small CLI that is measured: the model for one's own, and what `atotelemetry demo` runs.
+
+To see its events arrive: `atotelemetry serve` in one terminal, `python -m atotelemetry.command.example` in another.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from atotelemetry import Telemetry, __version__
+
+
+def main() -> int:
+    """Build a board that does not exist; return the exit code."""
+    # EXAMPLE_SERVICES_TELEMETRY_URL and EXAMPLE_TELEMETRY_API_KEY override what is built in, EXAMPLE_TELEMETRY=off
+    # and DO_NOT_TRACK=1 say no.
+    telemetry = Telemetry(app="example", app_version=__version__, api_key="phc_example", host="http://127.0.0.1:8000")
+    telemetry.capture_event("cli:start", {"arguments": len(sys.argv) - 1})
+    with telemetry.capture("build:start", "build:end", {"board": "blinky"}):
+        parts = build()
+    print(f"built blinky, {parts} parts")  # noqa: T201 - what a CLI is for
+    telemetry.capture_event("cli:end", {"parts": parts})
+    if "--stay" in sys.argv:  # the demo's: be there to be killed
+        while telemetry.client.stats.queued:
+            time.sleep(0.001)
+        print("handed over", flush=True)  # noqa: T201
+        sys.stdin.read()
+    return 0
+
+
+def build() -> int:
+    """Do some work; return the number of parts."""
+    return sum(number % 7 == 0 for number in range(100_000)) % 12 + 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
