@@ -257,13 +257,13 @@ def _problem(event: Event) -> str:
 _OBJECT_OR_NOTHING = (b"{", b"", b"n")  # an object, no such key, null
 
 
+_HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
+
+
 def _is_uuid(text: str) -> bool:
     """Whether `text` is a UUID in the hyphenated or the plain form, which is what PostHog's parser takes."""
-    digits = text.replace("-", "") if len(text) == 36 else text  # noqa: PLR2004 - the two lengths of RFC 9562
-    if len(digits) != 32:  # noqa: PLR2004
+    groups = text.split("-")
+    if len(groups) > 1 and [len(group) for group in groups] != [8, 4, 4, 4, 12]:  # RFC 9562, section 4
         return False
-    try:
-        int(digits, 16)
-    except ValueError:
-        return False
-    return digits.isalnum()
+    digits = "".join(groups)
+    return len(digits) == 32 and _HEX_DIGITS.issuperset(digits)  # noqa: PLR2004 - 128 bits

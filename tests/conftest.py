@@ -1,0 +1,112 @@
+"""What holds for every test: nothing of the user's gets in, nothing gets out, and no sender is left when all is over.
+
+Senders are real processes that outlive whoever started them. Those of this session are known by what only this
+session's environment holds: a token of its own, or the session's own temporary directory.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from atotelemetry.host.client import TelemetryClient
+from atotelemetry.host.spawn import SENDER_MARK
+from atotelemetry.testing import CaptureServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_SESSION = "TEST_SESSION_OF_ATOTELEMETRY"
+_PATIENCE = 20.0  # more than SENDER_DEADLINE: a sender that lives longer breaks its promise
+
+# What says something about the user, or decides where and whether events are sent.
+_PRIVATE_PREFIXES = ("ATO_", "GITHUB_", "COVERAGE_", "COV_CORE_", "GIT_")
+_PRIVATE = frozenset(
+    {
+        *("DO_NOT_TRACK", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+        *("http_proxy", "https_proxy", "all_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+        *("CI", "BUILD_ID", "BUILDKITE", "CIRCLECI", "CIRRUS_CI", "CODEBUILD_BUILD_ID", "GITLAB_CI", "JENKINS_URL"),
+        *("TEAMCITY_VERSION", "TF_BUILD", "TRAVIS"),
+        *("PYTHONDEVMODE", "PYTHONINSPECT", "PYTHONOPTIMIZE", "PYTHONSTARTUP", "PYTHONUNBUFFERED", "PYTHONWARNINGS"),
+    }
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_sender_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fail the run when a sender of this session still runs after the last test; wait for those that drain."""
+    token = uuid.uuid4().hex
+    os.environ[_SESSION] = token
+    marks = (f"{_SESSION}={token}\0".encode(), f"{tmp_path_factory.getbasetemp()}{os.sep}".encode())
+    try:
+        yield
+    finally:
+        del os.environ[_SESSION]
+    ends_at = time.monotonic() + _PATIENCE
+    while (left := _senders(marks)) and time.monotonic() < ends_at:
+        time.sleep(0.05)
+    for pid in left:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue  # it ended in this very moment
+    assert not left, f"senders outlived the suite by {_PATIENCE:g} s: {left}"
+
+
+@pytest.fixture(autouse=True)
+def private_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give the test an empty home, and an environment that says nothing about the user or the machine's CI."""
+    home = tmp_path_factory.mktemp("private-home")
+    # Its own, because a test may undo its `monkeypatch` in the middle.
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name in _PRIVATE or name.startswith(_PRIVATE_PREFIXES):
+                patch.delenv(name)
+        for name in ("HOME", "USERPROFILE", "APPDATA", "LOCALAPPDATA"):
+            patch.setenv(name, str(home))
+        patch.setenv("XDG_CONFIG_HOME", str(home / ".config"))
+        yield
+
+
+@pytest.fixture
+def server() -> Iterator[CaptureServer]:
+    """Run a PostHog-compatible endpoint that accepts everything PostHog would."""
+    with CaptureServer() as running:
+        yield running
+
+
+@pytest.fixture
+def new_client() -> Iterator[Callable[..., TelemetryClient]]:
+    """Return a maker of clients with small senders; after the test each is shut down and its senders have gone."""
+    clients: list[TelemetryClient] = []
+
+    def make(host: str = "http://127.0.0.1:9", **options: object) -> TelemetryClient:
+        settings = {"app": "tool", "app_version": "1.2", "request_timeout": 5.0, "sender_deadline": 10.0}
+        clients.append(TelemetryClient("phc_test", host, **{**settings, **options}))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.flush(_PATIENCE, delivered=True)
+        client.shutdown()
+
+
+def _senders(marks: tuple[bytes, ...]) -> list[int]:
+    """Return the senders whose environment holds one of `marks`. Zombies have none; without /proc there is no look."""
+    found = []
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        if not name.isdigit():
+            continue
+        try:
+            environ = b"\0" + Path(f"/proc/{name}/environ").read_bytes() + b"\0"
+        except OSError:
+            continue  # it has ended, or is somebody else's
+        if f"\0{SENDER_MARK}=".encode() in environ and any(mark in environ for mark in marks):
+            found.append(int(name))
+    return found

@@ -1,0 +1,579 @@
+"""The feeder: what it writes, to whom, when it starts and ends senders, and what it does when they fail.
+
+The senders here are pipes that the test reads, so that it decides when one is slow, when it dies and what it exits
+with. What is true of real ones is tested in `test_client.py`, `test_spawn.py` and `hazards/`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+
+import pytest
+
+from atotelemetry.host import feeder as feeder_module
+from atotelemetry.host.feeder import FEEDER_IDLE, MAX_FAILURES, Deadline, Feeder
+from atotelemetry.host.spawn import CannotSpawn
+
+PATIENCE = 20.0
+HELLO = b'{"hello":1}'
+END = b'{"end":1}'
+
+
+class PipeSender:
+    """Stands in for `spawn.Sender`: the test holds the reading end."""
+
+    def __init__(self, number: int) -> None:
+        self.pid = -number
+        self.read_end, self.pipe = os.pipe()
+        os.set_blocking(self.pipe, False)
+        self.exit_code: int | None = None
+        self.reaped = False
+        self.exits_with: int | None = 0
+        self.received = b""
+
+    def close(self) -> None:
+        pipe, self.pipe = self.pipe, -1
+        if pipe >= 0:
+            os.close(pipe)
+
+    def poll(self) -> bool:
+        if self.exits_with is not None:
+            self.exit_code = self.exits_with
+            self.reaped = True
+        return self.reaped
+
+    # ---- what the test does with it
+
+    def read(self, until: bytes) -> list[bytes]:
+        """Read until the input ends with a line; return all lines so far."""
+        while not self.received.endswith(until + b"\n"):
+            data = os.read(self.read_end, 65536)
+            assert data, f"the input ended with {self.received[-100:]!r}"
+            self.received += data
+        return self.received.splitlines()
+
+    def read_to_end(self) -> list[bytes]:
+        """Read until the pipe is closed; return all lines."""
+        while data := os.read(self.read_end, 65536):
+            self.received += data
+        return self.received.splitlines()
+
+    def die(self) -> None:
+        """Stop reading, as a process that was killed does."""
+        if self.read_end >= 0:
+            os.close(self.read_end)
+            self.read_end = -1
+
+
+class Spawner:
+    """Stands in for `start_sender`: starts what the test planned."""
+
+    def __init__(self) -> None:
+        self.senders: list[PipeSender] = []
+        self.fed_at_once: list[int] = []
+        self.calls = 0
+        self.plan: list[Exception | str] = []
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+        self.called = threading.Event()
+
+    def __call__(self, keep: list[int]) -> PipeSender:
+        self.calls += 1
+        self.called.set()
+        assert self.may_go_on.wait(PATIENCE)
+        step = self.plan.pop(0) if self.plan else "live"
+        if isinstance(step, Exception):
+            raise step
+        self.fed_at_once.append(1 + sum(sender.pipe >= 0 for sender in self.senders))
+        sender = PipeSender(len(self.senders) + 1)
+        self.senders.append(sender)
+        if step == "die":
+            sender.die()
+        return sender
+
+    def sender(self, number: int) -> PipeSender:
+        """Wait for the sender with this number, from 1."""
+        wait_until(lambda: len(self.senders) >= number)
+        return self.senders[number - 1]
+
+
+class Drops(dict):
+    def __call__(self, reason: str, count: int) -> None:
+        self[reason] = self.get(reason, 0) + count
+
+
+def wait_until(condition) -> None:
+    """Wait for what another thread does."""
+    ends_at = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < ends_at, "waited in vain"
+        time.sleep(0.002)
+
+
+def event(number: int, size_bytes: int = 0) -> bytes:
+    return json.dumps({"n": number, "x": "x" * size_bytes}, separators=(",", ":")).encode()
+
+
+def events(count: int, size_bytes: int = 0) -> list[bytes]:
+    return [event(number, size_bytes) for number in range(count)]
+
+
+def told(lines: list[bytes]) -> list[tuple[bytes, int]]:
+    """Make long lines comparable without a failure that fills the screen."""
+    return [(line[:20], len(line)) for line in lines]
+
+
+@pytest.fixture
+def spawner(monkeypatch):
+    made = Spawner()
+    monkeypatch.setattr(feeder_module, "start_sender", made)
+    monkeypatch.setattr(feeder_module, "_RETRY_SPAWN", 0.001)
+    monkeypatch.setattr(feeder_module, "_REAP_INTERVAL", 0.005)
+    yield made
+    for sender in made.senders:
+        sender.die()
+        sender.close()
+
+
+@pytest.fixture
+def new_feeder(spawner):
+    """Return a maker of feeders; after the test their threads end."""
+    made: list[Feeder] = []
+
+    def make(queue_size: int = 1000, hello=lambda: HELLO, end=lambda: END) -> Feeder:
+        drops, given_up = Drops(), []
+        feeder = Feeder(queue_size=queue_size, hello=hello, end=end, on_drop=drops, on_give_up=given_up.append)
+        feeder.drops, feeder.given_up = drops, given_up
+        made.append(feeder)
+        return feeder
+
+    yield make
+    spawner.may_go_on.set()
+    for sender in spawner.senders:
+        sender.exits_with = 0
+        if sender.pipe >= 0:
+            sender.die()
+    spawner.plan = [CannotSpawn("the test is over")] * 10
+    for feeder in made:
+        feeder.flush(PATIENCE, stop=True)
+        wait_until(lambda feeder=feeder: not feeder._running and not feeder._working.locked())
+
+
+@pytest.fixture
+def feeder(new_feeder):
+    return new_feeder()
+
+
+@pytest.fixture
+def writes(monkeypatch, spawner):
+    """Return the list of what is written to senders, one entry for each system call."""
+    made: list[bytes] = []
+    write = os.write
+
+    def counting(descriptor: int, data: bytes) -> int:
+        written = write(descriptor, data)
+        if any(sender.pipe == descriptor for sender in spawner.senders):
+            made.append(bytes(data)[:written])
+        return written
+
+    monkeypatch.setattr(feeder_module.os, "write", counting)
+    return made
+
+
+# The stream
+
+
+def test_nothing_is_started_before_the_first_event(feeder, spawner):
+    """Making a feeder, and flushing an empty one, start neither thread nor sender."""
+    threads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
+    assert feeder.flush(0)
+    assert feeder.flush(0, delivered=True)
+    assert feeder.flush(0, stop=True)
+    assert spawner.calls == 0
+    assert not feeder._running
+    assert threads == (len(os.listdir("/proc/self/task")) if threads else 0)
+
+
+def test_a_stream_is_hello_then_events_in_order_then_end(feeder, spawner):
+    """The sender reads one hello, every event in the order it was put, one end, and then the end of the pipe."""
+    lines = events(100)
+    assert all(feeder.put(line) for line in lines)
+    assert feeder.flush(PATIENCE)
+    assert feeder.handed_over == 100
+    assert spawner.sender(1).read_to_end() == [HELLO, *lines, END]
+    assert spawner.calls == 1
+
+
+def test_an_event_is_written_without_a_flush(feeder, spawner):
+    """The sender has an event as soon as the feeder gets to it: nothing waits for more events or for the end."""
+    feeder.put(event(1))
+    assert spawner.sender(1).read(event(1)) == [HELLO, event(1)]
+    feeder.put(event(2))
+    assert spawner.sender(1).read(event(2)) == [HELLO, event(1), event(2)]
+    wait_until(lambda: feeder.handed_over == 2)
+
+
+def test_what_was_queued_meanwhile_is_one_write(feeder, spawner, writes):
+    """However many events came while the feeder was busy, it wakes the sender once for them."""
+    spawner.may_go_on.clear()
+    feeder.put(event(0))
+    assert spawner.called.wait(PATIENCE)
+    for number in range(1, 200):
+        feeder.put(event(number))
+    spawner.may_go_on.set()
+    assert feeder.flush(PATIENCE)
+    assert [data.count(b"\n") for data in writes] == [1, 1, 199, 1]
+
+
+def test_a_write_gathers_about_a_pipes_capacity(feeder, spawner, writes):
+    """What would not fit into the pipe anyway is left in the queue, where a full queue still counts it."""
+    spawner.may_go_on.clear()
+    feeder.put(event(0))
+    assert spawner.called.wait(PATIENCE)
+    lines = [event(number, 10_000) for number in range(1, 40)]
+    for line in lines:
+        feeder.put(line)
+    spawner.may_go_on.set()
+    wait_until(lambda: sum(map(len, writes)) > 60_000)  # the pipe is full
+    assert feeder.qsize() > 20
+    assert told(spawner.sender(1).read(lines[-1])) == told([HELLO, event(0), *lines])
+
+
+def test_a_line_larger_than_the_pipe_arrives_whole(feeder, spawner):
+    """A pipe takes it in parts, as the sender reads them."""
+    line = event(1, 700_000)
+    feeder.put(line)
+    feeder.put(event(2))
+    assert told(spawner.sender(1).read(event(2))) == told([HELLO, line, event(2)])
+
+
+def test_the_next_stream_has_its_own_hello(feeder, spawner):
+    """After a flush the next event goes to another sender, which is greeted and ended like the first."""
+    for number in (1, 2):
+        feeder.put(event(number))
+        assert feeder.flush(PATIENCE)
+        assert spawner.sender(number).read_to_end() == [HELLO, event(number), END]
+    assert feeder.handed_over == 2
+
+
+# The queue
+
+
+def test_a_full_queue_says_no_and_never_waits(new_feeder, spawner):
+    """With the feeder held up, `put` takes as many as the queue holds and refuses the rest at once."""
+    feeder = new_feeder(queue_size=5)
+    spawner.may_go_on.clear()
+    feeder.put(event(0))
+    assert spawner.called.wait(PATIENCE)  # the feeder has taken one and is busy
+    assert [feeder.put(event(number)) for number in range(1, 9)] == [True] * 5 + [False] * 3
+    spawner.may_go_on.set()
+    assert feeder.flush(PATIENCE)
+    assert spawner.sender(1).read_to_end() == [HELLO, *events(6), END]
+
+
+def test_a_slow_sender_fills_the_queue_and_then_it_goes_on(new_feeder, spawner):
+    """Backpressure: a full pipe holds up the feeder, not who captures; once it is read, everything kept arrives."""
+    feeder = new_feeder(queue_size=20)
+    kept = [line for line in events(200, 5000) if feeder.put(line)]
+    while feeder.put(event(-1)):
+        kept.append(event(-1))
+    assert not feeder.flush(0.05)
+    assert told(spawner.sender(1).read_to_end()) == told([HELLO, *kept, END])
+    assert feeder.flush(PATIENCE)
+    assert feeder.handed_over == len(kept)
+    assert feeder.drops == {}, "a refused event is for the caller of `put` to count"
+
+
+# Idle
+
+
+def test_an_idle_sender_is_ended_and_the_next_event_starts_another(feeder, spawner, monkeypatch):
+    """A sender that was fed nothing for FEEDER_IDLE reads `end`; the feeder stays and goes on when there is more."""
+    assert FEEDER_IDLE == 10.0
+    monkeypatch.setattr(feeder_module, "FEEDER_IDLE", 0.05)
+    feeder.put(event(1))
+    assert spawner.sender(1).read_to_end() == [HELLO, event(1), END]
+    assert feeder._running
+    feeder.put(event(2))
+    assert spawner.sender(2).read_to_end() == [HELLO, event(2), END]
+    assert spawner.calls == 2
+
+
+def test_a_sender_that_is_fed_is_not_idle(feeder, spawner, monkeypatch):
+    """Idle time counts from the last event, not from the sender's start."""
+    now = 1000.0
+    monkeypatch.setattr(feeder_module, "monotonic", lambda: now)
+    monkeypatch.setattr(feeder_module, "FEEDER_IDLE", 0.05)
+    for number in range(20):
+        feeder.put(event(number))
+        spawner.sender(1).read(event(number))
+        now += 0.04
+
+    def ended() -> bool:
+        nonlocal now
+        now += 0.04
+        return spawner.sender(1).pipe < 0
+
+    wait_until(ended)
+    assert spawner.sender(1).read_to_end() == [HELLO, *events(20), END]
+    assert spawner.calls == 1
+
+
+def test_at_most_one_sender_is_fed(feeder, spawner, monkeypatch):
+    """Through flushes, idle ends and deaths, a new sender is started only when the pipe of the one before is closed."""
+    monkeypatch.setattr(feeder_module, "_DIED_AT_ONCE", 0.0)
+    for number in range(1, 10):
+        feeder.put(event(number))
+        sender = spawner.sender(number)
+        sender.read(event(number))
+        if number % 2:
+            feeder.flush(PATIENCE)
+        else:
+            sender.die()
+    assert spawner.fed_at_once == [1] * 9
+
+
+# Failures
+
+
+def test_a_sender_that_died_is_replaced(feeder, spawner, monkeypatch):
+    """What the dead one did not take goes to its successor, once; nothing is dropped."""
+    monkeypatch.setattr(feeder_module, "_DIED_AT_ONCE", 0.0)
+    feeder.put(event(1))
+    spawner.sender(1).read(event(1))
+    spawner.sender(1).die()
+    feeder.put(event(2))
+    feeder.put(event(3))
+    assert feeder.flush(PATIENCE)
+    assert spawner.sender(2).read_to_end() == [HELLO, event(2), event(3), END]
+    assert (feeder.handed_over, feeder.drops, feeder.given_up) == (3, {}, [])
+
+
+def test_a_line_that_a_dying_sender_took_in_part_goes_to_the_next(feeder, spawner, monkeypatch):
+    """Half a line is worth nothing to who died with it: the successor gets all of it, and the ones before only once."""
+    monkeypatch.setattr(feeder_module, "_DIED_AT_ONCE", 0.0)
+    spawner.may_go_on.clear()
+    feeder.put(event(0))
+    assert spawner.called.wait(PATIENCE)
+    feeder.put(event(1))
+    large = event(2, 700_000)
+    feeder.put(large)
+    spawner.may_go_on.set()
+    first = spawner.sender(1)
+    while len(first.received) < 200_000:
+        first.received += os.read(first.read_end, 65536)
+    first.die()
+    assert told(spawner.sender(2).read(large)) == told([HELLO, large])
+    wait_until(lambda: feeder.handed_over == 3)
+    assert feeder.drops == {}
+
+
+def test_a_sender_that_cannot_be_started_is_tried_again(feeder, spawner):
+    """A process limit may be a moment's: the event waits and goes to the one that starts."""
+    spawner.plan = [OSError("no processes left"), BlockingIOError("still none")]
+    feeder.put(event(1))
+    assert feeder.flush(PATIENCE)
+    assert spawner.sender(1).read_to_end() == [HELLO, event(1), END]
+    assert (spawner.calls, feeder.given_up) == (3, [])
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        ([OSError("no processes left")] * 9, "3 senders in a row failed: no processes left"),
+        (["die"] * 9, "3 senders in a row failed: it died at once"),
+        (["die", OSError("no memory"), "die"], "3 senders in a row failed: it died at once"),
+    ],
+    ids=["cannot be started", "die at once", "both"],
+)
+def test_three_failures_in_a_row_are_the_end(feeder, spawner, plan, said):
+    """Then telemetry is over for this process: told once, with the reason; what is queued is dropped and counted."""
+    assert MAX_FAILURES == 3
+    spawner.plan = list(plan)
+    feeder.put(event(1))
+    wait_until(lambda: feeder.given_up)
+    feeder.put(event(2))
+    assert not feeder.flush(PATIENCE)
+    assert feeder.given_up == [said]
+    assert feeder.drops == {"no sender": 2}
+    assert (spawner.calls, feeder.handed_over) == (3, 0)
+
+
+def test_failures_are_only_counted_in_a_row(feeder, spawner):
+    """A sender that was fed to its end wipes out the failures before it."""
+    for number in (1, 2, 3):
+        spawner.plan = [OSError("no"), OSError("no")]
+        feeder.put(event(number))
+        assert feeder.flush(PATIENCE)
+        assert spawner.sender(number).read_to_end() == [HELLO, event(number), END]
+    assert (spawner.calls, feeder.given_up) == (9, [])
+
+
+def test_a_process_that_can_never_have_a_sender_is_not_asked_again(feeder, spawner):
+    """`CannotSpawn` ends it at the first attempt."""
+    spawner.plan = [CannotSpawn("frozen")]
+    feeder.put(event(1))
+    assert not feeder.flush(PATIENCE)
+    assert (spawner.calls, feeder.given_up, feeder.drops) == (1, ["frozen"], {"no sender": 1})
+
+
+def test_a_hello_that_cannot_be_made_is_a_failure_like_others(new_feeder, spawner):
+    """A bug of ours ends telemetry; it neither hangs a flush nor prints a traceback."""
+
+    def broken() -> bytes:
+        raise RuntimeError("bug")
+
+    feeder = new_feeder(hello=broken)
+    feeder.put(event(1))
+    assert not feeder.flush(PATIENCE)
+    assert (spawner.calls, len(feeder.given_up), feeder.drops) == (0, 1, {"no sender": 1})
+
+
+# Flush
+
+
+def test_flush_waits_for_everything_put_before_it(feeder, spawner):
+    """When it returns, every event put before it is in the pipe; also when many threads flush at once."""
+    results: list[bool] = []
+
+    def work() -> None:
+        for number in range(20):
+            feeder.put(event(number))
+            results.append(feeder.flush(PATIENCE))
+
+    threads = [threading.Thread(target=work) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [True] * 100
+    assert feeder.handed_over == 100
+    read = [line for sender in spawner.senders for line in sender.read_to_end()]
+    assert len([line for line in read if line not in (HELLO, END)]) == 100
+    assert spawner.fed_at_once == [1] * len(spawner.senders)
+
+
+def test_delivered_waits_for_the_senders_end(feeder, spawner):
+    """With `delivered` a flush also waits for the sender to exit, and is False when its time is up before that."""
+    feeder.put(event(1))
+    spawner.sender(1).exits_with = None
+    assert not feeder.flush(0.05, delivered=True)
+    assert spawner.sender(1).read_to_end()[-1] == END
+    spawner.sender(1).exits_with = 0
+    assert feeder.flush(PATIENCE, delivered=True)
+
+
+@pytest.mark.parametrize("status", [1, 2, -9])
+def test_delivered_is_false_when_a_sender_did_not_exit_well(feeder, spawner, status):
+    """Any other status than 0 means that something was not accepted; the flush after it speaks of what came since."""
+    feeder.put(event(1))
+    spawner.sender(1).exits_with = status
+    assert not feeder.flush(PATIENCE, delivered=True)
+    feeder.put(event(2))
+    assert feeder.flush(PATIENCE, delivered=True)
+
+
+def test_delivered_is_false_after_a_full_queue(new_feeder, spawner):
+    """An event that was refused was not delivered."""
+    feeder = new_feeder(queue_size=1)
+    spawner.may_go_on.clear()
+    feeder.put(event(0))
+    assert spawner.called.wait(PATIENCE)
+    feeder.put(event(1))
+    assert not feeder.put(event(2))
+    spawner.may_go_on.set()
+    assert not feeder.flush(PATIENCE, delivered=True)
+
+
+def test_ended_senders_are_reaped_without_a_flush(feeder, spawner):
+    """A host that lives on has no zombies: the feeder asks until each sender is gone."""
+    feeder.put(event(1))
+    spawner.sender(1).exits_with = None
+    assert feeder.flush(PATIENCE)
+    spawner.sender(1).exits_with = 0
+    wait_until(lambda: spawner.sender(1).reaped)
+    wait_until(lambda: not feeder._ended)
+
+
+def test_stop_ends_the_thread_and_an_event_after_it_starts_another(feeder, spawner):
+    """A stopped feeder holds nothing, and is not broken by an event that comes late."""
+    feeder.put(event(1))
+    assert feeder.flush(PATIENCE, stop=True)
+    wait_until(lambda: not feeder._working.locked())
+    assert not feeder._running
+    feeder.put(event(2))
+    assert feeder.flush(PATIENCE)
+    assert spawner.sender(2).read_to_end() == [HELLO, event(2), END]
+
+
+# Without a thread of its own
+
+
+@pytest.fixture
+def no_threads(monkeypatch):
+    """No more threads can be started, as at the end of an interpreter."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(feeder_module, "start_new_thread", refuse)
+
+
+@pytest.mark.usefixtures("no_threads")
+def test_without_threads_events_wait_for_a_flush(feeder, spawner):
+    """`put` takes them, and a flush hands them over on its own thread."""
+    lines = events(50)
+    assert all(feeder.put(line) for line in lines)
+    assert spawner.calls == 0
+    assert feeder.flush(PATIENCE)
+    assert spawner.sender(1).read_to_end() == [HELLO, *lines, END]
+
+
+@pytest.mark.usefixtures("no_threads")
+def test_without_threads_a_flush_is_still_over_in_time(feeder, spawner):
+    """With a sender that does not read it gives up at its timeout, and counts what it had taken as dropped."""
+    lines = events(100, 10_000)
+    for line in lines:
+        feeder.put(line)
+    started = time.monotonic()
+    assert not feeder.flush(0.1)
+    assert 0.09 < time.monotonic() - started < 2
+    arrived = spawner.sender(1).read_to_end()
+    whole = [line for line in arrived[1:] if line in lines]
+    assert feeder.handed_over == len(whole)
+    assert set(feeder.drops) == {"flush timed out"}
+    queued = feeder.qsize() - 1  # the flush itself still waits, too
+    assert feeder.handed_over + sum(feeder.drops.values()) + queued == 100
+
+
+@pytest.mark.usefixtures("no_threads")
+def test_without_threads_or_a_sender_a_flush_says_so(feeder, spawner):
+    """Three failures end it here, too."""
+    spawner.plan = [OSError("no")] * 5
+    feeder.put(event(1))
+    assert not feeder.flush(PATIENCE)
+    assert (spawner.calls, feeder.drops, len(feeder.given_up)) == (3, {"no sender": 1}, 1)
+
+
+# Time
+
+
+def test_a_deadline_counts_down_and_never_below_zero():
+    """It knows how much is left, at most what it is asked for, and when it has passed."""
+    deadline = Deadline(60.0)
+    assert 59.0 < deadline.remaining() <= 60.0
+    assert deadline.remaining(0.5) == 0.5
+    assert not deadline.passed()
+    for over in (0, -5):
+        deadline = Deadline(over)
+        assert (deadline.remaining(), deadline.remaining(1.0), deadline.passed()) == (0.0, 0.0, True)
+
+
+def test_no_deadline_is_for_ever():
+    """None never passes, and is what a lock takes for waiting without limit; so is more than a lock can wait."""
+    deadline = Deadline(None)
+    assert (deadline.remaining(), deadline.remaining(0.5), deadline.passed()) == (-1.0, 0.5, False)
+    assert 0 < Deadline(float("inf")).remaining() <= threading.TIMEOUT_MAX

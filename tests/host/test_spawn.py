@@ -1,0 +1,476 @@
+"""Starting a sender: what it inherits, what it does not, and what the host keeps of it. Real processes throughout."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from atotelemetry.host import spawn
+from atotelemetry.host.spawn import (
+    SENDER_MARK,
+    CannotSpawn,
+    Sender,
+    import_path,
+    reason_not_to_spawn,
+    sender_environment,
+    start_sender,
+    windows_options,
+)
+
+PATIENCE = 20.0
+NICENESS = min(os.getpriority(os.PRIO_PROCESS, 0) + 10, 19) if hasattr(os, "getpriority") else 0
+SOURCE = str(Path(spawn.__file__).resolve().parents[2])
+
+needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="what a process is like is read from /proc")
+
+
+def wait_until(condition, what: str = "") -> None:
+    """Wait for what another process does."""
+    ends_at = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < ends_at, f"waited in vain: {what}"
+        time.sleep(0.005)
+
+
+def status(pid: int) -> dict[str, str]:
+    """Read what the kernel says about a process: its state, its signals, its parent."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def descriptors(pid: int) -> dict[int, str]:
+    """Read what a process has open."""
+    found = {}
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/{pid}/fd/{name}")
+        except FileNotFoundError:
+            continue  # closed meanwhile
+    return found
+
+
+def settled(pid: int) -> None:
+    """Wait until a sender has let go of the host: the last it does then is to lower its priority."""
+    wait_until(lambda: os.getpriority(os.PRIO_PROCESS, pid) == NICENESS, "it lowered its priority")
+
+
+@pytest.fixture
+def start():
+    """Return a function that starts a sender; after the test each has ended and is reaped."""
+    started: list[Sender] = []
+
+    def begin() -> Sender:
+        kept: list[int] = []
+        started.append(start_sender(kept))
+        assert kept == [started[-1].pipe], "only the end that the host writes to is still open"
+        return started[-1]
+
+    yield begin
+    for sender in started:
+        sender.close()
+    for sender in started:
+        wait_until(sender.poll, "a sender whose input ended exits")
+
+
+# The environment
+
+
+def test_what_changes_how_python_runs_stays_behind():
+    """Hooks into the interpreter and of coverage and debuggers would run in the sender, or end it."""
+    names = """
+        PYTHONINSPECT PYTHONSTARTUP PYTHONWARNINGS PYTHONOPTIMIZE PYTHONDEVMODE PYTHONUNBUFFERED PYTHONIOENCODING
+        PYTHONUTF8 PYTHONSAFEPATH PYTHONUSERBASE PYTHONTRACEMALLOC PYTHONFAULTHANDLER PYTHONPROFILEIMPORTTIME
+        PYTHONBREAKPOINT PYTHONHASHSEED PYTHONMALLOC PYTHONASYNCIODEBUG COV_CORE_SOURCE COVERAGE_PROCESS_START
+        PYTEST_CURRENT_TEST PYCHARM_HOSTED PYDEVD_USE_FRAME_EVAL DEBUGPY_RUNNING
+    """
+    host = dict.fromkeys(names.split(), "x")
+    assert sender_environment(host, ["/a"]) == {"PYTHONPATH": "/a", SENDER_MARK: "1"}
+
+
+def test_what_says_where_things_are_is_kept():
+    """Proxies, certificates, the person's own variables, and where this Python lies."""
+    names = """
+        HTTPS_PROXY https_proxy NO_PROXY ALL_PROXY SSL_CERT_FILE SSL_CERT_DIR PATH HOME LANG CI GITHUB_ACTIONS
+        SYSTEMROOT TMPDIR COVERAGE ATO_TELEMETRY_LOG PYTHONHOME PYTHONPYCACHEPREFIX PYTHONDONTWRITEBYTECODE
+        PYTHONPLATLIBDIR
+    """
+    host = {name: f"value of {name}" for name in names.split()}
+    assert sender_environment(dict(host), []) == {**host, "PYTHONPATH": "", SENDER_MARK: "1"}
+
+
+def test_the_path_is_the_one_given_whatever_the_host_had():
+    """PYTHONPATH becomes the host's import path as it is now."""
+    environment = sender_environment({"PYTHONPATH": "/old:/older"}, ["/a", "/b c"])
+    assert environment["PYTHONPATH"] == f"/a{os.pathsep}/b c"
+
+
+# The import path
+
+
+def test_the_sender_imports_this_very_package_and_what_the_host_imports(monkeypatch, tmp_path):
+    """The standard library and our own home come first, then the host's path in its order."""
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "later"), *sys.path])
+    path = import_path()
+    library = os.path.dirname(os.__file__)
+    assert path[0] == library
+    assert path.index(SOURCE) < path.index(str(tmp_path / "later"))
+    entries = [entry for entry in path if entry in sys.path and entry not in (SOURCE, library)]
+    assert len(set(path)) == len(path)
+    assert str(tmp_path / "later") in entries
+
+
+def test_the_working_directory_is_never_imported_from(monkeypatch, tmp_path):
+    """Whatever name it has on the path: empty, a dot, absolute, through a symlink, or with a slash too many."""
+    link = tmp_path / "link"
+    here = tmp_path / "here"
+    here.mkdir()
+    link.symlink_to(here)
+    monkeypatch.chdir(here)
+    names = ["", ".", str(here), str(link), f"{here}/", f"{tmp_path}/./here"]
+    monkeypatch.setattr(sys, "path", [*names, *sys.path])
+    for entry in import_path():
+        assert os.path.isabs(entry)
+        assert not (os.path.exists(entry) and os.path.samefile(entry, here)), entry
+
+
+def test_the_directory_that_the_host_was_started_in_is_not_imported_from_either(monkeypatch, tmp_path):
+    """A host that changed its directory meanwhile was still started where a planted file may lie."""
+    monkeypatch.setattr(spawn, "_START_DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    assert str(tmp_path) not in import_path()
+
+
+def test_a_relative_entry_means_what_it_means_now(monkeypatch, tmp_path):
+    """The sender runs elsewhere: a relative entry is made absolute, and may not lead out of the path's grammar."""
+    (tmp_path / "lib").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["lib", f"a{os.pathsep}b", 7, None, *sys.path])
+    path = import_path()
+    assert str(tmp_path / "lib") in path
+    assert not [entry for entry in path if os.pathsep in entry]
+
+
+def test_a_package_in_the_working_directory_cannot_have_a_sender(monkeypatch):
+    """Run from its own source directory this package could only be imported from there: no sender, then."""
+    monkeypatch.chdir(SOURCE)
+    with pytest.raises(CannotSpawn, match="working directory"):
+        import_path()
+
+
+def test_a_deleted_working_directory_is_no_obstacle(monkeypatch, tmp_path):
+    """Nothing can be imported from where nothing is."""
+
+    def gone() -> str:
+        raise FileNotFoundError("no such directory")
+
+    monkeypatch.setattr(spawn.os, "getcwd", gone)
+    assert SOURCE in import_path()
+
+
+# Whether at all
+
+
+def test_an_ordinary_process_may_have_a_sender():
+    """Here, now."""
+    assert reason_not_to_spawn() == ""
+
+
+@pytest.mark.parametrize(
+    ("executable", "said"),
+    [
+        ("", "sys.executable is not known"),
+        (None, "sys.executable is not known"),
+        ("/usr/sbin/uwsgi", "sys.executable is not a Python interpreter"),
+        ("C:\\Program Files\\CAD\\cad.exe", "sys.executable is not a Python interpreter"),
+    ],
+)
+def test_what_is_no_interpreter_is_not_started_again(monkeypatch, executable, said):
+    """An application that embeds Python would be started a second time instead of a sender."""
+    monkeypatch.setattr(sys, "executable", executable)
+    assert reason_not_to_spawn() == said
+
+
+@pytest.mark.parametrize(
+    "name", ["python", "python3.13", "Python", "pythonw.exe", "pypy3", "graalpy", "python3-intel64"]
+)
+def test_every_python_is_an_interpreter(monkeypatch, name):
+    """Whatever it is called."""
+    monkeypatch.setattr(sys, "executable", f"/usr/bin/{name}")
+    assert reason_not_to_spawn() == ""
+
+
+def test_a_frozen_application_has_no_interpreter(monkeypatch):
+    """PyInstaller and its like set `sys.frozen`."""
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert reason_not_to_spawn().startswith("frozen application")
+
+
+def test_a_sender_has_no_sender(monkeypatch):
+    """The mark that every sender carries stops the second generation."""
+    monkeypatch.setenv(SENDER_MARK, "1")
+    assert reason_not_to_spawn() == "this process is a sender, or was started by one"
+
+
+def test_an_interpreter_that_is_gone_is_no_reason_to_try_again(monkeypatch, tmp_path):
+    """A virtual environment that was deleted under the host ends it; no descriptor is left."""
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    before = set(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else set()
+    kept: list[int] = []
+    with pytest.raises(CannotSpawn, match="the interpreter is gone"):
+        start_sender(kept)
+    assert kept == []
+    assert before == (set(os.listdir("/proc/self/fd")) if before else set())
+
+
+# The child as it is
+
+
+@needs_proc
+def test_the_command_line_says_nothing_about_the_run(start):
+    """Interpreter and module, safe path, no `site`; no key, no event, nothing that `ps` should not show."""
+    sender = start()
+    settled(sender.pid)  # for a moment after `posix_spawn` the kernel has not put the arguments in place
+    arguments = Path(f"/proc/{sender.pid}/cmdline").read_bytes().split(b"\0")[:-1]
+    assert [argument.decode() for argument in arguments] == [
+        *(sys.executable, "-P", "-S", "-m", "atotelemetry.sender"),
+    ]
+    environment = dict(
+        entry.split(b"=", 1) for entry in Path(f"/proc/{sender.pid}/environ").read_bytes().split(b"\0") if entry
+    )
+    assert environment[SENDER_MARK.encode()] == b"1"
+    assert environment[b"PYTHONPATH"].decode().split(os.pathsep) == import_path()
+
+
+@needs_proc
+def test_the_sender_is_in_a_session_of_its_own(start):
+    """No terminal, no process group of the host's: its Ctrl-C and its hang-up are not the sender's."""
+    sender = start()
+    assert os.getsid(sender.pid) == sender.pid
+    assert os.getpgid(sender.pid) == sender.pid
+
+
+@needs_proc
+def test_the_sender_holds_nothing_of_the_hosts(start):
+    """Its stdin is the pipe, its output the null device; what the host made inheritable is closed, too."""
+    ends = os.pipe()
+    try:
+        for end in ends:
+            os.set_inheritable(end, True)
+        sender = start()
+        settled(sender.pid)
+        mine = descriptors(os.getpid())
+        theirs = descriptors(sender.pid)
+        assert theirs[0] == mine[sender.pipe], "stdin is the other end of the pipe"
+        assert theirs[1] == theirs[2] == os.devnull
+        assert mine[ends[0]] not in theirs.values()
+        assert not {name for name in theirs.values() if name.startswith(("pipe:", "socket:"))} - {theirs[0]}
+        # End of input is only seen when nobody else has the pipe's other end.
+        for end in ends:
+            assert not os.get_blocking(sender.pipe)
+            assert os.get_inheritable(end)
+    finally:
+        for end in ends:
+            os.close(end)
+    assert not os.get_inheritable(sender.pipe)
+
+
+@needs_proc
+def test_the_hosts_output_ends_with_the_host(start):
+    """Who reads an inheritable pipe of the host's sees its end while the sender still runs."""
+    read_end, write_end = os.pipe()
+    os.set_inheritable(write_end, True)
+    sender = start()
+    os.close(write_end)
+    try:
+        poll = select.poll()
+        poll.register(read_end, select.POLLIN)
+        assert poll.poll(PATIENCE * 1000)
+        assert os.read(read_end, 1) == b""
+        assert not sender.poll()
+    finally:
+        os.close(read_end)
+
+
+@needs_proc
+def test_the_sender_is_no_burden_and_hears_no_ctrl_c(start):
+    """It lowers its priority, ignores SIGINT and SIGHUP, blocks no signal, and works outside the host's directory."""
+    sender = start()
+    settled(sender.pid)
+    known = status(sender.pid)
+    ignored = int(known["SigIgn"], 16)
+    assert ignored & (1 << signal.SIGINT - 1)
+    assert ignored & (1 << signal.SIGHUP - 1)
+    assert not ignored & (1 << signal.SIGTERM - 1), "whoever means it can end it"
+    assert int(known["SigBlk"], 16) == 0
+    assert os.getpriority(os.PRIO_PROCESS, sender.pid) == NICENESS
+    assert os.readlink(f"/proc/{sender.pid}/cwd") in (os.sep, tempfile.gettempdir())
+    for number in (signal.SIGINT, signal.SIGHUP):
+        os.kill(sender.pid, number)
+    assert int(known["PPid"]) == os.getpid()
+    assert not sender.poll()
+
+
+@needs_proc
+def test_signals_blocked_in_the_feeder_are_not_blocked_in_its_child(start):
+    """The thread that starts senders blocks every signal; a child that inherited that could only be killed."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        sender = start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert int(status(sender.pid)["SigBlk"], 16) == 0
+
+
+def test_a_sender_whose_input_ends_exits_and_is_reaped(start):
+    """`poll` says whether it is gone, takes its exit status, and leaves no zombie."""
+    sender = start()
+    assert not sender.poll()
+    assert (sender.exit_code, sender.reaped) == (None, False)
+    sender.close()
+    sender.close()  # a second time is nothing
+    assert sender.pipe == -1
+    wait_until(sender.poll)
+    assert (sender.exit_code, sender.reaped) == (0, True)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(sender.pid, os.WNOHANG)
+    assert sender.poll(), "asked again it says the same"
+
+
+def test_a_sender_that_was_killed_is_known_to_have_been(start):
+    """Its status is that of the signal."""
+    sender = start()
+    os.kill(sender.pid, signal.SIGKILL)
+    wait_until(sender.poll)
+    assert sender.exit_code == -signal.SIGKILL
+
+
+def test_a_status_that_somebody_else_took_is_unknown(start):
+    """A host that waits for any child takes ours, too: the sender counts as gone, its status is not made up."""
+    sender = start()
+    sender.close()
+    os.waitpid(sender.pid, 0)
+    assert sender.poll()
+    assert sender.exit_code is None
+
+
+def test_a_pipe_that_somebody_else_closed_is_closed(start):
+    """A host that closes descriptors it did not open does not make us raise."""
+    sender = start()
+    os.close(sender.pipe)
+    sender.close()
+    assert sender.pipe == -1
+
+
+@needs_proc
+@pytest.mark.parametrize("closed", [(0,), (1,), (0, 1, 2)], ids=str)
+def test_a_host_without_standard_streams_gets_a_pipe_beside_them(closed):
+    """The pipe never takes the number of a closed stdin, stdout or stderr, where a library might write."""
+    program = f"""
+import os
+saved = os.dup(2)
+for number in {closed!r}:
+    os.close(number)
+from atotelemetry.host.spawn import start_sender
+kept = []
+sender = start_sender(kept)
+free = []
+for number in {closed!r}:
+    try:
+        os.fstat(number)
+    except OSError:
+        free.append(number)
+good = sender.pipe > 2 and kept == [sender.pipe] and free == list({closed!r}) and not os.get_inheritable(sender.pipe)
+sender.close()
+os.write(saved, b"good" if good else repr((sender.pipe, kept, free)).encode())
+os._exit(os.waitstatus_to_exitcode(os.waitpid(sender.pid, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, b"good")
+
+
+def test_without_setsid_in_the_libc_the_sender_makes_its_own_session(monkeypatch, start):
+    """An old C library cannot do it on the way; the child does it when it starts."""
+    posix_spawn = os.posix_spawn
+    lacking = NotImplementedError("setsid")
+
+    def old(*arguments: object, **options: object) -> int:
+        if "setsid" in options:
+            raise lacking
+        return posix_spawn(*arguments, **options)
+
+    monkeypatch.setattr(spawn.os, "posix_spawn", old)
+    sender = start()
+    wait_until(lambda: os.getsid(sender.pid) == sender.pid, "it became a session's leader")
+
+
+# Windows
+
+
+def test_on_windows_there_is_no_shell_no_window_and_no_ctrl_c():
+    """CREATE_NO_WINDOW and CREATE_NEW_PROCESS_GROUP of winbase.h; null devices, a pipe, no inherited handles."""
+    options = windows_options({"A": "b"})
+    assert options["creationflags"] == 0x08000000 | 0x00000200
+    assert (options["stdin"], options["bufsize"]) == (subprocess.PIPE, 0)
+    assert options["stdout"] == options["stderr"] == subprocess.DEVNULL
+    assert options["close_fds"] is True
+    assert "shell" not in options
+    assert options["env"] == {"A": "b"}
+    assert os.path.isdir(options["cwd"])
+    assert not os.path.samefile(options["cwd"], os.getcwd())
+
+
+def test_on_windows_a_sender_is_a_popen(monkeypatch):
+    """It is started with those options and the same command line; pipe, end and exit status are the Popen's."""
+    calls = []
+    read_end, write_end = os.pipe()
+
+    class Popen:
+        pid = 4711
+        returncode: int | None = None
+
+        def __init__(self, arguments: list[str], **options: object) -> None:
+            calls.append((arguments, options))
+            self.stdin = os.fdopen(write_end, "wb", buffering=0)
+
+        def poll(self) -> int | None:
+            return self.returncode
+
+    monkeypatch.setattr(spawn, "_WINDOWS", True)
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+    try:
+        sender = start_sender([])
+        ((arguments, options),) = calls
+        assert arguments == [sys.executable, "-P", "-S", "-m", "atotelemetry.sender"]
+        environment = options["env"]
+        assert options == windows_options(environment)
+        assert environment[SENDER_MARK] == "1"
+        assert (sender.pid, sender.pipe) == (4711, write_end)
+        assert os.write(sender.pipe, b"x") == 1
+        assert not sender.poll()
+        sender.close()
+        sender.close()
+        assert os.read(read_end, 9) == b"x"
+        assert os.read(read_end, 9) == b"", "closed once, through the Popen's own file"
+        Popen.returncode = 1
+        assert sender.poll()
+        assert (sender.exit_code, sender.reaped) == (1, True)
+    finally:
+        os.close(read_end)
+
+
+def test_a_thread_that_polls_does_not_wait_for_one_that_does():
+    """Reaping is one thread's work at a time; the other hears that it is not gone yet."""
+    asked = []
+    popen = SimpleNamespace(poll=lambda: asked.append(sender.poll()))
+    sender = Sender(1, -1, popen)
+    assert not sender.poll()
+    assert asked == [False]

@@ -1,0 +1,315 @@
+"""Who imports what: measured in fresh interpreters, and read from the source of every file.
+
+The interpreters run without `site`, so that nothing of the environment's own start-up hides what we load.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import atotelemetry
+
+PACKAGE = Path(atotelemetry.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+HOST_MODULES = sorted(f"atotelemetry.host.{path.stem}" for path in PACKAGE.glob("host/*.py") if path.stem != "__init__")
+
+NETWORK = {
+    "httpx",
+    "httpcore",
+    "ssl",
+    "_ssl",
+    "asyncio",
+    "socket",
+    "http",
+    "http.client",
+    "urllib.request",
+    "truststore",
+}
+COSTLY = {
+    *("typing", "dataclasses", "logging", "threading", "re", "uuid", "datetime", "traceback", "inspect", "json"),
+    *("subprocess", "pathlib", "collections", "enum", "functools", "contextlib", "msgspec", "tempfile", "signal"),
+    *("select", "importlib.metadata", "yaml", "platform", "warnings", "types", "random", "hashlib", "shutil"),
+}
+
+# A C module that some builds keep in a file of its own; it loads nothing else.
+FREE = {"__future__", "_queue"}
+
+PRINT_MODULES = "import json, sys; print(json.dumps(sorted(set(sys.modules) - before)))"
+
+
+def fresh(program: str, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a program in an interpreter that has loaded nothing yet, and finds what this one finds."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environment["PYTHONPATH"] = os.pathsep.join([str(PACKAGE.parent), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", program, *arguments],
+        env=environment,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done
+    return done
+
+
+def loaded_by(program: str, *arguments: str) -> set[str]:
+    """Return the modules that running `program` in a fresh interpreter loads on top of what that has anyway."""
+    whole = f"import sys; before = set(sys.modules)\n{program}\nafter = set(sys.modules) - before\n"
+    done = fresh(whole + "import json; print(json.dumps(sorted(after)))", *arguments)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def below(package: str, modules: set[str]) -> set[str]:
+    return {name for name in modules if name == package or name.startswith(f"{package}.")}
+
+
+@pytest.fixture(scope="module")
+def free() -> set[str]:
+    """Return what costs a host nothing: C modules that are in the interpreter, and `os`, which every program has."""
+    return {*sys.builtin_module_names, *loaded_by("import os"), *FREE}
+
+
+# In the host
+
+
+def test_importing_the_package_loads_nothing_else():
+    """Not one module beside the package itself: names are loaded when they are used."""
+    assert loaded_by("import atotelemetry") == {"__future__", "atotelemetry"}
+
+
+def test_looking_at_the_package_loads_nothing_else():
+    """Neither its version nor `dir`, nor a name that it does not have."""
+    program = "import atotelemetry; dir(atotelemetry); atotelemetry.__version__; getattr(atotelemetry, 'none', None)"
+    assert loaded_by(program) == {"__future__", "atotelemetry"}
+
+
+@pytest.mark.parametrize("module", HOST_MODULES)
+def test_a_module_of_the_host_loads_nothing_that_costs(module, free):
+    """At import a module of the host loads only what a bare interpreter has; `arguments` alone is made of `typing`."""
+    loaded = loaded_by(f"import {module}")
+    own = below("atotelemetry", loaded)
+    assert not below("atotelemetry.sender", own)
+    assert "atotelemetry.wire" not in own
+    if module != "atotelemetry.host.arguments":
+        assert loaded - own <= free
+        assert not loaded & COSTLY
+
+
+def test_what_an_application_imports_loads_nothing_that_costs(free):
+    """The names that atopile imports, a disabled client and a decorated function: none of it pays for telemetry."""
+    program = """
+from atotelemetry import TelemetryClient, TelemetryConfig, capture, capture_event, capture_exception, client
+assert client.disabled
+assert TelemetryClient("", "").capture("built") is None
+capture_event("built", {"a": 1})
+with capture("start", "end"):
+    pass
+"""
+    loaded = loaded_by(program)
+    assert loaded - below("atotelemetry", loaded) <= free
+    assert not loaded & (COSTLY | NETWORK)
+
+
+def test_a_disabled_client_does_not_load_msgspec():
+    """Whoever opted out does not even pay for the encoder."""
+    program = """
+import atotelemetry
+client = atotelemetry.TelemetryClient("key", "http://127.0.0.1:9")
+client.disabled = True
+client.capture("built", distinct_id="me", properties={"a": object()})
+client.capture_exception(ValueError("x"))
+client.flush()
+client.shutdown()
+"""
+    loaded = loaded_by(program)
+    assert not loaded & COSTLY
+    assert not below("msgspec", loaded)
+
+
+CAPTURE = """
+import sys
+import atotelemetry
+client = atotelemetry.TelemetryClient("key", sys.argv[1], sender_deadline=5)
+client.capture("built", distinct_id="me", properties={"a": 1})
+"""
+
+
+def test_a_captured_event_loads_no_network(server):
+    """The first event brings msgspec and the wire; no HTTP, no TLS, no event loop, no subprocess, and no sender."""
+    loaded = loaded_by(CAPTURE + "client.flush()", server.url)
+    assert {"msgspec", "atotelemetry.wire"} <= loaded
+    assert not loaded & (NETWORK | {"subprocess", "_posixsubprocess", "threading", "logging", "tempfile", "json"})
+    assert not below("atotelemetry.sender", loaded)
+    assert not below("atotelemetry.testing", loaded)
+    server.wait_for_events(1)
+
+
+def test_further_events_load_nothing(server):
+    """What the first event loaded serves all after it."""
+    program = (
+        CAPTURE
+        + """
+first = set(sys.modules)
+for number in range(50):
+    client.capture("built", distinct_id="me", properties={"text": "x", "number": number, "list": [1.5, None]})
+assert set(sys.modules) == first, set(sys.modules) - first
+client.flush()
+"""
+    )
+    loaded_by(program, server.url)
+    server.wait_for_events(51)
+
+
+def test_no_kind_of_event_and_no_end_loads_the_network(server):
+    """Odd values, exceptions, contexts, flush, shutdown and exit: none of it brings an HTTP stack into the host."""
+    program = (
+        CAPTURE
+        + """
+client.capture("odd", properties={"a": object(), "b": {1, 2}}, context={"k": 1}, timestamp="2026-01-02")
+client.capture_exception(ValueError("x"))
+client.flush(10, delivered=True)
+client.shutdown()
+"""
+    )
+    loaded = loaded_by(program, server.url)
+    assert not loaded & (NETWORK | {"subprocess", "logging", "threading"})
+    assert not below("atotelemetry.sender", loaded)
+    server.wait_for_events(3)
+
+
+def test_the_exit_of_a_host_loads_nothing():
+    """Nothing is imported while the interpreter shuts down: half of it may be gone, and it would cost time."""
+    program = """
+import atexit, sys
+atexit.register(lambda: print(sorted(set(sys.modules) - before), flush=True))  # runs after ours
+import atotelemetry
+client = atotelemetry.TelemetryClient("key", "http://127.0.0.1:9", sender_deadline=1)
+client.capture("built", distinct_id="me")
+client.flush()
+before = set(sys.modules)
+"""
+    assert fresh(program).stdout == "[]\n"
+
+
+# In the sender
+
+
+def test_the_sender_loads_nothing_of_the_host(server):
+    """A whole life of a sender, greeting, enriching, delivering: of this package only the wire and its own folder."""
+    program = """
+import sys
+before = set(sys.modules)
+from atotelemetry.sender.__main__ import main
+assert main([]) == 0
+after = set(sys.modules) - before
+import json
+print(json.dumps(sorted(after)))
+"""
+    stream = [
+        {
+            "type": "hello",
+            "protocol": 1,
+            "api_key": "key",
+            "host": server.url,
+            "run_properties": ["ci_provider", "email"],
+        },
+        {"event": "first"},
+        {"event": "second", "properties": {"a": 1}},
+        {"type": "end"},
+    ]
+    done = fresh(program, stdin="".join(json.dumps(line) + "\n" for line in stream))
+    loaded = set(json.loads(done.stdout))
+    own = below("atotelemetry", loaded)
+    assert own <= {"atotelemetry", "atotelemetry.wire", *below("atotelemetry.sender", own)}
+    assert {"httpx", "atotelemetry.sender.delivery", "atotelemetry.sender.enrich"} <= loaded
+    assert not loaded & {"asyncio", "click", "rich", "yaml"}, "what nobody there calls"
+    assert len(server.events) == 2
+
+
+def test_a_sender_with_nothing_to_send_does_not_load_httpx():
+    """A stream without events ends without the cost of an HTTP library."""
+    program = """
+import sys
+from atotelemetry.sender.__main__ import main
+assert main([]) == 0
+print(sorted({"httpx", "ssl", "truststore"} & set(sys.modules)))
+"""
+    assert fresh(program, stdin='{"type":"end"}\n').stdout == "[]\n"
+
+
+def test_the_wire_loads_nothing_of_either_side():
+    """Both processes use it, so it knows neither, and no network."""
+    loaded = loaded_by("import atotelemetry.wire")
+    assert below("atotelemetry", loaded) == {"atotelemetry", "atotelemetry.wire"}
+    assert not loaded & NETWORK
+
+
+# In the source
+
+
+def imports_of(path: Path) -> set[str]:
+    """Return the modules that a file imports anywhere in it, in functions and for type checkers, too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            assert node.module is not None
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def allowed(name: str, ours: tuple[str, ...], others: tuple[str, ...]) -> bool:
+    top = name.partition(".")[0]
+    if top == "atotelemetry":
+        # `from atotelemetry import wire` names the package itself, too; its `__init__` loads nothing.
+        return name in ("atotelemetry", "atotelemetry.__version__") or any(below(home, {name}) for home in ours)
+    return top in sys.stdlib_module_names or top in others
+
+
+def rule_for(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what a file may import of this package, and of others beside the standard library."""
+    place = path.relative_to(PACKAGE).as_posix()
+    if place.startswith("host/"):
+        return ("atotelemetry.host", "atotelemetry.wire"), ("msgspec", "yaml")
+    if place.startswith("sender/"):
+        return ("atotelemetry.sender", "atotelemetry.wire"), ("msgspec", "httpx", "httpcore", "truststore")
+    if place == "wire.py":
+        return (), ("msgspec",)
+    if place == "testing.py":
+        return (), ()
+    if place == "__init__.py":
+        return ("atotelemetry.host", "atotelemetry.sender.enrich"), ()
+    assert place == "__main__.py" or place.startswith("command/"), f"a file of no known process: {place}"
+    return ("atotelemetry",), ("msgspec",)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_imports_point_one_way(path):
+    """`host → wire ← sender`: each folder imports itself, the wire, and what its process may know."""
+    ours, others = rule_for(path)
+    wrong = {name for name in imports_of(path) if not allowed(name, ours, others)}
+    assert not wrong
+
+
+def test_only_one_file_knows_httpx():
+    """The HTTP library stays replaceable."""
+    knowing = [path.name for path in FILES if any(name.partition(".")[0] == "httpx" for name in imports_of(path))]
+    assert knowing == ["delivery.py"]
+
+
+def test_only_one_file_of_the_host_starts_processes():
+    """Everything about operating systems is in one place."""
+    words = ("posix_spawn", "subprocess.Popen", "os.fork(", "os.system", "popen(")
+    knowing = [path.name for path in FILES if path.parent.name == "host" if any(w in path.read_text() for w in words)]
+    assert knowing == ["spawn.py"]
