@@ -63,14 +63,19 @@ _COMMANDS = {
     ),
     "show": _Command(
         "print what a run in this directory would send; sends nothing",
-        "  atotelemetry show",
+        """\
+  atotelemetry show
+  atotelemetry show --exception
+  atotelemetry show --json | python -m json.tool""",
         "show",
         "add_arguments",
         "run",
     ),
     "test": _Command(
         "send one test event and say what the server answered",
-        "  atotelemetry test",
+        """\
+  atotelemetry test --api-key KEY
+  atotelemetry test --api-key any --host http://127.0.0.1:8000      # to `atotelemetry serve`""",
         "test_event",
         "add_arguments",
         "run",

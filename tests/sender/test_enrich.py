@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+import atotelemetry
 from atotelemetry.sender import enrich
 from atotelemetry.sender.enrich import (
     RUN_PROPERTIES,
@@ -881,9 +882,11 @@ class TestPropertyLoaders:
 
     def test_run_id_race(self, monkeypatch):
         """Where two threads make an id at once, the one that was first counts for both."""
+        monkeypatch.setattr(atotelemetry, "_run_id", "to be restored", raising=False)
+        monkeypatch.delattr(atotelemetry, "_run_id")
 
         def overtaken() -> str:
-            enrich._facts["run_id"] = "the other thread's"
+            atotelemetry._run_id = "the other thread's"
             return "mine"
 
         monkeypatch.setattr(uuid, "uuid4", overtaken)

@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     import argparse
     from typing import TextIO
 
-__all__ = ["add_choice_arguments", "add_status_arguments", "run_disable", "run_enable", "run_status", "status"]
+__all__ = [
+    "DEFAULT_ENDPOINT",
+    "add_choice_arguments",
+    "add_status_arguments",
+    "run_disable",
+    "run_enable",
+    "run_status",
+    "say",
+    "status",
+    "without_credentials",
+]
 
 DEFAULT_ENDPOINT = "https://telemetry.atopileapi.com"
 # How much of the end of the log is searched for the last summary.
@@ -44,7 +54,7 @@ def run_status(args: argparse.Namespace) -> int:
     if args.json:
         import json
 
-        _say(json.dumps(found, indent=2))
+        say(json.dumps(found, indent=2))
         return 0
     words = {"on": "on", "off": "off", "log": "log (events are shown on stderr, nothing is sent)"}
     file = found["file"] or "none: there is no home directory to keep one in"
@@ -61,7 +71,7 @@ def run_status(args: argparse.Namespace) -> int:
     ]
     width = max(len(name) for name, _ in lines) + 2
     for name, value in lines:
-        _say(f"{name + ':':<{width}}{value}")
+        say(f"{name + ':':<{width}}{value}")
     return 0
 
 
@@ -83,7 +93,7 @@ def status(app: str = "atopile") -> dict[str, object]:
     # A variable that says no is answered without the file, but the person may ask for the id in it.
     stored = read_choice(consent.path)
     endpoint = environ.get(f"{prefix}_SERVICES_TELEMETRY_URL") or (DEFAULT_ENDPOINT if app == "atopile" else None)
-    log = environ.get(f"{prefix}_TELEMETRY_LOG") or None
+    log = environ.get("ATO_TELEMETRY_LOG") or None  # any sender looks at this one, whatever the app
     return {
         "app": app,
         "telemetry": consent.mode,
@@ -92,7 +102,7 @@ def status(app: str = "atopile") -> dict[str, object]:
         "id": consent.id or stored.id,
         "file": consent.path or None,
         "file_exists": stored.state != "missing",
-        "endpoint": _without_credentials(endpoint) if endpoint else None,
+        "endpoint": without_credentials(endpoint) if endpoint else None,
         "api_key_set": bool(environ.get(f"{prefix}_TELEMETRY_API_KEY")),
         "api_key_variable": f"{prefix}_TELEMETRY_API_KEY",
         "log": log,
@@ -102,13 +112,13 @@ def status(app: str = "atopile") -> dict[str, object]:
 
 def _choose(app: str, *, enabled: bool) -> int:
     try:
-        _say(write_choice(app, enabled))
+        say(write_choice(app, enabled))
     except (OSError, ValueError) as error:
-        _say(f"telemetry was not {'enabled' if enabled else 'disabled'}: {error}", sys.stderr)
+        say(f"telemetry was not {'enabled' if enabled else 'disabled'}: {error}", sys.stderr)
         return 1
     consent = read_consent(app)
     if consent.mode != ("on" if enabled else "off"):
-        _say(f"but {consent.reason} decides here, so telemetry is {consent.mode} wherever that is set", sys.stderr)
+        say(f"but {consent.reason} decides here, so telemetry is {consent.mode} wherever that is set", sys.stderr)
     return 0
 
 
@@ -127,7 +137,7 @@ def _last_summary(path: str) -> str | None:
     return next((line.strip() for line in reversed(lines) if _SUMMARY in line), None)
 
 
-def _without_credentials(url: str) -> str:
+def without_credentials(url: str) -> str:
     """Return `url` without the user and password that it may carry."""
     from urllib.parse import urlsplit
 
@@ -146,7 +156,7 @@ def _app_name(text: str) -> str:
     return text
 
 
-def _say(text: str, stream: TextIO | None = None) -> None:
+def say(text: str, stream: TextIO | None = None) -> None:
     """Print one line, also where the terminal's encoding lacks a letter of somebody's home directory."""
     stream = stream or sys.stdout
     encoding = stream.encoding or "utf-8"

@@ -2,7 +2,8 @@
 
 Runs in the host, on the thread that captures. What atopile imports: the module-level names are the default instance,
 made at the first use of one of them and not before. The host adds only what only the host knows (`duration`, `run_id`);
-the git facts, versions and the rest are the sender's work.
+the git facts, versions and the rest are the sender's work. Where several threads make one thing at once (the default
+instance, the run's id), `dict.setdefault` decides: a lock could be held by the code that a signal handler interrupts.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 import time
 
 from atotelemetry.host.client import DEFAULT_QUEUE_SIZE, FLUSH_TIMEOUT, TelemetryClient
-from atotelemetry.host.consent import environment_prefix, identity, read_consent
+from atotelemetry.host.consent import environment_prefix, identity, random_id, read_consent
 from atotelemetry.host.debug import debug
 
 TYPE_CHECKING = False
@@ -59,7 +60,10 @@ RUN_PROPERTIES = (
 """What the sender says about a run, unless the host cuts the list."""
 
 _DEFAULT_HOSTS = {"atopile": PH_API_HOST}
-_COROUTINE, _GENERATOR = 0x80, 0x20  # flags of a code object (the `inspect` module's CO_COROUTINE and CO_GENERATOR)
+
+# Flags of a code object: the `inspect` module's CO_COROUTINE and CO_ITERABLE_COROUTINE, CO_GENERATOR, and
+# CO_ASYNC_GENERATOR.
+_COROUTINE, _GENERATOR, _ASYNC_GENERATOR = 0x80 | 0x100, 0x20, 0x200
 
 
 class Telemetry:
@@ -90,7 +94,6 @@ class Telemetry:
     ) -> None:
         self.app = app
         self._started = time.perf_counter()
-        self._run_id: str | None = None
         self._distinct_id: str | None = None
         prefix = environment_prefix(app)
         self._consent = read_consent(app)
@@ -105,94 +108,120 @@ class Telemetry:
             debug("telemetry is off: %s", self._consent.reason)
             self.client.disabled = True
         elif self._consent.mode == "log":
-            _print_instead_of_sending(self.client)
+            divert(self.client, _print)
 
     def capture(self, event_start: str, event_end: str, properties: Mapping[str, Any] | None = None) -> Capture:
         """Capture the beginning and the end of what happens inside: a context manager, and a decorator.
 
         `event_start` is captured on entering; on leaving `event_end`, or `$exception` when an `Exception` comes out,
         which then goes on unchanged. `KeyboardInterrupt`, `SystemExit` and `GeneratorExit` are left alone. Every event
-        has `properties` and `duration`, the seconds since entering.
+        has `duration`, the seconds since the block was entered, and `properties` as they are at that moment: what is
+        put into the dict meanwhile is on the later event.
         """
         return Capture(self, event_start, event_end, properties)
 
     def capture_event(
         self, event: str, properties: Mapping[str, Any] | None = None, *, flush: bool = False
     ) -> str | None:
-        """Capture one event; return its uuid, or None if nothing was queued. `flush` hands it over before returning."""
-        uuid = self._send(event, None, properties, self._started)
+        """Capture one event; return its uuid, or None if nothing was queued. `flush` hands it over before returning.
+
+        It has `properties` and `duration`, the seconds since this object was made.
+        """
+        uuid = self._event(event, properties, self._started)
         if flush:
             self.client.flush()
         return uuid
 
     def capture_exception(self, exc: object = None, properties: Mapping[str, Any] | None = None) -> str | None:
-        """Capture one exception (by default the one being handled) as `$exception`; once for each exception object."""
-        return self._send("$exception", exc, properties, self._started)
+        """Capture one exception (by default the one being handled) as `$exception`; once for each exception object.
 
-    def _send(self, event: str, exc: object, properties: Mapping[str, Any] | None, since: float) -> str | None:
+        The event has `properties` and `duration`, the seconds since this object was made. Returns its uuid, or None if
+        nothing was queued.
+        """
+        return self._exception(exc, properties, self._started)
+
+    def _event(self, event: str, properties: Mapping[str, Any] | None, since: float | None) -> str | None:
         client = self.client
         if client.disabled:
             return None
         try:
-            said: dict[str, Any] = {"duration": time.perf_counter() - since, "run_id": self._run()}
-            if properties:
-                said.update(properties)
-            if event == "$exception":
-                return client.capture_exception(exc, distinct_id=self._person(), properties=said)
-            return client.capture(event, distinct_id=self._person(), properties=said)
+            return client.capture(event, distinct_id=self._person(), properties=_with_own(properties, since))
         except Exception as error:
             debug("an event was not captured: %r", error)
             return None
 
-    def _run(self) -> str:
-        if self._run_id is None:
-            import uuid  # loaded by msgspec anyway, but not before the first event
-
-            self._run_id = str(uuid.uuid4())
-        return self._run_id
+    def _exception(self, exc: object, properties: Mapping[str, Any] | None, since: float) -> str | None:
+        client = self.client
+        if client.disabled:
+            return None
+        try:
+            return client.capture_exception(exc, distinct_id=self._person(), properties=_with_own(properties, since))
+        except Exception as error:
+            debug("an exception was not captured: %r", error)
+            return None
 
     def _person(self) -> str:
         """Return the user's random id; the first event of a first run creates the file that keeps it."""
         if self._distinct_id is None:
-            known = self._consent.id
-            if known is None and self._consent.mode == "log":
-                known = self._run()  # nothing is sent, and nothing is written
-            self._distinct_id = known or identity(self.app, self._consent)
+            self._distinct_id = identity(self.app, self._consent)
         return self._distinct_id
 
 
+def _with_own(properties: Mapping[str, Any] | None, since: float | None) -> dict[str, Any]:
+    """Return what only the host knows, under the caller's properties, which win. `since` None is now."""
+    known: dict[str, Any] = {"duration": 0.0 if since is None else time.perf_counter() - since, "run_id": _run_id()}
+    if properties is None:
+        return known
+    if properties.__class__ is not dict:
+        from atotelemetry.host import values  # only for what is no ordinary dict
+
+        made_plain = values.plain(properties)
+        properties = made_plain if isinstance(made_plain, dict) else {"value": made_plain}
+    known.update(properties)
+    return known
+
+
+def _run_id() -> str:
+    """Return the random id of this process's run, which `PropertyLoaders.run_id` tells, too (and shares this way)."""
+    package = vars(sys.modules["atotelemetry"])
+    known: str = package.get("_run_id") or package.setdefault("_run_id", random_id())
+    return known
+
+
 class Capture:
-    """What `Telemetry.capture` returns."""
+    """What `Telemetry.capture` returns. One object may be entered again, also inside itself."""
 
     def __init__(self, telemetry: Telemetry, start: str, end: str, properties: Mapping[str, Any] | None) -> None:
         self._telemetry = telemetry
         self._start = start
         self._end = end
         self._properties = properties
-        self._entered = 0.0
+        self._entered: list[float] = []
 
     def __enter__(self) -> None:
-        self._entered = time.perf_counter()
-        self._telemetry._send(self._start, None, self._properties, self._entered)  # noqa: SLF001 - one class in two
+        self._telemetry._event(self._start, self._properties, None)  # noqa: SLF001 - one class in two
+        # After it, because what the first event of a process costs is no part of what is measured.
+        self._entered.append(time.perf_counter())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> Literal[False]:
-        send = self._telemetry._send  # noqa: SLF001
+        entered = self._entered.pop()
         if error is None:
-            send(self._end, None, self._properties, self._entered)
+            self._telemetry._event(self._end, self._properties, entered)  # noqa: SLF001
         elif isinstance(error, Exception):
-            send("$exception", error, self._properties, self._entered)
+            self._telemetry._exception(error, self._properties, entered)  # noqa: SLF001
         return False
 
     def __call__(self, function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-        """Capture every call of `function`; of a coroutine or generator function for its whole life."""
-        from functools import wraps  # whoever decorates functions has it
+        """Capture every call of `function`; of a coroutine or generator function the whole life of what it returns."""
+        from functools import partial, wraps  # whoever decorates functions has it
 
         def again() -> Capture:
             return Capture(self._telemetry, self._start, self._end, self._properties)
 
-        flags = getattr(getattr(function, "__code__", None), "co_flags", 0)
+        body = function.func if isinstance(function, partial) else function
+        flags = getattr(getattr(body, "__code__", None), "co_flags", 0)
         target: Any = function
         wrapper: Any
         if flags & _COROUTINE:
@@ -200,6 +229,26 @@ class Capture:
             async def wrapper(*args: Any, **kwargs: Any) -> Any:
                 with again():
                     return await target(*args, **kwargs)
+
+        elif flags & _ASYNC_GENERATOR:
+
+            async def wrapper(*args: Any, **kwargs: Any) -> Any:
+                with again():
+                    # What `yield from` does below, for which there is no word in an async generator (PEP 525).
+                    generator = target(*args, **kwargs)
+                    step = generator.__anext__()
+                    while True:
+                        try:
+                            value = await step
+                        except StopAsyncIteration:
+                            return
+                        try:
+                            step = generator.asend((yield value))
+                        except GeneratorExit:
+                            await generator.aclose()
+                            raise
+                        except BaseException as error:
+                            step = generator.athrow(error)
 
         elif flags & _GENERATOR:
 
@@ -217,14 +266,19 @@ class Capture:
         return wrapped
 
 
-class _Printer:
-    """Stands in a client where the feeder does, and prints each event as a line of JSON on stderr."""
+class _Diversion:
+    """Stands in a client where the feeder does, and gives each event's line to a function."""
 
-    def __init__(self) -> None:
+    def __init__(self, take: Callable[[bytes], object]) -> None:
+        self._take = take
         self.handed_over = 0
 
     def put(self, line: bytes) -> bool:
-        sys.stderr.write(line.decode() + "\n")
+        try:
+            self._take(line)
+        except Exception as error:
+            debug("an event went nowhere: %r", error)
+            return False
         self.handed_over += 1
         return True
 
@@ -232,37 +286,60 @@ class _Printer:
         del timeout, delivered, stop
         return True
 
+    def note_loss(self) -> None:
+        """Nobody is promised a delivery."""
+
     def before_fork(self) -> None:
         """There is no pipe to think of."""
 
     after_fork_in_parent = after_fork_in_child = before_fork
 
 
-def _print_instead_of_sending(client: TelemetryClient) -> None:
-    client._feeder = _Printer()  # type: ignore[assignment]  # noqa: SLF001 - the one other place an event may go
-    client.disabled = False  # a person who wants to see the events needs no key
+def divert(client: TelemetryClient, take: Callable[[bytes], object]) -> None:
+    """Give every event of `client` to `take`, as the line that a sender would read, and start no sender.
+
+    Needs no key. `take` is called on the thread that captures; what it raises loses the event, no more.
+    """
+    client._feeder = _Diversion(take)  # type: ignore[assignment]  # noqa: SLF001 - the one other place an event may go
+    client.disabled = False
+
+
+def _print(line: bytes) -> None:
+    # In one write, so that the lines of several threads do not mix.
+    sys.stderr.write(line.decode() + "\n")
 
 
 # ---- the default instance: atopile's
 
-_default: Telemetry | None = None
+
+class _Off(Telemetry):
+    """Stands in for a `Telemetry` that could not be made."""
+
+    def __init__(self) -> None:
+        self.app = "atopile"
+        self._started = 0.0
+        self.client = TelemetryClient("", "")
+
+
+_defaults: dict[str, Telemetry] = {}
 
 
 def _get_telemetry() -> Telemetry:
-    """Return the default instance, made at the first call."""
-    global _default  # noqa: PLW0603 - the module-level names are this instance, by contract
-    if _default is None:
-        _default = Telemetry()
-    return _default
+    """Return the default instance, made at the first call; one that is off if anything is wrong."""
+    telemetry = _defaults.get("atopile")
+    if telemetry is None:
+        try:
+            telemetry = Telemetry()
+        except Exception as error:
+            debug("telemetry is off: %r", error)
+            telemetry = _Off()
+        telemetry = _defaults.setdefault("atopile", telemetry)
+    return telemetry
 
 
 def _get_telemetry_client() -> TelemetryClient:
     """Return the default instance's client; a disabled one if anything is wrong."""
-    try:
-        return _get_telemetry().client
-    except Exception as error:
-        debug("telemetry is off: %r", error)
-        return TelemetryClient("", "")
+    return _get_telemetry().client
 
 
 def _flush_telemetry_on_exit() -> None:
@@ -270,9 +347,9 @@ def _flush_telemetry_on_exit() -> None:
 
     The package does this by itself at interpreter exit; this is for a host that ends in another way.
     """
-    if _default is not None:
-        _default.client.flush(timeout=FLUSH_TIMEOUT)
-        _default.client.disabled = True
+    for telemetry in list(_defaults.values()):
+        telemetry.client.flush(timeout=FLUSH_TIMEOUT)
+        telemetry.client.disabled = True
 
 
 def capture(event_start: str, event_end: str, properties: Mapping[str, Any] | None = None) -> Capture:

@@ -573,12 +573,14 @@ class PropertyLoaders:
 
     @staticmethod
     def run_id() -> str:
-        """Return a random UUID that stays the same as long as this process lives, and in what it forks."""
-        if "run_id" not in _facts:
+        """Return the random UUID that this process's events carry as `run_id`; the same in what it forks."""
+        import atotelemetry  # the one place that host/telemetry.py, which uses the same name in it, can be met in
+
+        if "_run_id" not in vars(atotelemetry):
             import uuid  # milliseconds to import
 
-            _facts.setdefault("run_id", str(uuid.uuid4()))
-        value: str = _facts["run_id"]
+            vars(atotelemetry).setdefault("_run_id", str(uuid.uuid4()))
+        value: str = vars(atotelemetry)["_run_id"]
         return value
 
 

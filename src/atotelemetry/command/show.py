@@ -1,0 +1,145 @@
+"""`atotelemetry show`: exactly what a run in this directory would send, with its values, sending nothing.
+
+Runs in its own process, for a person. Nothing here imitates: the events come from the real `Telemetry`, whose lines are
+diverted, and the bodies from a real sender process, started as a host starts one but told to print instead of to send.
+No file is created, and the project's key is not shown.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from atotelemetry.command.consent import add_choice_arguments, say, status
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["add_arguments", "run"]
+
+_KEY = "(the project's key)"
+_NOWHERE = "http://unknown.invalid"
+_NEW_ID = "(a random id, made at the first run)"
+# The most that the sender may take; it gives git three seconds.
+_PATIENCE = 30.0
+# JSON leaves these as they are, and a terminal would obey some of them.
+_CONTROL_CHARACTERS = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `show` on its parser."""
+    add_choice_arguments(parser)
+    parser.add_argument("--exception", action="store_true", help="show an exception, too, as after a crash")
+    parser.add_argument("--json", action="store_true", help="print only the request's exact body, on one line")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what would be sent; return 0, or 1 when a run here could send nothing."""
+    known = status(args.app)
+    try:
+        bodies = _bodies(_stream(args.app, known["id"], with_exception=args.exception))
+    except _NothingToShow as reason:
+        sys.stderr.write(f"a run in this directory would send nothing: {reason}\n")
+        return 1
+    if args.json:
+        if not known["enabled"]:
+            sys.stderr.write(f"telemetry is off, nothing of this would be sent: {known['reason']}\n")
+        sys.stdout.flush()
+        # Bytes, since "exact" must not depend on the terminal's encoding.
+        sys.stdout.buffer.write(b"".join(body + b"\n" for body in bodies))
+        return 0
+    for line in _preface(args.app, known):
+        say(line)
+    for body in bodies:
+        say("")
+        say(_pretty(body))
+    return 0
+
+
+class _NothingToShow(Exception):
+    """Why there is nothing; its text is for people."""
+
+
+def _stream(app: str, known_id: object, *, with_exception: bool) -> bytes:
+    """Return what a run would write to its sender: greeting, a start and an end event, perhaps an exception, end."""
+    from atotelemetry.host.telemetry import Telemetry, divert
+
+    telemetry = Telemetry(app=app)
+    client = telemetry.client
+    lines: list[bytes] = []
+    divert(client, lines.append)
+    # Otherwise the first event would create the file, as it does in the first real run.
+    telemetry._distinct_id = str(known_id or _NEW_ID)  # noqa: SLF001 - this command is the only one to pretend
+    client.api_key = _KEY
+    client.host = client.host or _NOWHERE  # a server that only the program itself knows; it is not in the body
+    name = "build" if app == "atopile" else "run"
+    with telemetry.capture(f"cli:{name}_start", f"cli:{name}_end"):
+        pass
+    if with_exception:
+        try:
+            _fail()
+        except ValueError as error:
+            telemetry.capture_exception(error)
+    return b"\n".join([client._hello(), *lines, client._end(), b""])  # noqa: SLF001 - what the feeder writes
+
+
+def _fail() -> None:
+    raise ValueError("an example of what an exception says")
+
+
+def _bodies(stream: bytes) -> list[bytes]:
+    """Return the body of each request that a sender makes of `stream`."""
+    import subprocess
+
+    from atotelemetry.host.spawn import CannotSpawn, import_path, sender_environment
+
+    environ = os.environ.copy()
+    environ.pop("ATO_TELEMETRY_LOG", None)  # nothing is delivered, so nothing is logged as a delivery
+    try:
+        environment = sender_environment(environ, import_path())
+    except CannotSpawn as error:
+        raise _NothingToShow(str(error)) from None
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-S", "-m", "atotelemetry.sender", "--dry-run"],
+            input=stream,
+            capture_output=True,
+            env=environment,
+            timeout=_PATIENCE,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise _NothingToShow(f"the sender could not be run: {error}") from None
+    if done.returncode != 0 or not done.stdout:
+        raise _NothingToShow(f"the sender failed: {done.stderr.decode('utf-8', 'replace').strip()}")
+    return done.stdout.rstrip(b"\n").split(b"\n")
+
+
+def _preface(app: str, known: dict[str, object]) -> list[str]:
+    """Return the lines above the body: whether it would really be sent and where to, and what is not shown as it is."""
+    mode, reason = known["telemetry"], known["reason"]
+    where = known["endpoint"] or f"the server that {app} names"
+    if mode == "off":
+        lines = [f"Telemetry is off: {reason}.", f"If it were on, a run in this directory would send this to {where}:"]
+    elif mode == "log":
+        lines = [
+            f"Telemetry only shows events on stderr: {reason}.",
+            f"If it were on, a run in this directory would send this to {where}:",
+        ]
+    else:
+        lines = [f"Telemetry is on: {reason}.", f"A run in this directory would send this to {where}:"]
+    lines.append("- the body of one request, to /batch/; events that come apart in time go alone, to /capture/")
+    lines.append(f"- {app} chooses the events' names, and may add properties or leave some out")
+    if not known["id"]:
+        lines.append("- there is no id yet: a random one is made and kept at the first run")
+    if not known["api_key_set"]:
+        lines.append(f"- {known['api_key_variable']} is not set: without a key of its own {app} sends nothing")
+    lines.append("Nothing was sent now.")
+    return lines
+
+
+def _pretty(body: bytes) -> str:
+    import json
+
+    return json.dumps(json.loads(body), indent=2, ensure_ascii=False).translate(_CONTROL_CHARACTERS)

@@ -1,0 +1,176 @@
+"""`atotelemetry test`: send one event the way a run does, wait, and say what the server answered, or why not.
+
+Runs in its own process, for a person. The way is the real one, `Telemetry`, feeder, pipe, sender, HTTPS; only the
+waiting is not what a run does. What the sender says comes from its log. The event says nothing about the directory it
+is sent from, and no file is created.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from atotelemetry.command.consent import DEFAULT_ENDPOINT, add_choice_arguments, say, without_credentials
+from atotelemetry.host.consent import environment_prefix, read_consent
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["add_arguments", "run"]
+
+EVENT = "telemetry:test"
+_LOG = "ATO_TELEMETRY_LOG"
+# Beyond the sender's own deadline: to start it, and to see that it has ended.
+_GRACE = 5.0
+_REQUEST_TIMEOUT = 5.0
+_LONGEST = 600.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `test` on its parser."""
+    add_choice_arguments(parser)
+    parser.add_argument("--host", type=_url, metavar="URL", help="base URL of the server (default: the program's own)")
+    parser.add_argument("--api-key", metavar="KEY", help="the project's write-only key; there is none by default")
+    parser.add_argument(
+        "--timeout", type=_seconds, default=15.0, metavar="SECONDS", help="give up after so long (default %(default)g)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Send one event and report; return 0 when the server accepted it, 1 when not or when nothing was sent."""
+    prefix = environment_prefix(args.app)
+    consent = read_consent(args.app)
+    if consent.mode != "on":
+        what = "is off" if consent.mode == "off" else "only shows events on stderr"
+        return _nothing_sent(f"telemetry {what}: {consent.reason}")
+    key = args.api_key or os.environ.get(f"{prefix}_TELEMETRY_API_KEY")
+    if not key:
+        return _nothing_sent(f"there is no key; give --api-key KEY or set {prefix}_TELEMETRY_API_KEY")
+    host = args.host or os.environ.get(f"{prefix}_SERVICES_TELEMETRY_URL")
+    if not host and args.app == "atopile":
+        host = DEFAULT_ENDPOINT
+    if not host:
+        return _nothing_sent(f"there is no server; give --host URL or set {prefix}_SERVICES_TELEMETRY_URL")
+    return _send(args.app, consent.id, key, host, args.timeout)
+
+
+def _send(app: str, known_id: str | None, key: str, host: str, timeout: float) -> int:
+    from tempfile import TemporaryDirectory
+
+    from atotelemetry.host.telemetry import PH_API_ENDPOINT, Telemetry
+
+    reasons = _host_log()
+    log_before = os.environ.get(_LOG)
+    with TemporaryDirectory(prefix="atotelemetry-") as directory:
+        log_path = os.path.join(directory, "log")
+        os.environ[_LOG] = log_path  # the sender inherits it
+        try:
+            telemetry = Telemetry(
+                app=app,
+                api_key=key,
+                host=host,
+                run_properties=(),  # which of them this program sends is not known here
+                sender_deadline=timeout,
+                request_timeout=min(_REQUEST_TIMEOUT, timeout),
+            )
+            client = telemetry.client
+            client.api_key, client.host = key, host  # the options win over the variables that the constructor reads
+            # Without an id PostHog makes no person of the event; a new one is for the first real run to keep.
+            telemetry._distinct_id = known_id or ""  # noqa: SLF001 - this command is the only one to pretend
+            started = time.perf_counter()
+            uuid = telemetry.capture_event(EVENT, {"test": True})
+            accepted = client.flush(timeout + _GRACE, delivered=True) and uuid is not None
+            seconds = time.perf_counter() - started
+        finally:
+            if log_before is None:
+                del os.environ[_LOG]
+            else:
+                os.environ[_LOG] = log_before
+        said = _read(log_path)
+    if log_before:
+        _append(log_before, said)
+    # Each line begins with a time and "sender[pid]"; the summary says nothing that is not in the others.
+    lines = [line.partition("] ")[2] for line in said.decode("utf-8", "replace").splitlines()]
+    lines = [line for line in lines if not line.startswith("done:")]
+    where = f"{without_credentials(host).rstrip('/')}{PH_API_ENDPOINT}"
+    if not accepted:
+        return _not_delivered(where, seconds, lines or [*reasons, "no sender could be started"])
+    say(f"delivered one event to {where}; it took {seconds:.2f} s, with the start of the sender")
+    for line in [*lines, f"event {EVENT}, uuid {uuid}"]:
+        say(f"  {line}")
+    return 0
+
+
+def _host_log() -> list[str]:
+    """Return a list that grows by whatever the host's side says from now on."""
+    import logging
+
+    lines: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    logger = logging.getLogger("atotelemetry")
+    logger.addHandler(Listener())
+    logger.setLevel(logging.DEBUG)
+    return lines
+
+
+def _nothing_sent(reason: str) -> int:
+    say(f"nothing was sent: {reason}", sys.stderr)
+    return 1
+
+
+def _not_delivered(where: str, seconds: float, reasons: list[str]) -> int:
+    say(f"not delivered to {where}; gave up after {seconds:.2f} s:", sys.stderr)
+    for reason in reasons:
+        say(f"  {reason}", sys.stderr)
+    return 1
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""  # no sender was there to write it
+
+
+def _append(path: str, said: bytes) -> None:
+    """Keep what the sender said in the log that the person keeps, which it would have written into itself."""
+    try:
+        with open(path, "ab") as file:
+            file.write(said)
+    except OSError as error:
+        say(f"cannot write the log {path}: {error.strerror}", sys.stderr)
+
+
+def _url(text: str) -> str:
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(text)
+        if parts.scheme in {"http", "https"} and parts.hostname:
+            return text
+    except ValueError:
+        pass  # brackets without an address between them
+    raise _wrong(f"{text!r} is no http:// or https:// URL")
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= _LONGEST:
+        raise _wrong(f"{text!r} is no number of seconds between 0 and {_LONGEST:g}")
+    return value
+
+
+def _wrong(text: str) -> Exception:
+    from argparse import ArgumentTypeError
+
+    return ArgumentTypeError(text)

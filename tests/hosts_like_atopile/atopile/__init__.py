@@ -1,0 +1,1 @@
+"""A program written like atopile, as far as its telemetry goes."""
