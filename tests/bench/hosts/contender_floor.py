@@ -1,0 +1,49 @@
+"""The least that this shape allows: msgspec imported, one event encoded, one spawn, one pipe write, one close.
+
+Whatever a program does to hand an event to another process costs at least this; nothing here is checked, bounded,
+retried or even delivered.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+_done = False
+
+
+def load(): ...
+
+
+def setup(url, room=0): ...
+
+
+def capture(name, properties):
+    global _done  # noqa: PLW0603 - one event, as the name says
+    if _done:
+        return
+    _done = True
+    import msgspec
+
+    read_end, write_end = os.pipe()
+    os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-S", "-c", "import os; os.read(0, 65536)"],
+        os.environ,
+        file_actions=[
+            (os.POSIX_SPAWN_DUP2, read_end, 0),
+            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
+    os.close(read_end)
+    os.write(write_end, msgspec.json.encode({"event": name, "distinct_id": "me", "properties": properties}))
+    os.close(write_end)
+
+
+def drain(): ...
+
+
+def dropped():
+    return 0

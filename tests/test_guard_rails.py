@@ -1,0 +1,266 @@
+"""What the path of an event may cost, in things that can be counted: no stopwatch, so no noise.
+
+`tests/bench/` says how fast it is; these tests say why, and fail when somebody makes it heavier: a module more in the
+host, a write for each event, a request for each event, a lock, a copy. A change that is worth more than it costs may
+raise a limit here, with its reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import subprocess
+import sys
+import types
+from typing import TYPE_CHECKING
+
+from atotelemetry import wire
+from atotelemetry.host import feeder, spawn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pytest
+
+PROPERTIES = {"command": "build", "ok": True, "targets": 3}
+TEN = {**PROPERTIES, "a": 1.5, "b": None, "c": "text", "d": [1, 2], "e": {"f": "g"}, "h": 10**12, "i": "é"}
+
+# A fresh interpreter may have loaded these already, depending on how it was installed; they cost next to nothing.
+FREE = {"__future__", "_queue", "_weakref", "atexit", "itertools", "errno"}
+HOST = {f"atotelemetry.host{module}" for module in ("", ".client", ".debug", ".feeder", ".spawn")}
+# What no command-line program should find in its process because of us.
+NOT_IN_A_HOST = {"asyncio", "httpcore", "httpx", "json", "logging", "socket", "ssl", "subprocess", "threading"}
+
+
+def loaded_by(code: str, *arguments: str, stdin: str = "") -> set[str]:
+    """Return the modules that `code` loads in a fresh interpreter."""
+    script = f"import sys\nbefore = set(sys.modules)\n{code}\nprint(*sorted(set(sys.modules) - before))"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], input=stdin, capture_output=True, text=True, check=True, timeout=50
+    )
+    assert not done.stderr
+    return set(done.stdout.split())
+
+
+# ---- imports
+
+
+def test_importing_the_package_loads_nothing_else():
+    """`import atotelemetry` is one file."""
+    assert loaded_by("import atotelemetry") - FREE == {"atotelemetry"}
+
+
+def test_making_a_client_loads_our_few_modules_and_nothing_of_the_library():
+    """A client that captures nothing costs four small modules; msgspec comes with the first event."""
+    code = "import atotelemetry\natotelemetry.TelemetryClient('key', 'http://127.0.0.1:9')"
+    assert loaded_by(code) - FREE == {"atotelemetry"} | HOST
+
+
+def test_an_event_loads_msgspec_and_nothing_else_into_the_host(server):
+    """From import to hand-over, the host loads our modules, what msgspec itself needs, and `signal` (a C module)."""
+    code = """if True:
+        from atotelemetry import TelemetryClient
+        client = TelemetryClient('key', sys.argv[1])
+        assert client.capture('built', distinct_id='me', properties={'ok': True})
+        assert client.flush(20.0)
+    """
+    loaded = loaded_by(code, server.url)
+    of_msgspec = loaded_by("import msgspec")
+    assert loaded - FREE - of_msgspec == {"atotelemetry", "atotelemetry.wire", "signal"} | HOST
+    assert not loaded & NOT_IN_A_HOST
+    assert server.wait_for_events(1)
+
+
+def test_only_the_first_event_of_a_host_imports_anything(server):
+    """Later events run no import statement, open no file and start no program on the thread that captures."""
+    code = """if True:
+        import builtins, threading
+        from atotelemetry import TelemetryClient
+        client = TelemetryClient('key', sys.argv[1])
+        client.capture('first', distinct_id='me', properties={'ok': True})
+        here, seen, original = threading.get_ident(), [], builtins.__import__
+        def count(name, *rest):
+            if threading.get_ident() == here:
+                seen.append(f'import {name}')
+            return original(name, *rest)
+        def listen(event, arguments):
+            if counting and threading.get_ident() == here:
+                seen.append(event)
+        counting = False
+        sys.addaudithook(listen)
+        builtins.__import__ = count
+        counting = True
+        for _ in range(100):
+            client.capture('later', distinct_id='me', properties={'ok': True, 'n': 1.5, 'list': ['a', {'b': None}]})
+        counting = False
+        builtins.__import__ = original
+        client.flush(20.0)
+        assert seen == [], seen
+    """
+    loaded_by(code, server.url)
+    assert server.wait_for_events(101)
+
+
+def test_the_sender_loads_what_it_needs_to_post_and_no_command_line_or_event_loop(server):
+    """Delivering one event loads httpx and its four libraries; neither its command line nor asyncio, nor the host's."""
+    code = """if True:
+        from atotelemetry.sender.__main__ import main
+        assert main(['--host', sys.argv[1], '--api-key', 'key']) == 0
+        # httpx's command line is kept out also where click and rich, which it would load, are not installed.
+        assert sys.modules['httpx._main'] is None
+    """
+    loaded = loaded_by(code, server.url, stdin='{"event": "built", "distinct_id": "me", "properties": {"a": 1}}\n')
+    ours_and_theirs = {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names
+    # httpcore looks whether anyio is there, and loads no more than its empty entrance.
+    needed = {"atotelemetry", "msgspec", "httpx", "httpcore", "h11", "idna", "certifi", "anyio"}
+    # msgspec and anyio take this one along where it is installed.
+    assert ours_and_theirs - {"typing_extensions", "sniffio", "exceptiongroup"} <= needed
+    assert not {name for name in loaded if name.startswith("atotelemetry.host")}
+    assert not loaded & {"asyncio", "concurrent.futures", "subprocess", "click", "rich", "pygments", "truststore"}
+    assert len(server.wait_for_events(1)) == 1
+
+
+# ---- system calls, processes, requests
+
+
+@contextlib.contextmanager
+def counted_writes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
+    """Collect what the feeder writes, one entry for each call of write(2)."""
+    writes: list[bytes] = []
+
+    def write(descriptor: int, data: bytes) -> int:
+        taken = os.write(descriptor, data)
+        writes.append(bytes(data[:taken]))
+        return taken
+
+    with monkeypatch.context() as patch:
+        patch.setattr(feeder, "os", types.SimpleNamespace(write=write, close=os.close))
+        yield writes
+
+
+@contextlib.contextmanager
+def queued_up(client) -> Iterator[None]:
+    """Hold the feeder back, so that what is captured meanwhile waits in the queue."""
+    with client._feeder._starting:
+        yield
+
+
+def test_a_full_queue_leaves_in_a_handful_of_writes(server, new_client, monkeypatch):
+    """256 queued events go out by the pipe's capacity, not one by one: with the greeting and the end, a few calls."""
+    client = new_client(server.url)
+    with counted_writes(monkeypatch) as writes:
+        with queued_up(client):
+            for _ in range(256):
+                assert client.capture("queued", distinct_id="me", properties={"n": 1})
+        assert client.flush(20.0)
+    assert sum(data.count(b'"queued"') for data in writes) == 256
+    assert len(writes) <= 5, [len(data) for data in writes]
+    assert len(server.wait_for_events(256)) == 256
+
+
+def test_a_run_of_many_events_starts_one_sender(server, new_client, monkeypatch):
+    """However many events a run captures, it starts one process."""
+    started: list[object] = []
+    monkeypatch.setattr(feeder, "start_sender", lambda keep: started.append(keep) or spawn.start_sender(keep))
+    client = new_client(server.url)
+    for _ in range(20):
+        client.capture("one of many", distinct_id="me", properties=PROPERTIES)
+    assert client.flush(20.0, delivered=True)
+    assert len(started) == 1
+    assert len(server.events) == 20
+
+
+def test_a_thousand_events_are_a_few_requests_on_one_connection(server, new_client):
+    """What waits together is posted together, over one connection."""
+    client = new_client(server.url, queue_size=1000)
+    with queued_up(client):
+        for _ in range(1000):
+            assert client.capture("bulk", distinct_id="me", properties=PROPERTIES)
+    assert client.flush(30.0, delivered=True)
+    assert len(server.events) == 1000
+    assert len(server.requests) <= 5
+    assert server.connection_count == 1
+
+
+def test_two_events_of_a_short_run_are_one_request(server, new_client):
+    """The usual run, one event at its start and one at its end, costs the server one request."""
+    client = new_client(server.url)
+    client.capture("run started", distinct_id="me", properties=PROPERTIES)
+    client.capture("run ended", distinct_id="me", properties=PROPERTIES)
+    assert client.flush(20.0, delivered=True)
+    assert [len(request.events) for request in server.requests] == [2]
+
+
+# ---- the work of one capture
+
+
+def test_one_capture_is_a_dozen_calls(new_client):
+    """The number of function calls that one capture makes, in Python and in C, stays what it is."""
+    client = new_client()
+    calls: list[str] = []
+
+    def note(frame, event, function):
+        if event == "call":
+            calls.append(frame.f_code.co_name)
+        elif event == "c_call" and function is not sys.setprofile:
+            calls.append(function.__name__)
+
+    client.capture("first", distinct_id="me", properties=TEN)
+    sys.setprofile(note)
+    client.capture("later", distinct_id="me", properties=TEN)
+    sys.setprofile(None)
+    # capture and its inner half, uuid (time, divmod), now, encode_event (encode, two lengths), put (qsize, put).
+    assert len(calls) <= 14, calls
+
+
+def test_a_queued_event_keeps_nothing_but_its_line(new_client):
+    """While it waits, an event is one block of memory, its encoded line; the values it was made of are let go."""
+    client = new_client(queue_size=3000)
+    client.capture("first", distinct_id="me", properties=TEN)
+    with quiet_collector(), queued_up(client):
+        client.shutdown(20.0)  # ends the feeder's thread: from here on everything waits
+        client.disabled = False
+        before = sys.getallocatedblocks()
+        for _ in range(1000):
+            client.capture("waiting", distinct_id="me", properties=TEN)
+        kept = sys.getallocatedblocks() - before
+    assert client.stats.queued == 1000
+    assert kept < 1000 * 1.1, kept / 1000
+
+
+def test_an_event_that_has_left_leaves_nothing_behind(new_client):
+    """Memory does not grow with the number of events that were handed over."""
+    client = new_client(queue_size=1000, max_retries=0)
+
+    def cycle() -> None:
+        for _ in range(500):
+            client.capture("passing", distinct_id="me", properties=TEN)
+        assert client.flush(20.0)
+
+    cycle()
+    with quiet_collector():
+        before = sys.getallocatedblocks()
+        cycle()
+        left = sys.getallocatedblocks() - before
+    assert client.stats.handed_over == 1000
+    # What a flush leaves for a while is its sender's record, until that is reaped.
+    assert left < 500 * 0.2, left / 500
+
+
+def test_an_event_on_the_wire_is_its_properties_and_little_more():
+    """Names and fixed fields add at most 200 bytes to an event's properties and name."""
+    line = wire.encode_event("0" * 36, "built", "1" * 36, "2026-01-01T00:00:00.000000Z", PROPERTIES)
+    assert len(line) - len(json.dumps(PROPERTIES, separators=(",", ":"))) - len("built") <= 200
+
+
+@contextlib.contextmanager
+def quiet_collector() -> Iterator[None]:
+    """Keep the garbage collector from running in the middle of a count of blocks."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
