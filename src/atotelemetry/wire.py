@@ -31,6 +31,7 @@ __all__ = [
     "LineTooLong",
     "Message",
     "NotAnEvent",
+    "OutgoingEvent",
     "WireError",
     "encode",
     "encode_event",
@@ -140,7 +141,7 @@ class Event(msgspec.Struct, kw_only=True):
 Message = Hello | End | Event
 
 
-class _OutgoingEvent(msgspec.Struct, omit_defaults=True, gc=False):
+class OutgoingEvent(msgspec.Struct, omit_defaults=True, gc=False):
     """One event as the host writes it: any value that msgspec can encode."""
 
     uuid: str
@@ -165,7 +166,7 @@ def encode_event(
     `OverflowError`, `UnicodeEncodeError`, `RecursionError`, …) for a value that has no JSON form: the caller then
     makes the values plain.
     """
-    line = encode(_OutgoingEvent(uuid, event, distinct_id, timestamp, properties, context))
+    line = encode(OutgoingEvent(uuid, event, distinct_id, timestamp, properties, context))
     if len(line) > MAX_EVENT_BYTES:
         raise EventTooLarge(len(line))
     return line

@@ -138,17 +138,18 @@ def test_ids_of_one_tick_of_the_clock_still_sort(monkeypatch):
     new_uuid = uuid_generator()
     ids = [new_uuid() for _ in range(1000)]
     assert ids == sorted(set(ids))
-    assert {text[:18] for text in ids} == {"018bcfe5-687b-774f"}
+    assert {text[:13] for text in ids} == {"018bcfe5-687b"}
+    assert len({text[:24] for text in ids}) == 1
 
 
-def test_ids_carry_the_fraction_of_the_millisecond(monkeypatch):
-    """The 12 bits after the version grow within a millisecond, up to the very end of it."""
-    fractions = []
-    for nanoseconds in (0, 250_000, 500_000, 999_999):
-        clock = types.SimpleNamespace(time_ns=lambda n=nanoseconds: 1_700_000_000_000_000_000 + n)
+def test_ids_carry_the_milliseconds(monkeypatch):
+    """The first 48 bits are the milliseconds since the epoch, with all their digits."""
+    heads = []
+    for milliseconds in (0, 1, 1_700_000_000_123, 2**48 - 1):
+        clock = types.SimpleNamespace(time_ns=lambda n=milliseconds: n * 1_000_000 + 999_999)
         monkeypatch.setattr(client_module, "time", clock)
-        fractions.append(uuid_generator()()[14:18])
-    assert fractions == ["7000", "7400", "7800", "7fff"]
+        heads.append(uuid_generator()()[:13])
+    assert heads == ["00000000-0000", "00000000-0001", "018bcfe5-687b", "ffffffff-ffff"]
 
 
 def test_two_generators_never_agree():

@@ -15,7 +15,7 @@ import atexit
 import os
 import sys
 import time
-from _thread import allocate_lock
+from _thread import RLock, allocate_lock, get_ident
 from _weakref import ref
 from itertools import count
 
@@ -38,9 +38,12 @@ FLUSH_TIMEOUT = 2.0
 """The most that the exit of a host may cost, ever."""
 
 _ENDPOINTS = ("auto", "capture", "batch")
-# PostHog's parser refuses a body nested deeper than 128 levels. A line this short, or with no more containers than this,
-# cannot be so deep; with any other, making the values plain bounds the depth.
+_IMPORT_PATIENCE = 2.0  # what a fork waits for another thread's import of ours: milliseconds, unless the disk is slow
+_FILTERED = "before_send"  # the one reason that is no loss: the host wanted it so
+# PostHog's parser refuses a body nested deeper than 128 levels. A line this short, or with no more containers than
+# that, cannot be so deep; with any other, making the values plain bounds the depth.
 _HARMLESS_BYTES = 400
+_MAX_EVENT_BYTES = 900 * 1024  # as `wire.MAX_EVENT_BYTES`, which is not loaded before the first event
 _HARMLESS_CONTAINERS = 100
 _ENVELOPE_BYTES = 16 * 1024  # what an event may need beside its properties: two texts of 1024 characters, escaped
 _CONTEXT_BYTES = 64 * 1024  # what the common properties, or a context, may take of one line
@@ -107,6 +110,9 @@ class TelemetryClient:
 
     """
 
+    # A `__del__` may flush when the interpreter has cleared this module's names already.
+    _debug = staticmethod(debug)
+
     disabled: bool
     """True makes every capture a no-op: no thread, no process, no file. May be set at any time."""
 
@@ -147,6 +153,7 @@ class TelemetryClient:
         }
         self._properties = dict(properties or {})
         self._before_send = before_send
+        self._filtering: set[int] = set()  # threads inside `before_send`
         self._feeder = Feeder(
             queue_size=queue_size,
             hello=self._hello,
@@ -156,6 +163,7 @@ class TelemetryClient:
         )
         self._reset_counts()
         self._prepared = False
+        self._ordinary = False  # whether the fast path may be taken
         self._following = allocate_lock()
         reason = reason_not_to_spawn() or ("" if api_key and host else "no api_key or no host")
         self.disabled = bool(reason)
@@ -187,7 +195,49 @@ class TelemetryClient:
         """
         if self.disabled:
             return None
-        return self._capture(event, distinct_id, properties, timestamp, context, uuid)
+        if properties is None:
+            properties = {}
+        try:
+            line = None
+            if (
+                (self._ordinary or self._becomes_ordinary())
+                and type(event) is str
+                and type(distinct_id) is str
+                and type(properties) is dict
+                and event
+                and distinct_id
+                and timestamp is None
+                and context is None
+                and uuid is None
+            ):
+                # The fast path: one expression from the caller's values to the line. A failure is no loss yet.
+                try:
+                    name = self._new_uuid()
+                    line = self._encode(self._event(name, event, distinct_id, self._now(self._utc), properties))
+                    # Only a `msgspec.Raw` of the caller's brings a line break.
+                    if (len(line) > _HARMLESS_BYTES and not _is_harmless(line)) or b"\n" in line:
+                        line = None
+                except Exception:
+                    line = None
+            if line is None:
+                assembled = self._assemble(event, distinct_id, properties, timestamp, context, uuid)
+                if assembled is None:
+                    return None
+                name, line = assembled
+        except Exception as error:
+            self._refuse(error)
+            return None
+        except BaseException:  # Ctrl-C in the middle: the host's affair, but the count must add up
+            self._lose("interrupted")
+            raise
+        self._count_captured()
+        try:
+            if self._feeder.put(line):
+                return name
+            self._drop("queue full")
+        except Exception:
+            return None  # no stack left to say so
+        return None
 
     def capture_exception(
         self,
@@ -208,7 +258,8 @@ class TelemetryClient:
         if self.disabled:
             return None
         try:
-            from atotelemetry.host import exceptions, values  # only a program in trouble pays for it
+            with _importing:
+                from atotelemetry.host import exceptions, values  # only a program in trouble pays for it
 
             caught = exceptions.current_exception(exception)
             if caught is None or not exceptions.mark_reported(caught):
@@ -226,84 +277,40 @@ class TelemetryClient:
             described.update(exceptions.exception_properties(caught, distinct_id=person, project_root=root))
             described.update(properties or {})
         except Exception as error:
-            self._count_captured()
             self._refuse(error)
             return None
-        return self._capture("$exception", person, described, timestamp, context, uuid)
-
-    def _capture(
-        self,
-        event: object,
-        distinct_id: object,
-        properties: Mapping[str, Any] | None,
-        timestamp: object,
-        context: Mapping[str, Any] | None,
-        uuid: object,
-    ) -> str | None:
-        try:
-            self._count_captured()
-            if not self._prepared:
-                self._prepare()
-            if properties is None:
-                properties = {}
-            name = self._new_uuid() if uuid is None else self._uuid(uuid)
-            when = self._now(self._utc) if timestamp is None else self._timestamp(timestamp)
-            if (
-                event.__class__ is str
-                and event
-                and distinct_id.__class__ is str
-                and distinct_id
-                and properties.__class__ is dict
-                and context is None
-                and self._before_send is None
-            ):
-                try:
-                    line = self._encode_event(name, event, distinct_id, when, properties)
-                    odd = len(line) > _HARMLESS_BYTES and line.count(b"{") + line.count(b"[") > _HARMLESS_CONTAINERS
-                except Exception:
-                    odd = True
-                if odd or b"\n" in line:  # only a `msgspec.Raw` of the caller's brings a line break
-                    line = self._encode_odd(name, event, distinct_id, when, properties, None)
-            else:
-                assembled = self._assemble(name, event, distinct_id, when, properties, context)
-                if assembled is None:
-                    return None
-                name, line = assembled
-        except Exception as error:
-            self._refuse(error)
-            return None
-        except BaseException:  # Ctrl-C in the middle: the host's affair, but the count must add up
-            self._drop("interrupted")
-            raise
-        if self._feeder.put(line):
-            return name
-        self._drop("queue full")
-        return None
+        return self.capture(
+            "$exception", distinct_id=person, properties=described, timestamp=timestamp, context=context, uuid=uuid
+        )
 
     def _assemble(
         self,
-        name: str,
         event: object,
         distinct_id: object,
-        when: datetime.datetime,
         properties: object,
+        timestamp: object,
         context: object,
+        uuid: object,
     ) -> tuple[str, bytes] | None:
-        """Encode an event that is not of the plainest kind; return its uuid and line, or None when it was dropped."""
+        """Encode an event that is no ordinary one; return its uuid and line, or None when it was lost."""
+        if not self._prepared:
+            self._prepare()
         from atotelemetry.host import values
 
-        known = properties if properties.__class__ is dict else _mapping(values.plain(properties))
+        name = self._new_uuid() if uuid is None else self._uuid(uuid)
+        when = self._now(self._utc) if timestamp is None else self._timestamp(timestamp)
+        known = properties if isinstance(properties, dict) else _mapping(values.plain(properties))
         person = "" if distinct_id is None else values.plain_text(distinct_id)
         if not person:
             # PostHog makes no person of an event whose distinct_id means nothing.
             person = self._new_uuid()
             known = {"$process_person_profile": False, **known}
-        extra = context if context is None or context.__class__ is dict else _mapping(values.plain(context))
+        extra = context if context is None or isinstance(context, dict) else _mapping(values.plain(context))
         if self._before_send is not None:
             return self._filter(name, event, person, when, known, extra)
         title = values.plain_text(event) if event is not None else ""
         if not title:
-            self._drop("no event name")
+            self._lose("no event name")
             return None
         return name, self._encode_odd(name, title, person, when, known, extra)
 
@@ -317,8 +324,14 @@ class TelemetryClient:
         context: dict[str, Any] | None,
     ) -> tuple[str, bytes] | None:
         """Let `before_send` see and change the event, then encode what it returns."""
-        from atotelemetry.host import values
+        with _importing:
+            from atotelemetry.host import values
 
+        thread = get_ident()
+        if thread in self._filtering:
+            # Captured by `before_send` itself, which would be called for this event, too, without end.
+            self._lose("captured inside before_send")
+            return None
         message: dict[str, Any] = {
             "uuid": name,
             "event": event,
@@ -328,19 +341,22 @@ class TelemetryClient:
         }
         if context is not None:
             message["context"] = context
+        self._filtering.add(thread)
         try:
             filtered = None if self._before_send is None else self._before_send(message)
         except Exception as error:
-            self._drop("before_send raised", 1, error)
+            self._lose("before_send raised", error)
             return None
+        finally:
+            self._filtering.discard(thread)
         if filtered is None:
-            self._drop("before_send")
+            self._lose(_FILTERED)
             return None
         message = filtered
         name = self._uuid(message.get("uuid"))
         title = values.plain_text(message.get("event") or "")
         if not title:
-            self._drop("no event name")
+            self._lose("no event name")
             return None
         return name, self._encode_odd(
             name,
@@ -361,8 +377,9 @@ class TelemetryClient:
         context: object,
     ) -> bytes:
         """Encode an event that msgspec did not take as it is: make its values plain, and cut what is too large."""
-        from atotelemetry import wire
-        from atotelemetry.host import values
+        with _importing:
+            from atotelemetry import wire
+            from atotelemetry.host import values
 
         event, distinct_id = values.plain_text(event), values.plain_text(distinct_id)
         known = _mapping(values.plain(properties))
@@ -407,7 +424,10 @@ class TelemetryClient:
         return datetime.datetime.now(datetime.UTC)
 
     def _refuse(self, error: Exception) -> None:
-        self._drop("error", 1, error)
+        try:
+            self._lose("error", error)
+        except Exception:
+            return  # so deep in the stack that not even the loss can be counted
 
     # ---- hand over
 
@@ -421,7 +441,7 @@ class TelemetryClient:
         try:
             return self._feeder.flush(timeout, delivered=delivered)
         except Exception as error:
-            debug("flush failed: %r", error)
+            self._debug("flush failed: %r", error)
             return False
 
     def shutdown(self, timeout: float | None = FLUSH_TIMEOUT) -> bool:
@@ -430,7 +450,7 @@ class TelemetryClient:
         try:
             return self._feeder.flush(timeout, stop=True)
         except Exception as error:
-            debug("shutdown failed: %r", error)
+            self._debug("shutdown failed: %r", error)
             return False
 
     @property
@@ -478,30 +498,67 @@ class TelemetryClient:
         self.disabled = True
         debug("telemetry is off: %s", reason)
 
-    def _drop(self, reason: str, count: int = 1, error: Exception | None = None) -> None:
-        """Count what is lost, with one line for the first of each reason: a full queue must not fill a log, too."""
+    def _lose(self, reason: str, error: Exception | None = None) -> None:
+        """Count an event that never came as far as the queue."""
+        losses = self._losses(reason, error)
+        self._count_captured()
+        losses.add()
+
+    def _drop(self, reason: str, count: int = 1) -> None:
+        """Count events that were captured and are lost."""
+        losses = self._losses(reason)
+        for _ in range(count):
+            losses.add()
+
+    def _losses(self, reason: str, error: Exception | None = None) -> Counter:
+        """Return the counter of a reason, with one line for the first: a full queue must not fill a log, too."""
+        if reason != _FILTERED:
+            self._feeder.note_loss()
         counter = self._dropped.get(reason)
         if counter is None:
             counter = self._dropped.setdefault(reason, Counter())
             debug("dropped an event (%s)%s; any more are only counted", reason, "" if error is None else f": {error!r}")
-        for _ in range(count):
-            counter.add()
+        return counter
 
     # ---- the life of the process
 
+    def _becomes_ordinary(self) -> bool:
+        """Prepare for the first event; whether the fast path may be taken from here on."""
+        if not self._prepared:
+            try:
+                self._prepare()
+            except Exception:
+                return False  # the general path tries again, and counts the loss
+        return self._ordinary
+
     def _prepare(self) -> None:
-        """Load what the first event of a process needs."""
-        import datetime
+        """Load what the first event of a process needs.
 
-        from atotelemetry import wire  # msgspec: the one costly import of the host
+        Raises when a signal handler or a `__del__` brings us here in the middle of these very imports: msgspec in
+        company of a half-loaded `datetime` would crash the process.
+        """
+        thread = get_ident()
+        if thread in _loading:
+            raise RuntimeError("captured while an earlier event was loading what the first one needs")
+        _loading.add(thread)
+        try:
+            with _importing:
+                import datetime
 
+                if not hasattr(datetime, "datetime_CAPI"):  # the last thing that the module gets
+                    raise RuntimeError("captured in the middle of the import of datetime")
+                from atotelemetry import wire  # msgspec: the one costly import of the host
+        finally:
+            _loading.discard(thread)
         self._now = datetime.datetime.now
         self._utc = datetime.UTC
-        self._encode_event = wire.encode_event
+        self._encode = wire.encode
+        self._event = wire.OutgoingEvent
         self._new_uuid = uuid_generator()
         self._follow_the_process()
         _flush_when_multiprocessing_ends(self)
         self._prepared = True
+        self._ordinary = self._before_send is None
 
     def _reset_counts(self) -> None:
         self._captured = Counter()
@@ -512,8 +569,8 @@ class TelemetryClient:
         """Be told, once, of the process's forks and of its end."""
         if not self._following.acquire(False):
             return
-        _clients.append(ref(self))
-        if len(_clients) == 1:
+        _clients.append(ref(self, _clients.remove))
+        if _following_began.acquire(False):
             atexit.register(_flush_all_at_exit)
             if hasattr(os, "register_at_fork"):
                 os.register_at_fork(
@@ -522,12 +579,22 @@ class TelemetryClient:
 
     def _after_fork_in_child(self) -> None:
         self._feeder.after_fork_in_child()
+        self._filtering.intersection_update((get_ident(),))
         self._reset_counts()
-        self._prepared = False
+        self._prepared = self._ordinary = False
 
 
 # Every client that may have something to hand over, so that one hook serves them all and exit costs one FLUSH_TIMEOUT.
 _clients: list[ref[TelemetryClient]] = []
+_following_began = allocate_lock()
+
+# Held by a thread that imports what capturing needs. Python's own import locks do not survive a fork: a child forked by
+# another thread meanwhile would wait for them for ever. Reentrant, for signal handlers and finalizers.
+_importing = RLock()
+_importing_held: list[int] = []  # threads that hold it because they fork; twice if a signal handler forks meanwhile
+
+# Threads in the middle of `_prepare`.
+_loading: set[int] = set()
 
 
 def _living() -> list[TelemetryClient]:
@@ -537,11 +604,18 @@ def _living() -> list[TelemetryClient]:
 def _flush_all_at_exit() -> None:
     """Hand over what is left; the network is the senders' business."""
     deadline = Deadline(FLUSH_TIMEOUT)
-    for client in _living():
-        client.shutdown(deadline.remaining())
+    try:
+        for client in _living():
+            client.shutdown(deadline.remaining())
+    except BaseException as error:
+        # An impatient Ctrl-C, or a signal handler of the host's that raises: here Python would print its traceback, and
+        # the host is leaving anyway.
+        debug("interrupted at exit: %r", error)
 
 
 def _before_fork() -> None:
+    if _importing.acquire(timeout=_IMPORT_PATIENCE):
+        _importing_held.append(get_ident())
     for client in _living():
         client._feeder.before_fork()  # noqa: SLF001 - same module, and nobody else's business
 
@@ -549,11 +623,22 @@ def _before_fork() -> None:
 def _after_fork_in_parent() -> None:
     for client in _living():
         client._feeder.after_fork_in_parent()  # noqa: SLF001
+    if get_ident() in _importing_held:
+        _importing_held.remove(get_ident())
+        _importing.release()
 
 
 def _after_fork_in_child() -> None:
+    global _importing  # noqa: PLW0603 - the parent's may be held by a thread that is not here
+    unharmed = get_ident() in _importing_held
+    _importing_held.clear()
+    _importing = RLock()
+    _loading.intersection_update((get_ident(),))  # the other threads are not here
     for client in _living():
         client._after_fork_in_child()  # noqa: SLF001
+        if not unharmed and not client.disabled:
+            client.disabled = True
+            debug("telemetry is off: this process was forked in the middle of an import of ours")
 
 
 def _flush_when_multiprocessing_ends(client: TelemetryClient) -> None:
@@ -569,20 +654,25 @@ def _flush_when_multiprocessing_ends(client: TelemetryClient) -> None:
 def uuid_generator() -> Callable[[], str]:
     """Return a function that makes UUIDv7 texts, unique to this process (RFC 9562, section 5.7).
 
-    48 bits of milliseconds; 12 bits of the millisecond's fraction (section 6.2, method 3); 62 bits that start random in
-    each process and count up, so that ids made in one tick of the clock differ and sort (method 2).
+    48 bits of milliseconds, then 74 that are random for each process, the last 47 of them counting up: ids made in one
+    tick of the clock differ, and sort in the order they were made (section 6.2, method 1). A third of the time that a
+    capture takes is spent here, hence `hex` and slices rather than one format specification for each group.
     """
-    seed = int.from_bytes(os.urandom(8), "big")
-    variant = f"{0x8000 | seed >> 50:04x}"
-    next_tail = count(seed & (1 << 47) - 1).__next__
+    seed = int.from_bytes(os.urandom(10), "big")
+    middle = f"-7{seed & 0xFFF:03x}-{0x8000 | seed >> 12 & 0x3FFF:04x}-"
+    next_tail = count(1 << 48 | seed >> 26 & (1 << 47) - 1).__next__  # the leading 1 keeps all twelve digits
     time_ns = time.time_ns
 
     def new_uuid() -> str:
-        milliseconds, fraction = divmod(time_ns(), 1_000_000)
-        head = f"{milliseconds:012x}"
-        return f"{head[:8]}-{head[8:]}-7{(fraction << 12) // 1_000_000:03x}-{variant}-{next_tail():012x}"
+        milliseconds = hex(1 << 48 | time_ns() // 1_000_000)
+        return f"{milliseconds[3:11]}-{milliseconds[11:]}{middle}{hex(next_tail())[3:]}"
 
     return new_uuid
+
+
+def _is_harmless(line: bytes) -> bool:
+    """Whether an encoded event is neither too large nor nested too deeply."""
+    return len(line) <= _MAX_EVENT_BYTES and line.count(b"{") + line.count(b"[") <= _HARMLESS_CONTAINERS
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -19,17 +19,19 @@ def debug(message: str, *args: object) -> None:
     The line is dropped when the host did not import `logging`, and when this thread is already inside such a line (a
     logging handler that captures an event whose drop would be logged again, without end).
     """
-    logging = sys.modules.get("logging")
-    if logging is None:
-        return
-    thread = get_ident()
-    if thread in _logging_threads:
-        return
-    _logging_threads.add(thread)
     try:
-        logging.getLogger("atotelemetry").debug(message, *args)
+        logging = sys.modules.get("logging")
+        if logging is None:
+            return
+        thread = get_ident()
+        if thread in _logging_threads:
+            return
+        _logging_threads.add(thread)
+        try:
+            logging.getLogger("atotelemetry").debug(message, *args)
+        finally:
+            _logging_threads.discard(thread)
     except Exception:
-        # A handler of the host's that raises is the host's business, but not at our line.
+        # A handler of the host's that raises is the host's business, but not at our line. And in the interpreter's last
+        # moments, when a `__del__` brings us here, even `sys` above may be None already.
         return
-    finally:
-        _logging_threads.discard(thread)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from _queue import Empty, SimpleQueue
-from _thread import allocate_lock, start_new_thread
+from _thread import RLock, allocate_lock, get_ident, get_native_id, start_new_thread
 from time import monotonic, sleep
 
 from atotelemetry.host.debug import debug
@@ -36,6 +36,7 @@ _DIED_AT_ONCE = 1.0  # a sender that stops reading within this time of its start
 _RETRY_SPAWN = 0.1  # between attempts: a process limit may be a moment's
 _REAP_INTERVAL = 0.25  # how often a feeder with nothing else to do asks whether an ended sender is gone
 _WRITE_BYTES = 64 * 1024  # gather about a pipe's capacity for one write
+_FORK_PATIENCE = 0.5  # what a fork waits for this thread to pause: far more than it takes, unless the pipe is full
 _FOR_EVER = 1e6  # a longer timeout than a lock takes is for ever
 
 
@@ -73,6 +74,16 @@ class _Flush:
         self.done.acquire()
 
 
+class _Pause:
+    """A request to the feeder's thread to end for a fork; what is queued waits, or was handed over before."""
+
+    def __init__(self) -> None:
+        self.settled = allocate_lock()  # acquired once: by the feeder that ends, or by a fork that waited too long
+        self.native_id = 0
+        self.done = allocate_lock()
+        self.done.acquire()
+
+
 class _GaveUp(Exception):
     """The deadline passed while a sender's pipe was full, or there can be no sender."""
 
@@ -101,16 +112,21 @@ class Feeder:
         self._reset()
 
     def _reset(self) -> None:
-        self._queue: SimpleQueue[bytes | _Flush] = SimpleQueue()
+        _resting.discard(self)
+        self._queue: SimpleQueue[bytes | _Flush | _Pause] = SimpleQueue()
         self.put_unbounded = self._queue.put
         self.qsize = self._queue.qsize
         self._starting = allocate_lock()
         # Held while this feeder's work is done by some thread: its own, or one that flushes without it.
         self._working = allocate_lock()
-        # Held from the making of a pipe to the moment it is on record, so that no fork falls in between.
-        self._spawning = allocate_lock()
+        # Held from the making of a pipe to the moment it is on record, so that no fork falls in between. Reentrant: a
+        # signal handler may fork in the middle of a fork.
+        self._spawning = RLock()
         self._running = False
-        self._holds_spawning = False
+        self._stopping = False
+        self._worker = 0  # the thread that holds `_working`
+        self._pause: _Pause | None = None
+        self._paused_at = 0.0
         self._in_pipe_making: list[int] = []
         self._sender: Sender | None = None
         self._sender_started = 0.0
@@ -129,8 +145,15 @@ class Feeder:
             return False
         self.put_unbounded(line)
         if not self._running:
-            self._start_thread()
+            try:
+                self._start_thread()
+            except Exception:
+                return True  # no stack left for it: the next `put`, or a flush, tries again
         return True
+
+    def note_loss(self) -> None:
+        """Note that an event was lost on its way here: the next `flush` cannot say that everything was delivered."""
+        self._all_accepted = False
 
     def flush(self, timeout: float | None, *, delivered: bool = False, stop: bool = False) -> bool:
         """Wait until every event put so far is in the pipe, then end the sender; see `TelemetryClient.flush`.
@@ -138,6 +161,8 @@ class Feeder:
         `stop` also ends the feeder's thread.
         """
         deadline = Deadline(timeout)
+        if self._worker == get_ident():
+            return False  # a logging handler or a finalizer, run by the very thread that it would wait for
         if not self._running and not self.qsize() and self._sender is None and not self._ended:
             return self._settle() if delivered else True
         request = _Flush(stop=stop)
@@ -152,7 +177,8 @@ class Feeder:
 
     def _start_thread(self) -> bool:
         """Start the feeder's thread unless there is one; False when there can be none now."""
-        if not self._starting.acquire(False):
+        starting = self._starting  # a signal handler may fork here, and the child gets a new one
+        if not starting.acquire(False):
             return True  # another thread is about to, or this is a signal handler that interrupted that very thread
         try:
             if not self._running:
@@ -165,7 +191,7 @@ class Feeder:
             debug("no thread for the feeder: %s", error)
             return False
         finally:
-            self._starting.release()
+            starting.release()
 
     def _wait_for_senders(self, deadline: Deadline) -> bool:
         """Wait until every ended sender is gone; True when all that they were handed was accepted."""
@@ -186,14 +212,28 @@ class Feeder:
     # ---- around a fork, on the thread that forks
 
     def before_fork(self) -> None:
-        """Wait for a pipe that is just being made, so that the child knows of it."""
-        self._holds_spawning = self._spawning.acquire(timeout=1.0)
+        """Let the feeder's thread end, and wait for a pipe that is just being made, so that the child knows of it.
+
+        Python 3.12 and later warn a program that forks while it has threads; one that has none itself is not to hear
+        of ours. And no child inherits a lock (of an import, of a library) that this thread held at that moment.
+        """
+        if self._running and self._worker != get_ident() and self._pause is None:
+            pause = self._pause = _Pause()
+            self.put_unbounded(pause)
+            if not pause.done.acquire(timeout=_FORK_PATIENCE) and not pause.settled.acquire(False):
+                pause.done.acquire(timeout=_FORK_PATIENCE)
+            _wait_for_thread(pause.native_id)
+        self._reap()
+        self._spawning.acquire(timeout=_FORK_PATIENCE)
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
-        if self._holds_spawning:
-            self._holds_spawning = False
+        """Go on: with the next event or flush, for Python looks for threads only after this."""
+        if not self._running and self.qsize():  # put by another thread of the host meanwhile
+            self._start_thread()
+        try:
             self._spawning.release()
+        except RuntimeError:
+            return  # not acquired in time
 
     def after_fork_in_child(self) -> None:
         """Forget the parent's events, and let go of its pipes: each process feeds its own sender."""
@@ -211,9 +251,14 @@ class Feeder:
 
     def _run(self) -> None:
         try:
+            _resting.discard(self)
             _block_signals()
             with self._working:
-                self._work(None)
+                self._worker = get_ident()
+                try:
+                    self._work(None)
+                finally:
+                    self._worker = 0
         except Exception as error:
             # A bug of ours is no traceback on the host's terminal. The next event starts a new thread.
             debug("the feeder failed: %r", error)
@@ -222,40 +267,64 @@ class Feeder:
     def _work_here(self, deadline: Deadline) -> None:
         """Do the feeder's work on the calling thread until the queue is empty or the deadline has passed."""
         if self._working.acquire(timeout=deadline.remaining()):
+            self._worker = get_ident()
             try:
                 self._work(deadline)
             finally:
+                self._worker = 0
                 self._working.release()
 
     def _work(self, deadline: Deadline | None) -> None:
         """Take what is queued and hand it over; for ever, or until `deadline` or an empty queue if there is one."""
         ignore_broken_pipe = _BrokenPipeIgnored() if deadline is not None else None
         try:
+            if self._paused_at and monotonic() - self._paused_at > FEEDER_IDLE:
+                self._end_sender(deadline)  # nobody was there to do it in time
+            self._paused_at = 0.0
             while True:
                 item = self._next(deadline)
                 if item is None:
                     return
                 request = self._feed(item, deadline) if isinstance(item, bytes) else item
-                if request is not None:
+                if isinstance(request, _Pause):
+                    if self._pauses(request, deadline):
+                        return
+                elif request is not None:
                     self._end_sender(deadline)
-                    if request.stop:
-                        self._running = False
+                    self._stopping = self._stopping or request.stop
                     request.handed_over = not self._gave_up
                     request.done.release()
-                    if request.stop and deadline is None:
-                        return
         except _GaveUp:
             return  # only with a deadline: the flush that brought it says False
         finally:
             if ignore_broken_pipe is not None:
                 ignore_broken_pipe.restore()
 
-    def _next(self, deadline: Deadline | None) -> bytes | _Flush | None:
-        """Take the next item; while there is none, end an idle sender and reap those that ended."""
+    def _pauses(self, pause: _Pause, deadline: Deadline | None) -> bool:
+        """Whether this thread ends now, for a fork that still waits for it."""
+        self._pause = None
+        if deadline is not None or not pause.settled.acquire(False):
+            return False
+        self._running = False
+        self._paused_at = monotonic()
+        _resting.add(self)
+        pause.native_id = get_native_id()
+        pause.done.release()
+        return True
+
+    def _next(self, deadline: Deadline | None) -> bytes | _Flush | _Pause | None:
+        """Take the next item; while there is none, end an idle sender and reap those that ended.
+
+        None ends the work: an empty queue when there is a deadline, else a stop with every sender reaped, so that a
+        host that shut its client down and lives on has no zombie of ours.
+        """
         if deadline is not None:
             return self._queue.get_nowait() if self.qsize() else None
         idle = Deadline(FEEDER_IDLE if self._sender is not None else None)
         while True:
+            if self._stopping and self._sender is None and not self._ended and not self.qsize():
+                self._running = False
+                return None
             timeout = idle.remaining(_REAP_INTERVAL if self._ended else -1.0)
             try:
                 return self._queue.get(True, None if timeout < 0 else timeout)
@@ -265,7 +334,7 @@ class Feeder:
                     self._end_sender(None)
                     idle = Deadline(None)
 
-    def _feed(self, first: bytes, deadline: Deadline | None) -> _Flush | None:
+    def _feed(self, first: bytes, deadline: Deadline | None) -> _Flush | _Pause | None:
         """Write `first` and the events queued behind it, as many as fit one write; return a flush request met there."""
         lines = [first]
         size_bytes = len(first)
@@ -379,13 +448,13 @@ class Feeder:
         sender, self._sender = self._sender, None
         if sender is None:
             return
-        end = self._end() + b"\n"
+        self._reap()  # a host that flushes all the time never has the idle moment in which the feeder reaps
         try:
-            self._write(sender, end, deadline)
+            if self._write(sender, self._end() + b"\n", deadline)[1] is _WRITTEN:
+                self._failures = 0
         finally:
             sender.close()
             self._ended.append(sender)
-            self._failures = 0
 
     def _reap(self) -> None:
         for sender in list(self._ended):
@@ -396,6 +465,20 @@ class Feeder:
                     self._ended.remove(sender)
                 except ValueError:
                     continue  # a thread that flushes reaped it at the same time
+
+
+# Feeders that paused for a fork: without a thread that holds on to them, a client that its host forgets would take an
+# open pipe with it.
+_resting: set[Feeder] = set()
+
+
+def _wait_for_thread(native_id: int) -> None:
+    """Wait until the operating system has ended a thread, too; it counts threads for Python's warning at a fork."""
+    entry = f"/proc/self/task/{native_id}"  # elsewhere the thread is as good as gone
+    for _ in range(100):
+        if not os.path.exists(entry):
+            return
+        sleep(0.0005)
 
 
 def _wait_writable(pipe: int, deadline: Deadline | None) -> None:

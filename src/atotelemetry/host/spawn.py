@@ -55,15 +55,25 @@ class Sender:
 
     def __init__(self, pid: int, pipe: int, popen: Any = None) -> None:
         self.pid = pid
-        self.pipe = pipe
         self.exit_code: int | None = None
         self.reaped = False
+        self._pipe = pipe
+        self._identity = _identity(pipe)
         self._popen = popen
         self._reaping = allocate_lock()
 
+    @property
+    def pipe(self) -> int:
+        """The descriptor to write to; -1 when it is closed.
+
+        A host that closes every descriptor (to become a daemon) closes ours with them, and the next file that it opens
+        has that number: no event may end up in there.
+        """
+        return self._pipe if self._popen is not None or _identity(self._pipe) == self._identity else -1
+
     def close(self) -> None:
         """Close the pipe: end of input for the sender."""
-        pipe, self.pipe = self.pipe, -1
+        pipe, self._pipe = self.pipe, -1
         if pipe < 0:
             return
         try:
@@ -99,6 +109,15 @@ class Sender:
         if pid:
             self.exit_code = os.waitstatus_to_exitcode(status)
             self.reaped = True
+
+
+def _identity(descriptor: int) -> tuple[int, int] | None:
+    """Return which file a descriptor leads to; None when it is closed."""
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def reason_not_to_spawn() -> str:
@@ -152,31 +171,43 @@ def import_path() -> list[str]:
     """Return the directories that the sender imports from: the host's, without the working directory.
 
     The sender starts with `-S`, so that no `.pth` file or `sitecustomize` runs in it; everything it imports is found
-    through this list. The homes of this package and of msgspec come first: a file planted in a directory that the host
-    put before them is never taken for one of ours. Raises `CannotSpawn` when this package itself lives in the working
-    directory, which the sender must not import from.
+    through this list. The standard library and the homes of this package and of msgspec come first: a file in a
+    directory that the host put before them (beside its script, a `queue.py`) is never taken for one of ours. Raises
+    `CannotSpawn` when this package itself lives in the working directory, which the sender must not import from.
     """
-    forbidden = {"", os.curdir}
-    for directory in (_START_DIRECTORY, _current_directory()):
-        if directory:
-            forbidden.add(os.path.normcase(directory))
-            forbidden.add(os.path.normcase(os.path.realpath(directory)))
+    forbidden = _known_as(_START_DIRECTORY) | _known_as(_current_directory())
     own = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    wanted = [own]
+    library = os.path.dirname(os.path.abspath(os.__file__))
+    wanted = [library, os.path.join(library, "lib-dynload"), own]
     msgspec = sys.modules.get("msgspec")
     if msgspec is not None and msgspec.__file__:
         wanted.append(os.path.dirname(os.path.dirname(os.path.abspath(msgspec.__file__))))
+    # PWD is where a shell started the host: one that changed its directory before it loaded this module was there.
+    shell = _known_as(os.environ.get("PWD"))
     # A relative entry means "relative to the working directory of that moment": a zipapp started by a relative name.
-    wanted += [os.path.abspath(entry) for entry in sys.path if isinstance(entry, str) and entry]
+    others = [os.path.abspath(entry) for entry in sys.path if isinstance(entry, str) and entry]
+    wanted += [entry for entry in others if shell.isdisjoint(_known_as(entry))]
     path: list[str] = []
     for entry in wanted:
-        if os.path.normcase(entry) not in forbidden and os.pathsep not in entry and entry not in path:
+        if entry not in path and os.pathsep not in entry and forbidden.isdisjoint(_known_as(entry)):
             path.append(entry)
     if own not in path:
         raise CannotSpawn("atotelemetry was imported from the working directory")
     if not os.path.exists(own):
         raise CannotSpawn("atotelemetry was imported through a path that no longer leads to it")
     return path
+
+
+def _known_as(directory: str | None) -> set[object]:
+    """Return what two names of one directory have in common: its name, and its number on the disk (symlinks)."""
+    if not directory:
+        return set()
+    known: set[object] = {os.path.normcase(directory)}
+    try:
+        status = os.stat(directory)
+    except (OSError, ValueError):
+        return known
+    return known | {(status.st_dev, status.st_ino)}
 
 
 def _current_directory() -> str | None:
