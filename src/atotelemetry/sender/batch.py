@@ -10,12 +10,28 @@ from typing import NamedTuple
 
 import msgspec
 
+from atotelemetry.sender.repair import mend_integers
 from atotelemetry.wire import Event, encode
 
-__all__ = ["MAX_REQUEST_BYTES", "MAX_REQUEST_EVENTS", "Prepared", "Request", "fill", "halve", "prepare", "request"]
+__all__ = [
+    "MADE_UP_BYTES",
+    "MAX_REQUEST_BYTES",
+    "MAX_REQUEST_EVENTS",
+    "Prepared",
+    "Request",
+    "fill",
+    "halve",
+    "prepare",
+    "request",
+]
 
 MAX_REQUEST_EVENTS = 1000
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
+
+MADE_UP_BYTES = 256
+"""The most that `prepare` adds to a line beside the common properties: ids, timestamp and one property of its own."""
+
+_ENVELOPE_BYTES = 1024  # of a request: key, time, brackets
 
 _decode_properties = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -39,9 +55,11 @@ def prepare(event: Event, common: dict[str, msgspec.Raw], *, uuid: str, distinct
     """Encode one event, with the properties that it does not have itself taken from `common`.
 
     `uuid`, `distinct_id` and `timestamp` stand in for what the event's line did not say. Values are copied as they
-    came. Raises `msgspec.MsgspecError` when the properties are no valid JSON inside.
+    came, but for integers that no server could read. Raises `msgspec.MsgspecError` or `ValueError` when a property's
+    name is no text.
     """
-    own = _decode_properties(event.properties) if bytes(event.properties)[:1] == b"{" else {}
+    properties = bytes(event.properties)
+    own = _decode_properties(mend_integers(properties)) if properties[:1] == b"{" else {}
     fields: dict[str, object] = {
         "uuid": event.uuid or uuid,
         "event": event.event,
@@ -49,19 +67,20 @@ def prepare(event: Event, common: dict[str, msgspec.Raw], *, uuid: str, distinct
         "timestamp": event.timestamp or timestamp,
         "properties": {**common, **own},
     }
-    if bytes(event.context)[:1] == b"{":
-        fields["context"] = event.context
+    context = bytes(event.context)
+    if context[:1] == b"{":
+        fields["context"] = msgspec.Raw(mend_integers(context))
     return Prepared(event.uuid or uuid, event.event, encode(fields))
 
 
-def fill(sizes_bytes: list[int], *, endpoint: str) -> int:
+def fill(sizes_bytes: list[int], *, endpoint: str, limit_bytes: int = MAX_REQUEST_BYTES) -> int:
     """Return how many of the waiting events, in order, the next request takes; at least one."""
     if endpoint == "capture":
         return 1
-    total_bytes = 0
+    left_bytes = limit_bytes - _ENVELOPE_BYTES
     for number, size_bytes in enumerate(sizes_bytes[:MAX_REQUEST_EVENTS]):
-        total_bytes += size_bytes
-        if total_bytes > MAX_REQUEST_BYTES and number:
+        left_bytes -= size_bytes + 1  # and a comma
+        if left_bytes < 0 and number:
             return number
     return min(len(sizes_bytes), MAX_REQUEST_EVENTS)
 

@@ -1,10 +1,9 @@
 """One request to the server, and what came of it. The only file that knows httpx.
 
-Runs in the sender. Each attempt runs on a thread of its own, because no timeout of an HTTP library bounds a whole
-request: a name server that never answers, a server that sends one byte a second, each operation is in time and the
-sum is not. When an attempt is over its limit its socket is shut down, its thread and its connection are left behind,
-and the caller goes on. httpx is imported at the first request, so that a sender with nothing to send never pays for
-it.
+Runs in the sender. The network has a thread of its own, because no timeout of an HTTP library bounds a whole request: a
+name server that never answers, a server that sends one byte a second, each operation is in time and the sum is not.
+When a request is over its limit its socket is shut down, the thread and the connection are left behind, and the caller
+goes on with new ones. httpx is imported by the first request, so that a sender with nothing to send never pays for it.
 """
 
 from __future__ import annotations
@@ -13,34 +12,56 @@ import os
 import sys
 import threading
 import time
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import socket
     import ssl
+    from collections.abc import Callable
 
     import httpx
 
     from atotelemetry.sender.batch import Request
     from atotelemetry.sender.journal import Journal
 
-__all__ = ["DELIVERED", "REFUSED", "REJECTED", "RETRY", "Delivery", "Outcome", "judge"]
+__all__ = [
+    "DELIVERED",
+    "REFUSED",
+    "REJECTED",
+    "RETRY",
+    "STALE",
+    "TOO_LARGE",
+    "Delivery",
+    "Outcome",
+    "judge",
+    "parse_retry_after",
+    "user_agent",
+]
 
 DELIVERED = "delivered"
 RETRY = "retry"
+STALE = "stale"
+"""The server had closed the connection that was kept open from the request before; a new one may do."""
 REFUSED = "refused"
-"""The request as a whole was refused (400, 413); a smaller part of it may be accepted."""
+"""The request as a whole was refused (400); a smaller part of it may be accepted."""
+TOO_LARGE = "too large"
+"""As above, because of its size (413)."""
 REJECTED = "rejected"
+"""Final."""
 
 _COMPRESS_ABOVE_BYTES = 1024
+_COMPRESSION_LEVEL = 3  # JSON shrinks to a tenth already; more costs time and gains little
 _RESPONSE_CAP_BYTES = 64 * 1024
-# An attempt connects, sends and receives; each may take `request_timeout`.
+_REASON_LENGTH = 200
+# A request connects, sends and receives; each may take `request_timeout`.
 _OPERATIONS = 3
-_BAD_REQUEST, _TIMEOUT, _TOO_LARGE, _TOO_MANY = 400, 408, 413, 429
+_BODY_PATIENCE = 0.25  # once the answer is known, for the rest of it: all there is to gain is a kept connection
+_KEEP_ALIVE = 60.0
 
 
 class Outcome(NamedTuple):
-    """What came of an attempt: one of the four kinds, why, and how many seconds the server asked us to wait."""
+    """What came of an attempt: its kind, why, and how many seconds the server asked us to wait."""
 
     kind: str
     reason: str = ""
@@ -53,13 +74,15 @@ def judge(status: int, retry_after: str | None, text: str, now: float) -> Outcom
     `retry_after` is that header's value (RFC 9110, section 10.2.3: seconds or an HTTP date); `now` the time as seconds
     since the epoch, which a date is compared with.
     """
-    if 200 <= status < 300:  # noqa: PLR2004 - the class of success, RFC 9110 section 15.3
-        return Outcome(DELIVERED)
     reason = f"HTTP {status}{': ' + text if text else ''}"
-    if status in (_TIMEOUT, _TOO_MANY) or status >= 500:  # noqa: PLR2004 - server errors, section 15.6
+    if 200 <= status < 300:  # noqa: PLR2004 - the class of success, RFC 9110 section 15.3
+        return Outcome(DELIVERED, reason)
+    if status in (408, 429) or status >= 500:  # noqa: PLR2004 - server errors, section 15.6
         return Outcome(RETRY, reason, parse_retry_after(retry_after, now))
-    if status in (_BAD_REQUEST, _TOO_LARGE):
+    if status == 400:  # noqa: PLR2004
         return Outcome(REFUSED, reason)
+    if status == 413:  # noqa: PLR2004
+        return Outcome(TOO_LARGE, reason)
     return Outcome(REJECTED, reason)
 
 
@@ -70,12 +93,21 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
     value = value.strip()
     if value.isascii() and value.isdigit():
         return float(value)
+    import datetime  # only a date needs them
     from email.utils import parsedate_to_datetime
 
     try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
-    except (ValueError, TypeError, OverflowError):
-        return None
+        date = parsedate_to_datetime(value)
+        if date.tzinfo is None:  # the obsolete form without a zone, which is UTC (RFC 9110, section 5.6.7)
+            date = date.replace(tzinfo=datetime.UTC)
+        return max(0.0, date.timestamp() - now)
+    except Exception:
+        return None  # the parser has more than one way to refuse garbage
+
+
+def user_agent(app: str, version: str | None) -> str:
+    """Return `<app>/<version>` as a header may hold it (RFC 9110, section 10.1.5)."""
+    return f"{_token(app) or 'atotelemetry'}/{_token(version or _installed_version(app)) or 'unknown'}"
 
 
 class Delivery:
@@ -93,17 +125,13 @@ class Delivery:
     def __init__(
         self, *, host: str, user_agent: str, request_timeout: float, compression: bool | None, journal: Journal
     ) -> None:
-        self._host = host.rstrip("/")
-        self._headers = {
-            "User-Agent": user_agent,
-            "Content-Type": "application/json",
-            "Accept": "application/json, text/plain",
-            "Accept-Encoding": "identity",
-        }
+        self._host = host.strip().rstrip("/")
+        self._user_agent = user_agent
         self._request_timeout = request_timeout
         self._compression = compression
         self._journal = journal
         self._connection: _Connection | None = None
+        self._trust: ssl.SSLContext | None = None
 
     def url(self, path: str) -> str:
         """Return the address that a request with this path goes to."""
@@ -115,32 +143,55 @@ class Delivery:
         if time_limit is not None:
             limit = min(limit, time_limit)
         started = time.monotonic()
-        outcome = self._attempt(request, limit)
+        content, compressed = self._compressed(request.body)
+        outcome = self._attempt(_Attempt(self.url(request.path), content, compressed), limit)
         milliseconds = (time.monotonic() - started) * 1000
         self._journal.detail(
-            f"POST {request.path} {events} event{'s' if events != 1 else ''}, {len(request.body)} bytes: "
-            f"{outcome.reason or 'accepted'} ({milliseconds:.0f} ms)"
+            f"POST {request.path} {events} event{'s' if events != 1 else ''}, {len(request.body)} bytes"
+            f"{f' ({len(content)} gzipped)' if compressed else ''}: {outcome.reason} in {milliseconds:.0f} ms"
         )
         return outcome
 
-    def _attempt(self, request: Request, limit: float) -> Outcome:
-        ends_at = time.monotonic() + limit
-        while True:
-            if self._connection is None:
-                self._connection = _Connection(self._headers, self._request_timeout, self._host)
-            connection = self._connection
-            attempt = _Attempt(connection, self.url(request.path), *self._compressed(request.body))
-            thread = threading.Thread(target=attempt.run, name="attempt", daemon=True)
-            thread.start()
-            if not attempt.done.wait(max(0.0, ends_at - time.monotonic())):
-                connection.abandon()
-                self._connection = None
-                return Outcome(RETRY, f"no complete answer within {limit:.1f} s")
-            if not attempt.stale:
-                return attempt.outcome
-            # The server had closed the kept connection. Nobody was asked anything yet: ask once more, on a new one.
-            connection.abandon()
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self._connection is not None:
+            self._connection.abandon()
             self._connection = None
+
+    def _attempt(self, attempt: _Attempt, limit: float) -> Outcome:
+        ends_at = time.monotonic() + limit
+        connection = self._connection
+        if connection is None:
+            try:
+                connection = self._connection = _Connection(self._make_client)
+            except RuntimeError as error:
+                return Outcome(RETRY, str(error))  # the system has no thread for us now
+        connection.take(attempt)
+        if attempt.answered.wait(limit):
+            attempt.finished.wait(min(_BODY_PATIENCE, max(0.0, ends_at - time.monotonic())))
+        outcome = attempt.outcome or Outcome(RETRY, f"no answer within {limit:.1f} s")
+        if not attempt.kept:
+            self.close()
+        return outcome
+
+    def _make_client(self) -> httpx.Client:
+        """Make the client; called by the connection's thread, so that it counts towards the request's limit."""
+        library = _import_httpx()
+        if self._trust is None:
+            self._trust = _trust(self._host)
+        client: httpx.Client = library.Client(
+            headers={
+                "User-Agent": self._user_agent,
+                "Content-Type": "application/json",
+                "Accept": "application/json, text/plain",
+                "Accept-Encoding": "identity",
+            },
+            timeout=library.Timeout(self._request_timeout),
+            verify=self._trust,
+            limits=library.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=_KEEP_ALIVE),
+            follow_redirects=False,
+        )
+        return client
 
     def _compressed(self, body: bytes) -> tuple[bytes, bool]:
         wanted = len(body) > _COMPRESS_ABOVE_BYTES if self._compression is None else self._compression
@@ -148,110 +199,156 @@ class Delivery:
             return body, False
         import zlib
 
-        packer = zlib.compressobj(3, zlib.DEFLATED, zlib.MAX_WBITS | 16)  # 16: with a gzip header (zlib manual)
+        # 16 asks for a gzip header (zlib manual).
+        packer = zlib.compressobj(_COMPRESSION_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS | 16)
         return packer.compress(body) + packer.flush(), True
 
 
+class _Attempt:
+    """One POST, and what its thread has found out so far."""
+
+    def __init__(self, url: str, content: bytes, compressed: bool) -> None:
+        self.url = url
+        self.content = content
+        self.headers = {"Content-Encoding": "gzip"} if compressed else {}
+        self.outcome: Outcome | None = None
+        self.answered = threading.Event()
+        """Set when `outcome` says what became of the request: when the head of the response is there."""
+        self.finished = threading.Event()
+        """Set when there is nothing more to wait for."""
+        self.kept = False
+        """Whether the connection is fit for another request."""
+
+
 class _Connection:
-    """An httpx client and the sockets it opened, so that another thread can shut them down."""
+    """An httpx client, the thread that uses it, and the sockets that it opens."""
 
-    def __init__(self, headers: dict[str, str], request_timeout: float, host: str) -> None:
-        self._headers = headers
-        self._request_timeout = request_timeout
-        self._host = host
-        self._client: httpx.Client | None = None
-        self._sockets: list[socket.socket] = []
-        self.connects = 0
+    def __init__(self, make_client: Callable[[], httpx.Client]) -> None:
+        self._make_client = make_client
+        self._attempts: SimpleQueue[_Attempt | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._abandoned = False
+        self._socket: socket.socket | None = None
+        self._connects = 0
+        self._connects_before = 0
+        threading.Thread(target=self._work, name="connection", daemon=True).start()
 
-    def client(self) -> httpx.Client:
-        """Return the client, made at the first use: on the attempt's thread, under the attempt's limit."""
-        if self._client is None:
-            httpx = _import_httpx()
-            self._client = httpx.Client(
-                headers=self._headers,
-                timeout=httpx.Timeout(self._request_timeout),
-                verify=_trust(self._host),
-                limits=httpx.Limits(max_connections=2, max_keepalive_connections=1, keepalive_expiry=60.0),
-                follow_redirects=False,
-            )
-        return self._client
-
-    def watch(self, event: str, info: dict[str, Any]) -> None:
-        """Note each socket as it is connected (httpcore's `trace` extension)."""
-        if event == "connection.connect_tcp.started":
-            self.connects += 1
-        elif event == "connection.connect_tcp.complete":
-            opened = info["return_value"].get_extra_info("socket")
-            if opened is not None:
-                self._sockets.append(opened)
+    def take(self, attempt: _Attempt) -> None:
+        """Make this attempt as soon as the one before is finished."""
+        self._attempts.put(attempt)
 
     def abandon(self) -> None:
-        """Shut every socket down, which ends whatever waits for them."""
-        import socket
+        """Shut the socket down, which ends whatever waits for it, and let the thread end when it can."""
+        with self._lock:
+            self._abandoned = True
+            self._shut_down()
+        self._attempts.put(None)
 
-        for opened in self._sockets:
+    # ---- the connection's own thread
+
+    def _work(self) -> None:
+        client: httpx.Client | None = None
+        while (attempt := self._attempts.get()) is not None and not self._abandoned:
             try:
-                # The plain socket's method: `SSLSocket.shutdown` would forget its TLS state under the other thread.
-                socket.socket.shutdown(opened, socket.SHUT_RDWR)
-            except OSError:
-                continue  # closed already
-
-
-class _Attempt:
-    """One POST on a thread of its own."""
-
-    def __init__(self, connection: _Connection, url: str, content: bytes, compressed: bool) -> None:
-        self._connection = connection
-        self._url = url
-        self._content = content
-        self._headers = {"Content-Encoding": "gzip"} if compressed else {}
-        self.done = threading.Event()
-        self.stale = False
-        self.outcome = Outcome(RETRY, "no answer")
-
-    def run(self) -> None:
-        try:
-            self.outcome = self._post()
-        except Exception as error:
-            # Translated by `_post` where it is about the network; anything else is final, and never a traceback.
-            self.outcome = Outcome(REJECTED, f"{type(error).__name__}: {error}")
-        finally:
-            self.done.set()
-
-    def _post(self) -> Outcome:
-        httpx = _import_httpx()
-        connection = self._connection
-        connects_before = connection.connects
-        try:
-            client = connection.client()
-            request = client.build_request(
-                "POST", self._url, content=self._content, headers=self._headers, extensions={"trace": connection.watch}
-            )
-            response = client.send(request, stream=True)
-            try:
-                text = self._read(response)
+                if client is None:
+                    client = self._make_client()
+                self._post(client, attempt)
+            except Exception as error:
+                if attempt.outcome is None:  # a known answer stays known when its end is lost
+                    outcome = _translate(error)
+                    attempt.outcome = outcome._replace(kind=STALE) if self._is_stale(error) else outcome
             finally:
-                response.close()
-            return judge(response.status_code, response.headers.get("Retry-After"), text, time.time())
-        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-            return Outcome(REJECTED, str(error))
-        except httpx.TransportError as error:
-            untrusted = _certificate_error(error)
-            if untrusted:
-                return Outcome(REJECTED, untrusted)
-            reused = connection.connects == connects_before and connects_before > 0
-            dropped = isinstance(error, (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError))
-            self.stale = reused and dropped
-            return Outcome(RETRY, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+                attempt.answered.set()
+                attempt.finished.set()
+        if client is not None:
+            client.close()
 
-    def _read(self, response: httpx.Response) -> str:
-        """Read the response to its end, so that the connection can be kept, but only up to a cap."""
-        body = b""
-        for chunk in response.iter_raw():
-            body += chunk
-            if len(body) > _RESPONSE_CAP_BYTES:
-                break
-        return " ".join(body[:200].decode("utf-8", "replace").split()) if response.status_code >= 300 else ""  # noqa: PLR2004
+    def _post(self, client: httpx.Client, attempt: _Attempt) -> None:
+        self._connects_before = self._connects
+        client.cookies.clear()  # nobody here wants to be recognised
+        request = client.build_request(
+            "POST",
+            attempt.url,
+            content=attempt.content,
+            headers=attempt.headers,
+            extensions={"trace": self._watch},
+        )
+        response = client.send(request, stream=True)
+        try:
+            # Accepted is accepted, also if the rest of the answer never comes.
+            retry_after, now = response.headers.get("Retry-After"), time.time()
+            attempt.outcome = judge(response.status_code, retry_after, "", now)
+            attempt.answered.set()
+            body, complete = _read(response)
+            if attempt.outcome.kind != DELIVERED:
+                attempt.outcome = judge(response.status_code, retry_after, _summary(body), now)
+            attempt.kept = complete
+        finally:
+            response.close()
+
+    def _is_stale(self, error: Exception) -> bool:
+        """Whether a request failed because the server had closed the connection after the one before."""
+        httpx = _import_httpx()
+        reused = self._connects > 0 and self._connects == self._connects_before
+        return reused and isinstance(error, (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError))
+
+    def _watch(self, event: str, info: dict[str, Any]) -> None:
+        """Note each socket as it is connected (httpcore's `trace` extension)."""
+        if event != "connection.connect_tcp.complete":
+            return
+        self._connects += 1
+        with self._lock:
+            self._forget()
+            opened = info["return_value"].get_extra_info("socket")
+            try:
+                # A duplicate: when TLS begins, the object that was connected loses its descriptor to another.
+                self._socket = opened.dup()
+            except (OSError, AttributeError):
+                return  # no descriptor left: then this connection cannot be shut down from outside
+            if self._abandoned:
+                # The name server answered after all. The same events may be on their way again by now.
+                self._shut_down()
+
+    def _shut_down(self) -> None:
+        if self._socket is not None:
+            import socket
+
+            try:
+                self._socket.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # the other side was faster
+            self._forget()
+
+    def _forget(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+def _read(response: httpx.Response) -> tuple[bytes, bool]:
+    """Read a response's body, up to a cap; return it, and whether that was all of it."""
+    body = b""
+    for chunk in response.iter_raw():
+        body += chunk
+        if len(body) > _RESPONSE_CAP_BYTES:
+            return body, False
+    return body, True
+
+
+def _summary(body: bytes) -> str:
+    """Return the beginning of an answer in one line."""
+    return " ".join(body[: _REASON_LENGTH * 4].decode("utf-8", "replace").split())[:_REASON_LENGTH]
+
+
+def _translate(error: Exception) -> Outcome:
+    """Turn whatever the HTTP library raised into an outcome."""
+    httpx = _import_httpx()
+    reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    hopeless = (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError)
+    if isinstance(error, httpx.TransportError) and not isinstance(error, hopeless):
+        untrusted = _certificate_error(error)
+        return Outcome(REJECTED, untrusted) if untrusted else Outcome(RETRY, reason)
+    return Outcome(REJECTED, reason)
 
 
 def _import_httpx() -> Any:
@@ -272,13 +369,13 @@ def _trust(host: str) -> ssl.SSLContext:
     import truststore
 
     context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # OpenSSL looks at these by itself; the native stores of macOS and Windows do not.
-    cafile, capath = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
-    if (cafile and os.path.isfile(cafile)) or (capath and os.path.isdir(capath)):
-        context.load_verify_locations(
-            cafile=cafile if cafile and os.path.isfile(cafile) else None,
-            capath=capath if capath and os.path.isdir(capath) else None,
-        )
+    if sys.platform in ("win32", "darwin"):
+        # OpenSSL looks at these by itself, which is what counts elsewhere; the native stores of these two do not.
+        cafile, capath = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+        cafile = cafile if cafile and os.path.isfile(cafile) else None
+        capath = capath if capath and os.path.isdir(capath) else None
+        if cafile or capath:
+            context.load_verify_locations(cafile=cafile, capath=capath)
     return context
 
 
@@ -294,3 +391,18 @@ def _certificate_error(error: BaseException) -> str:
             return f"TLS: the server's certificate is not trusted: {cause.verify_message or cause}"
         cause = cause.__cause__ or cause.__context__
     return ""
+
+
+def _token(text: str) -> str:
+    """Return `text` with everything that a product name must not hold replaced."""
+    allowed = "!#$%&'*+-.^_`|~"
+    return "".join(c if (c.isascii() and c.isalnum()) or c in allowed else "-" for c in text)[:_REASON_LENGTH]
+
+
+def _installed_version(app: str) -> str:
+    from importlib import metadata  # ten milliseconds: only when the host did not say its version
+
+    try:
+        return metadata.version(app)
+    except Exception:
+        return "unknown"  # the app is no installed distribution, or its metadata is damaged

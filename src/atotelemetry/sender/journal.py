@@ -2,7 +2,7 @@
 
 A detached sender has nobody to talk to and says nothing, unless `ATO_TELEMETRY_LOG` names a file. Run by hand, problems
 go to stderr, and with `--verbose` every request does. A line is one `write` to a file opened for appending, so that the
-lines of several senders do not mix.
+lines of several senders do not mix. Any thread may speak.
 """
 
 from __future__ import annotations
@@ -23,32 +23,44 @@ class Journal:
         self._file = -1
         if log_path:
             try:
-                self._file = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            except OSError as error:
-                self.problem(f"cannot write the log {log_path}: {error.strerror}")
-
-    @property
-    def listening(self) -> bool:
-        """Whether anybody hears a `detail`."""
-        return self._file >= 0 or (self._to_stderr and self._verbose)
+                # Without waiting: a named pipe that nobody reads must not keep a sender from its work.
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NONBLOCK", 0)
+                self._file = os.open(log_path, flags, 0o600)
+            except (OSError, ValueError) as error:
+                self.problem(f"cannot write the log {log_path}: {getattr(error, 'strerror', None) or error}")
 
     def problem(self, text: str) -> None:
-        """Say what a person should know even without asking."""
+        """Say what a person should know even without asking. Never raises."""
         self._say(text, aloud=self._to_stderr)
 
     def detail(self, text: str) -> None:
-        """Say what a person asked to see with `--verbose`."""
+        """Say what a person asked to see with `--verbose`. Never raises."""
         self._say(text, aloud=self._to_stderr and self._verbose)
 
     def _say(self, text: str, *, aloud: bool) -> None:
+        if not aloud and self._file < 0:
+            return
+        if not text.isprintable():
+            # Names and reasons come from elsewhere: what they hold must not steer a terminal or start another line.
+            text = "".join(character if character.isprintable() else "\ufffd" for character in text)
+        if aloud:
+            self._write_stderr(f"{text}\n")
+        if self._file >= 0:
+            self._write_file(text)
+
+    def _write_stderr(self, line: str) -> None:
         try:
-            if aloud:
-                sys.stderr.write(f"{text}\n")
+            if sys.stderr is not None:
+                sys.stderr.write(line)
                 sys.stderr.flush()
-            if self._file >= 0:
-                now = time.time()
-                stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
-                line = f"{stamp}.{int(now % 1 * 1000):03d}Z sender[{os.getpid()}] {text}\n"
-                os.write(self._file, line.encode("utf-8", "replace"))
         except (OSError, ValueError):
-            return  # a full disk or a closed terminal: there is nobody left to tell
+            return  # a closed terminal: there is nobody left to tell
+
+    def _write_file(self, text: str) -> None:
+        try:
+            now = time.time()
+            stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+            line = f"{stamp}.{int(now % 1 * 1000):03d}Z sender[{os.getpid()}] {text}\n"
+            os.write(self._file, line.encode("utf-8", "replace"))
+        except (OSError, ValueError):
+            return  # a full disk

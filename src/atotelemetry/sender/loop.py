@@ -1,31 +1,32 @@
 """The life of a sender: read, gather, deliver, drain, and be gone in time.
 
-Runs in the sender. Three threads: the *reader* takes lines from stdin into a bounded buffer (and stops reading while
-that is full, which is how backpressure reaches the host); the *deliverer*, the caller of `run`, turns the buffer into
-requests and waits out retries; the *watchdog*, started at the end of the input, ends the process at the deadline
-whatever the others are stuck in.
+Runs in the sender. The *reader*, a thread, takes lines from stdin into the bounded buffer and stops reading while that
+is full, which is how backpressure reaches the host. The *deliverer*, the caller of `run`, turns the buffer into
+requests and waits out their retries. At the end of the input the countdown starts, and a watchdog ends the process when
+it is over, whatever the others are stuck in.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-import time
-from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from atotelemetry.sender import batch
-from atotelemetry.sender.delivery import DELIVERED, REFUSED, RETRY, Delivery, Outcome
+from atotelemetry.sender.buffer import Buffer
+from atotelemetry.sender.delivery import DELIVERED, Delivery, Outcome, user_agent
+from atotelemetry.sender.dispatch import Dispatcher, Tally, counted, utc_now
+from atotelemetry.sender.watchdog import Countdown
 from atotelemetry.wire import PROTOCOL_VERSION, End, Event, Hello, LineDecoder, LineError, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from atotelemetry.sender.journal import Journal
 
-__all__ = ["RETRY_DELAY", "SENDER_IDLE", "WORKER_WAKE_INTERVAL", "Buffer", "Sender", "Tally", "backoff"]
+__all__ = ["SENDER_IDLE", "WORKER_WAKE_INTERVAL", "Sender", "fault_of"]
 
 WORKER_WAKE_INTERVAL = 0.1
 """How long the sender gathers events before it posts them."""
@@ -33,139 +34,35 @@ WORKER_WAKE_INTERVAL = 0.1
 SENDER_IDLE = 60.0
 """When nothing has arrived for so long, the input counts as ended."""
 
-RETRY_DELAY = 0.5
-"""Before the first retry; doubled for each further one."""
-
-BUFFER_BYTES = 8 * 1024 * 1024
-
 _READ_BYTES = 64 * 1024  # a pipe's capacity
-_JITTER = 0.25
-_HANGUP_CHECK = 0.25  # how often a reader that may not read looks whether the host is gone
-_LAST_WORDS = 0.2  # before the deadline, to say what was lost
+_AFTER_END = 1.0  # how long a person's next stream may keep us waiting after the `end` of one
+_ENRICHING = 3.0  # the most that working out the run's properties may take, or a quarter of a shorter deadline
+_DEFAULT_DEADLINE = 15.0
+_NO_SETTINGS = "events came before any hello line, and no --host and --api-key were given (see --help)"
 
 
-def backoff(attempt: int, retry_after: float | None, spread: float) -> float:
-    """Return the seconds to wait before retry number `attempt` (from 0).
-
-    `RETRY_DELAY`, doubling, longer by up to a quarter (`spread` is 0 to 1) so that many senders do not come back as
-    one; a server's `retry_after` wins when it is longer.
-    """
-    delay: float = RETRY_DELAY * 2**attempt * (1 + _JITTER * spread)
-    return delay if retry_after is None else max(delay, retry_after)
-
-
-class Tally(NamedTuple):
-    """What became of everything that was read."""
-
-    events: int
-    delivered: int
-    dropped: dict[str, int]
-    bad_lines: int
-
-    @property
-    def complete(self) -> bool:
-        """Whether nothing was lost."""
-        return not self.dropped and not self.bad_lines
-
-    def __str__(self) -> str:
-        lost = sum(self.dropped.values())
-        text = f"{self.events} events read, {self.delivered} delivered, {lost} dropped"
-        if self.dropped:
-            text += " (" + "; ".join(f"{count} x {reason}" for reason, count in self.dropped.items()) + ")"
-        if self.bad_lines:
-            text += f", {self.bad_lines} bad lines"
-        return text
-
-
-class Buffer:
-    """Events between the reader and the deliverer, bounded by the bytes of their lines."""
-
-    def __init__(self, limit_bytes: int = BUFFER_BYTES) -> None:
-        self._limit_bytes = limit_bytes
-        self._events: deque[Event] = deque()
-        self._bytes = 0
-        self._changed = threading.Condition()
-        self.closed = False
-        self.arrived_at = time.monotonic()
-
-    def put(self, events: list[Event], while_full: Callable[[], None]) -> None:
-        """Add events; while the buffer is full, wait, and call `while_full` from time to time."""
-        for event in events:
-            with self._changed:
-                while self._events and self._bytes + event.size_bytes > self._limit_bytes:
-                    self._changed.wait(_HANGUP_CHECK)
-                    while_full()
-                self._events.append(event)
-                self._bytes += event.size_bytes
-                self._changed.notify_all()
-
-    def touch(self) -> None:
-        """Note that something arrived."""
-        self.arrived_at = time.monotonic()
-
-    def close(self) -> None:
-        """No more events will come."""
-        with self._changed:
-            self.closed = True
-            self._changed.notify_all()
-
-    def take(self, *, endpoint: str, gather: float, idle: float | None) -> list[Event]:
-        """Return the events of the next request; an empty list when the input has ended, or was idle for too long.
-
-        Waits for the first event, then up to `gather` seconds for more, unless the input ends or a request is full.
-        """
-        with self._changed:
-            while not self._events:
-                if self.closed:
-                    return []
-                left = None if idle is None else self.arrived_at + idle - time.monotonic()
-                if left is not None and left <= 0:
-                    return []
-                self._changed.wait(left)
-            ends_at = time.monotonic() + gather
-            while not self.closed and endpoint != "capture" and not self._request_is_full():
-                left = ends_at - time.monotonic()
-                if left <= 0:
-                    break
-                self._changed.wait(left)
-            return self._pop(endpoint)
-
-    def wait(self, seconds: float) -> None:
-        """Wait, but not beyond the end of the input: the deadline counts from there."""
-        with self._changed:
-            if self.closed:
-                closed_already = True
-            else:
-                closed_already = False
-                self._changed.wait_for(lambda: self.closed, seconds)
-        if closed_already:
-            time.sleep(seconds)
-
-    def __len__(self) -> int:
-        return len(self._events)
-
-    def _request_is_full(self) -> bool:
-        return len(self._events) >= batch.MAX_REQUEST_EVENTS or self._bytes >= batch.MAX_REQUEST_BYTES
-
-    def _pop(self, endpoint: str) -> list[Event]:
-        sizes_bytes = []
-        for event in self._events:
-            sizes_bytes.append(event.size_bytes)
-            if len(sizes_bytes) >= batch.MAX_REQUEST_EVENTS:
-                break
-        events = [self._events.popleft() for _ in range(batch.fill(sizes_bytes, endpoint=endpoint))]
-        self._bytes -= sum(event.size_bytes for event in events)
-        self._changed.notify_all()
-        return events
+def fault_of(settings: Hello) -> str:
+    """Return what makes settings unusable, or an empty string."""
+    host = settings.host.strip().lower()
+    if not host.startswith(("http://", "https://")) or not host.partition("://")[2].strip("/"):
+        return f"the host must be an http:// or https:// URL, not {settings.host!r}"
+    if not settings.api_key:
+        return "the api_key is empty"
+    if settings.endpoint not in ("auto", "capture", "batch"):
+        return f"the endpoint must be auto, capture or batch, not {settings.endpoint!r}"
+    if settings.max_retries < 0 or settings.request_timeout <= 0 or settings.sender_deadline <= 0:
+        return "times must be positive, and max_retries not negative"
+    return ""
 
 
 class Sender:
     """Everything between stdin and the server.
 
     Args:
-        settings: what a `hello` would say; None waits for the stream's own.
+        overrides: fields of `Hello` that a person set by options; they win over what the stream says, and where they
+            name host and api_key, events need no hello line.
         journal: told of every problem, request and drop.
-        stop_at_end: whether an `end` line ends the input; a person may have put several streams into one file.
+        stop_at_end: whether an `end` line ends the input at once; a person may put several streams one after another.
         idle: seconds without input after which it counts as ended; None for never.
         dry_run: called with each request instead of sending it.
 
@@ -174,50 +71,49 @@ class Sender:
     def __init__(
         self,
         *,
-        settings: Hello | None,
+        overrides: Mapping[str, Any],
         journal: Journal,
         stop_at_end: bool = True,
         idle: float | None = SENDER_IDLE,
         dry_run: Callable[[batch.Request], None] | None = None,
     ) -> None:
-        self._settings = settings
+        self._overrides = dict(overrides)
         self._journal = journal
         self._stop_at_end = stop_at_end
         self._idle = idle
         self._dry_run = dry_run
         self._buffer = Buffer()
-        self._delivery: Delivery | None = None
-        self._common: dict[str, msgspec.Raw] = {}
-        self._enriching: threading.Thread | None = None
-        self._ended_at: float | None = None
-        self._events = 0
-        self._delivered = 0
-        self._dropped: dict[str, int] = {}
-        self._bad_lines = 0
-        self.called_wrongly = ""
-        """Why nothing could be sent at all: the stream did not say where to."""
-
-    @property
-    def tally(self) -> Tally:
+        self._countdown = Countdown(self._out_of_time)
+        # Held while the fate of events is put on record, and for good by whoever has the last word.
+        self._deciding = threading.Lock()
+        self.tally = Tally()
         """What became of everything read so far."""
-        return Tally(self._events, self._delivered, dict(self._dropped), self._bad_lines)
+        self.called_wrongly = ""
+        """Why some events could not be sent at all: the stream did not say where to."""
+        # The reader's.
+        self._greeted: Hello | None = None
+        self._reading = True
+        # The deliverer's.
+        self._settings = Hello(protocol=PROTOCOL_VERSION, api_key="", host="")
+        self._delivery: Delivery | None = None
+        self._dispatcher: Dispatcher | None = None
+        self._enrichment: _Enrichment | None = None
+        self._common: dict[str, msgspec.Raw] = {}
+        self._common_bytes = 0
 
     def run(self, stdin: int) -> Tally:
         """Deliver what comes from the descriptor `stdin` until it ends; return what became of it."""
-        if self._settings is not None:
-            self._take_settings(self._settings)
+        if self._dry_run is not None:
+            self.tally.delivered_is_called = "printed"
         threading.Thread(target=self._read, args=(stdin,), name="reader", daemon=True).start()
-        while True:
-            settings = self._settings
-            events = self._buffer.take(
-                endpoint="auto" if settings is None else settings.endpoint,
-                gather=WORKER_WAKE_INTERVAL,
-                idle=self._idle,
-            )
-            if not events:
-                break
-            self._deliver(self._prepare(events))
+        while self._buffer.wait(gather=self._gather(), idle=self._idle):
+            hello = self._buffer.take_hello()
+            if hello is not None:
+                self._adopt(hello)
+            else:
+                self._deliver_some()
         self._end_of_input()
+        self._deciding.acquire()  # from here on the watchdog would only repeat what we say
         return self.tally
 
     # ---- reader thread
@@ -231,76 +127,198 @@ class Sender:
                     break
             else:
                 self._take(decoder.close(), stdin)
-        except OSError as error:
-            self._journal.problem(f"reading stopped: {error}")
         except Exception as error:
-            self._bad_lines += 1
-            self._journal.problem(f"reading failed: {error!r}")
+            self.tally.unread = True
+            self._journal.problem(f"reading stopped: {error}")
         finally:
+            self._reading = False
             self._end_of_input()
             self._buffer.close()
 
-    def _take(self, messages: list[Event | Hello | End | LineError], stdin: int) -> bool:
-        """Take decoded lines; True when they say that the input ends here."""
-        events: list[Event] = []
+    def _take(self, messages: Sequence[Event | Hello | End | LineError], stdin: int) -> bool:
+        """Put decoded lines into the buffer; True when they say that the input ends here."""
+        items: list[Event | Hello] = []
         ended = False
         for message in messages:
+            ended = False
             if isinstance(message, Event):
-                events.append(message)
+                if self._greeted is None and not self._greet(None, items):
+                    ended = True
+                    break
+                items.append(message)
+                self.tally.read += 1
             elif isinstance(message, LineError):
-                self._bad_lines += 1
+                self.tally.bad_lines += 1
                 self._journal.problem(f"skipped {message}")
             elif isinstance(message, Hello):
-                self._greet(message)
+                if not self._greet(message, items):
+                    ended = True
+                    break
             else:
                 if message.dropped:
                     self._journal.detail(f"the host captured {message.captured} events and dropped {message.dropped}")
+                ended = True
                 if self._stop_at_end:
-                    ended = True
                     break
-        if events and self._settings is None:
-            self.called_wrongly = "events came before any hello line, and no --host and --api-key were given"
-            return True
-        self._events += len(events)
-        self._buffer.put(events, lambda: self._look_for_hangup(stdin))
-        return ended
+        if items:
+            self._buffer.put(items, lambda: self._look_for_hangup(stdin))
+        return ended and (self._stop_at_end or bool(self.called_wrongly) or not _more_comes(stdin, _AFTER_END))
 
-    def _greet(self, hello: Hello) -> None:
-        if self._settings is not None:
-            if hello != self._settings:
-                self._journal.detail("a further hello line changes nothing")
-            return
-        if hello.protocol != PROTOCOL_VERSION:
+    def _greet(self, hello: Hello | None, items: list[Event | Hello]) -> bool:
+        """Let a hello line (None: only the options) hold from here on; False when that leaves nowhere to send to."""
+        if hello is None:
+            if not self._overrides.get("host"):
+                self.called_wrongly = _NO_SETTINGS
+                return False
+            hello = Hello(protocol=PROTOCOL_VERSION, api_key="", host="")
+        elif hello.protocol != PROTOCOL_VERSION:
             self._journal.problem(f"the stream speaks protocol {hello.protocol}, this sender {PROTOCOL_VERSION}")
-        self._settings = hello
-        self._take_settings(hello)
+        settings = msgspec.structs.replace(hello, **self._overrides)
+        fault = fault_of(settings)
+        if fault:
+            # Not to be skipped like other lines: its events would go to where the stream before it went.
+            self.called_wrongly = f"the hello line cannot be used: {fault}"
+            return False
+        if settings != self._greeted:
+            self._greeted = settings
+            items.append(settings)
+        return True
 
     def _look_for_hangup(self, stdin: int) -> None:
         """Notice that the host is gone even while the buffer is too full to read up to the end of the pipe."""
-        if self._ended_at is not None:
+        if self._countdown.left() is None and _hung_up(stdin):
+            self._end_of_input()
+
+    # ---- deliverer
+
+    def _gather(self) -> float:
+        return 0.0 if self._settings.endpoint == "capture" else WORKER_WAKE_INTERVAL
+
+    def _adopt(self, settings: Hello) -> None:
+        """Use these settings from here on; start what can go on while events gather."""
+        self._settings = settings
+        self._enrichment = _Enrichment(settings, self._journal)
+        if self._delivery is not None:
+            self._delivery.close()
+            self._delivery = None
+        self._dispatcher = Dispatcher(
+            settings,
+            post=self._post if self._dry_run is None else self._print,
+            time=self._countdown,
+            journal=self._journal,
+            tally=self.tally,
+            deciding=self._deciding,
+        )
+
+    def _deliver_some(self) -> None:
+        """Take a request's worth out of the buffer and deliver it."""
+        dispatcher = self._dispatcher
+        if dispatcher is None:  # never: the reader puts settings before events
             return
+        if self._enrichment is not None:
+            self._common = self._enrichment.result()
+            self._common_bytes = len(encode(self._common))
+            self._enrichment = None
+        events = self._buffer.take_events(
+            endpoint=self._settings.endpoint,
+            limit_bytes=dispatcher.limit_bytes,
+            extra_bytes=self._common_bytes + batch.MADE_UP_BYTES,
+        )
+        prepared = [done for done in map(self._prepare, events) if done is not None]
+        dispatcher.deliver(prepared)
+
+    def _prepare(self, event: Event) -> batch.Prepared | None:
+        common, uuid, distinct_id, timestamp = self._common, "", "", ""
+        if not (event.uuid and event.distinct_id and event.timestamp):  # written by hand
+            uuid, distinct_id, timestamp = _new_uuid(), _new_uuid(), utc_now()
+            if event.distinct_id is None or event.distinct_id == "":
+                # PostHog makes no person of an event whose distinct_id means nothing.
+                common = {**common, "$process_person_profile": msgspec.Raw(b"false")}
         try:
-            import select
+            return batch.prepare(event, common, uuid=uuid, distinct_id=distinct_id, timestamp=timestamp)
+        except (msgspec.MsgspecError, ValueError) as error:
+            if self._dispatcher is not None:
+                with self._deciding:
+                    self._dispatcher.drop([event.event], f"not encodable: {error}")
+            return None
 
-            poll = select.poll()
-            poll.register(stdin, 0)  # POLLHUP and POLLERR are always reported
-            if poll.poll(0):
-                self._end_of_input()
-        except (AttributeError, ImportError, OSError):
-            return  # no such call on Windows: the end is noticed when the buffer has room again
+    def _post(self, request: batch.Request, events: int, time_limit: float | None) -> Outcome:
+        settings = self._settings
+        if self._delivery is None:
+            agent = user_agent(settings.app, settings.app_version)
+            self._journal.detail(f"sending to {_without_credentials(settings.host)} as {agent}")
+            self._delivery = Delivery(
+                host=settings.host,
+                user_agent=agent,
+                request_timeout=min(settings.request_timeout, 1e6),
+                compression=settings.compression,
+                journal=self._journal,
+            )
+        return self._delivery.post(request, events, time_limit)
 
-    # ---- deliverer thread
+    def _print(self, request: batch.Request, events: int, time_limit: float | None) -> Outcome:  # noqa: ARG002
+        if self._dry_run is not None:
+            self._dry_run(request)
+        self._journal.detail(f"would POST {request.path} {counted(events)}, {len(request.body)} bytes")
+        return Outcome(DELIVERED, "not sent")
 
-    def _take_settings(self, settings: Hello) -> None:
-        """Start what can go on while events gather: the properties that only cost the sender."""
-        self._enriching = threading.Thread(target=self._enrich, args=(settings,), name="enrich", daemon=True)
-        self._enriching.start()
+    # ---- the end
 
-    def _enrich(self, settings: Hello) -> None:
-        from atotelemetry.sender import enrich
+    def _end_of_input(self) -> None:
+        """Start the clock: from here on there is a deadline."""
+        settings = self._greeted
+        if settings is None:  # there is nothing to deliver, but still something to be stuck in
+            self._countdown.start(self._overrides.get("sender_deadline", _DEFAULT_DEADLINE))
+        else:
+            self._countdown.start(settings.sender_deadline)
 
+    def _out_of_time(self) -> None:
+        """End a stuck process, with a word about what was lost. Called by the watchdog."""
+        self._deciding.acquire(timeout=0.05)
+        lost = self._buffer.names()
+        if self._dispatcher is not None:
+            lost = self._dispatcher.undecided_names() + lost
+            if lost:
+                self._dispatcher.drop(lost, "no answer before the deadline")
+        self.tally.unread = self.tally.unread or self._reading
+        self._journal.detail(f"done: {self.tally}; out of time")
+        os._exit(0 if self.tally.complete else 1)
+
+
+class _Enrichment:
+    """Works out, on a thread of its own, the properties that only cost the sender."""
+
+    def __init__(self, settings: Hello, journal: Journal) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._time_limit = min(_ENRICHING, settings.sender_deadline / 4)
+        self._result: dict[str, msgspec.Raw] = {}
+        self._thread: threading.Thread | None = threading.Thread(target=self._work, name="enrich", daemon=True)
         try:
-            known: dict[str, object] = dict(enrich.library_properties())
+            self._thread.start()
+        except RuntimeError as error:  # no thread to be had: the events go without
+            self._thread = None
+            journal.problem(f"some common properties are missing: {error}")
+
+    def result(self) -> dict[str, msgspec.Raw]:
+        """Return the common properties of the run, those of the `hello` winning; without what took too long."""
+        if self._thread is not None:
+            # Its own limit bounds what may take long; twice that bounds everything else.
+            self._thread.join(self._time_limit * 2)
+        common = dict(self._result)
+        properties = bytes(self._settings.properties)
+        try:
+            common.update(msgspec.json.decode(properties, type=dict[str, msgspec.Raw]))
+        except msgspec.MsgspecError as error:
+            self._journal.problem(f"the common properties are missing: {error}")
+        return common
+
+    def _work(self) -> None:
+        from atotelemetry.sender import enrich  # only here: hosts may want this module, too
+
+        settings = self._settings
+        try:
+            known = dict(enrich.library_properties())
             if settings.run_properties:
                 known.update(
                     enrich.run_properties(
@@ -308,154 +326,45 @@ class Sender:
                         cwd=settings.cwd,
                         app=settings.app,
                         app_version=settings.app_version,
-                        time_limit=min(3.0, settings.sender_deadline / 4),
+                        time_limit=self._time_limit,
                     )
                 )
-            common = {name: msgspec.Raw(encode(value)) for name, value in known.items()}
-            common.update(msgspec.json.decode(settings.properties, type=dict[str, msgspec.Raw]))
-            self._common = common
+            self._result = {name: msgspec.Raw(encode(value)) for name, value in known.items()}
         except Exception as error:
             self._journal.problem(f"some common properties are missing: {error!r}")
 
-    def _prepare(self, events: list[Event]) -> list[batch.Prepared]:
-        if self._enriching is not None:
-            self._enriching.join()
-            self._enriching = None
-        prepared = []
-        for event in events:
-            common, uuid, distinct_id, timestamp = self._common, "", "", ""
-            if not (event.uuid and event.distinct_id and event.timestamp):  # written by hand
-                uuid, distinct_id, timestamp = _new_uuid(), _new_uuid(), _utc_now()
-                if event.distinct_id is None or event.distinct_id == "":
-                    common = {**common, "$process_person_profile": msgspec.Raw(b"false")}
-            try:
-                prepared.append(batch.prepare(event, common, uuid=uuid, distinct_id=distinct_id, timestamp=timestamp))
-            except (msgspec.MsgspecError, ValueError) as error:
-                self._drop([event.event], f"not encodable: {error}")
-        return prepared
 
-    def _deliver(self, events: list[batch.Prepared]) -> None:
-        """Deliver events in order; halve what is refused as a whole until the bad event is alone."""
-        waiting = [events] if events else []
-        while waiting:
-            part = waiting.pop()
-            outcome = self._send(part)
-            if outcome.kind == DELIVERED:
-                self._delivered += len(part)
-            elif outcome.kind == REFUSED and len(part) > 1:
-                first, second = batch.halve(part)
-                self._journal.detail(f"{outcome.reason}: trying {len(first)} and {len(second)} events")
-                waiting += [second, first]
-            else:
-                self._drop([event.name for event in part], outcome.reason)
-
-    def _send(self, events: list[batch.Prepared]) -> Outcome:
-        """Post one request, as often as it makes sense."""
-        settings = self._settings
-        assert settings is not None  # noqa: S101 - there are no events without
-        attempt = 0
-        while True:
-            left = self._time_left()
-            if left is not None and left <= 0:
-                return Outcome(RETRY, "no time left before the deadline")
-            request = batch.request(events, api_key=settings.api_key, endpoint=settings.endpoint, sent_at=_utc_now())
-            if self._dry_run is not None:
-                self._dry_run(request)
-                return Outcome(DELIVERED)
-            outcome = self._courier(settings).post(request, len(events), left)
-            if outcome.kind != RETRY or attempt >= settings.max_retries:
-                return outcome
-            pause = backoff(attempt, outcome.retry_after, os.urandom(1)[0] / 255)
-            left = self._time_left()
-            if pause >= (settings.sender_deadline if left is None else left):
-                return Outcome(RETRY, f"{outcome.reason}; a retry in {pause:.1f} s would be past the deadline")
-            self._journal.detail(f"retry {attempt + 1} of {settings.max_retries} in {pause:.2f} s")
-            self._pause(pause)
-            attempt += 1
-
-    def _courier(self, settings: Hello) -> Delivery:
-        if self._delivery is None:
-            self._delivery = Delivery(
-                host=settings.host,
-                user_agent=f"{settings.app}/{settings.app_version or _installed_version(settings.app)}",
-                request_timeout=settings.request_timeout,
-                compression=settings.compression,
-                journal=self._journal,
-            )
-        return self._delivery
-
-    def _pause(self, seconds: float) -> None:
-        """Wait for a retry's moment."""
-        ends_at = time.monotonic() + seconds
-        while (left := ends_at - time.monotonic()) > 0:
-            time_left = self._time_left()
-            if time_left is not None:
-                time.sleep(max(0.0, min(left, time_left)))
-                return
-            self._buffer.wait(left)
-
-    def _drop(self, names: list[str], reason: str) -> None:
-        self._dropped[reason] = self._dropped.get(reason, 0) + len(names)
-        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")  # noqa: PLR2004
-        self._journal.problem(f"dropped {len(names)} event{'s' if len(names) != 1 else ''} ({shown}): {reason}")
-
-    # ---- the end
-
-    def _time_left(self) -> float | None:
-        """Seconds until the deadline, less what the last words take; None while the input goes on."""
-        if self._ended_at is None or self._settings is None:
-            return None
-        return self._ended_at + self._settings.sender_deadline - _LAST_WORDS - time.monotonic()
-
-    def _end_of_input(self) -> None:
-        """Start the clock: from here on there is a deadline."""
-        if self._ended_at is not None or self._settings is None:
-            return
-        self._ended_at = time.monotonic()
-        deadline = self._settings.sender_deadline
-        threading.Thread(target=self._bark, args=(deadline,), name="watchdog", daemon=True).start()
-        _bite_at(deadline)
-
-    def _bark(self, deadline: float) -> None:
-        """End the process shortly before the deadline, with a word about what was lost."""
-        time.sleep(max(0.0, deadline - _LAST_WORDS / 2))
-        lost = self._events - self._delivered - sum(self._dropped.values())
-        if lost:
-            self._drop(["…"] * lost, "still undelivered at the deadline")
-        self._journal.detail(f"done: {self.tally}; out of time")
-        os._exit(1)
-
-
-def _bite_at(deadline: float) -> None:
-    """End the process at the deadline even if Python itself is stuck.
-
-    `faulthandler` keeps its own native thread, which needs no interpreter lock and leaves by `_exit(1)`.
-    """
-    import faulthandler
-
+def _hung_up(stdin: int) -> bool:
+    """Whether a pipe's other end is closed; False where one cannot ask (on Windows: room in the buffer will tell)."""
     try:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-    except OSError:
-        nowhere = 2
-    faulthandler.dump_traceback_later(deadline, exit=True, file=nowhere)
+        import select
+
+        poll = select.poll()
+        poll.register(stdin, 0)  # POLLHUP and POLLERR are always reported
+        return bool(poll.poll(0))
+    except (AttributeError, ImportError, OSError):
+        return False
 
 
-def _utc_now() -> str:
-    import datetime
+def _more_comes(stdin: int, within: float) -> bool:
+    """Whether there is more to read, or an end to be read, within so many seconds; True where one cannot ask."""
+    try:
+        import select
 
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        poll = select.poll()
+        poll.register(stdin, select.POLLIN)
+        return bool(poll.poll(within * 1000))
+    except (AttributeError, ImportError, OSError):
+        return True
+
+
+def _without_credentials(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"
 
 
 def _new_uuid() -> str:
     import uuid
 
     return str(uuid.uuid4())
-
-
-def _installed_version(app: str) -> str:
-    from importlib import metadata
-
-    try:
-        return metadata.version(app)
-    except Exception:
-        return "unknown"  # the app is no installed distribution, or its metadata is damaged

@@ -1,8 +1,8 @@
 """Mends the one thing that a host's fast path lets through and a server may refuse: integers beyond 64 bits.
 
-Pure; runs on the sender's delivery thread, so that looking for them costs the host nothing. msgspec writes an integer of
-any size as bare digits. Such a number loses its digits in a server that reads it as a float, and beyond 10**308 it costs
-the whole request; as text it arrives as it was.
+Pure; runs on the sender's delivery thread, so that looking for them costs the host nothing. msgspec writes an integer
+of any size as bare digits. Such a number loses its digits in a server that reads it as a float, and beyond 10**308 it
+costs the whole request; as text it arrives as it was.
 """
 
 from __future__ import annotations

@@ -1,0 +1,135 @@
+"""Events between the thread that reads and the thread that delivers: bounded, in order, waited for.
+
+Runs in the sender. The reader puts a chunk's messages at a time and waits while the buffer is full; the deliverer waits
+until there is a request's worth, the input has ended, or enough time was spent gathering. A `hello` travels through the
+buffer like an event, so that it holds for the events behind it and for none before.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from atotelemetry.sender import batch
+from atotelemetry.wire import Event, Hello
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["BUFFER_BYTES", "Buffer"]
+
+BUFFER_BYTES = 8 * 1024 * 1024
+
+# What a decoded event takes beside its line. Counted, or a flood of tiny events would fill several times the limit.
+_OBJECT_BYTES = 512
+_FULL_CHECK = 0.1  # how often a reader that may not read looks around
+
+
+class Buffer:
+    """A bounded queue of events, with the settings that hold for them in between.
+
+    Args:
+        limit_bytes: when the waiting events take more, `put` waits.
+
+    """
+
+    def __init__(self, limit_bytes: int = BUFFER_BYTES) -> None:
+        self._limit_bytes = limit_bytes
+        self._items: deque[Event | Hello] = deque()
+        self._bytes = 0
+        self._hellos = 0
+        self._changed = threading.Condition()
+        self._closed = False
+        self._arrived_at = time.monotonic()
+
+    # ---- reader
+
+    def put(self, items: Sequence[Event | Hello], while_full: Callable[[], None]) -> None:
+        """Add items in order; while the buffer is full, wait, and call `while_full` from time to time."""
+        with self._changed:
+            for item in items:
+                while self._items and self._bytes + _weight(item) > self._limit_bytes:
+                    self._changed.notify_all()
+                    self._changed.wait(_FULL_CHECK)
+                    while_full()
+                self._items.append(item)
+                self._bytes += _weight(item)
+                self._hellos += isinstance(item, Hello)
+            self._changed.notify_all()
+
+    def touch(self) -> None:
+        """Note that something arrived."""
+        self._arrived_at = time.monotonic()
+
+    def close(self) -> None:
+        """No more items will come."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    # ---- deliverer
+
+    def wait(self, *, gather: float, idle: float | None) -> bool:
+        """Wait until it is time to take something; False when the input has ended, or was idle for too long.
+
+        Waits for the first item, at most until `idle` seconds after the last arrival (None: for ever); then up to
+        `gather` seconds for more, unless the input ends or a request is full.
+        """
+        with self._changed:
+            while not self._items:
+                left = None if idle is None else self._arrived_at + idle - time.monotonic()
+                if self._closed or (left is not None and left <= 0):
+                    return False
+                self._changed.wait(left)
+            ends_at = time.monotonic() + gather
+            while not (self._closed or self._hellos or self._has_a_request()):
+                left = ends_at - time.monotonic()
+                if left <= 0:
+                    break
+                self._changed.wait(left)
+            return True
+
+    def take_hello(self) -> Hello | None:
+        """Take the settings that hold from here on, if that is what comes next."""
+        with self._changed:
+            if not self._items or not isinstance(self._items[0], Hello):
+                return None
+            item = self._items.popleft()
+            assert isinstance(item, Hello)  # noqa: S101 - for the type checker
+            self._bytes -= _weight(item)
+            self._hellos -= 1
+            self._changed.notify_all()
+            return item
+
+    def take_events(self, *, endpoint: str, limit_bytes: int, extra_bytes: int) -> list[Event]:
+        """Take the events of the next request: what `batch.fill` says, and none from behind a `hello`.
+
+        `extra_bytes` is what each event gains over its line before it is sent.
+        """
+        with self._changed:
+            sizes_bytes: list[int] = []
+            for item in islice(self._items, batch.MAX_REQUEST_EVENTS):
+                if isinstance(item, Hello):
+                    break
+                sizes_bytes.append(item.size_bytes + extra_bytes)
+            if not sizes_bytes:
+                return []
+            number = batch.fill(sizes_bytes, endpoint=endpoint, limit_bytes=limit_bytes)
+            events = [item for item in (self._items.popleft() for _ in range(number)) if isinstance(item, Event)]
+            self._bytes -= sum(map(_weight, events))
+            self._changed.notify_all()
+            return events
+
+    def names(self) -> list[str]:
+        """Return the names of the events that still wait; takes no lock, for the last words of a stuck process."""
+        return [item.event for item in self._items.copy() if isinstance(item, Event)]
+
+    def _has_a_request(self) -> bool:
+        return len(self._items) >= batch.MAX_REQUEST_EVENTS or self._bytes >= batch.MAX_REQUEST_BYTES
+
+
+def _weight(item: Event | Hello) -> int:
+    return _OBJECT_BYTES + (item.size_bytes if isinstance(item, Event) else len(bytes(item.properties)))

@@ -1,0 +1,378 @@
+"""The deadline: whatever the network does, a sender whose input has ended is gone in time, and says what was lost."""
+
+import contextlib
+import fcntl
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from atotelemetry.sender.dispatch import counted
+from atotelemetry.testing import Answer, CaptureServer
+from support_sender import (
+    END,
+    PATIENCE,
+    RunningSender,
+    Staller,
+    deafness,
+    drip,
+    environment,
+    event,
+    events,
+    full_backlog,
+    hello,
+    read_request,
+    run_sender,
+    silence,
+    to,
+)
+
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="asks for a pipe's size")
+
+DEADLINE = 2.5
+SHORT = 1.2  # where it is waited for by one test alone
+# A machine that is busy with other things starts processes and threads late; a sender that misses its deadline would
+# live for minutes.
+GRACE = 10.0
+
+HANGING_NAME_SERVER = """
+import socket, sys, time
+def resolve(*arguments, **options):
+    time.sleep(1000)
+socket.getaddrinfo = resolve
+"""
+
+# A library that holds the interpreter lock for good: nothing written in Python runs any more.
+LOCK_HOLDER = """
+import ctypes, socket, sys
+def resolve(*arguments, **options):
+    ctypes.PyDLL(None).sleep(1000)
+socket.getaddrinfo = resolve
+"""
+
+
+@contextlib.contextmanager
+def stalled_by(name):
+    """Yield host, environment and patch of a sender that will not get an answer."""
+    with contextlib.ExitStack() as stack:
+
+        def staller(behave):
+            return stack.enter_context(Staller(behave))
+
+        if name == "name server that never answers":
+            yield "http://nowhere.invalid", {}, HANGING_NAME_SERVER
+        elif name == "connect into silence":
+            yield f"http://127.0.0.1:{stack.enter_context(full_backlog())}", {}, ""
+        elif name == "connected, then silence":
+            yield staller(silence).url(), {}, ""
+        elif name == "server that never reads":
+            yield staller(deafness).url(), {}, ""
+        elif name == "TLS handshake that stalls":
+            yield staller(silence).url("https"), {}, ""
+        elif name == "headers a byte at a time":
+            yield staller(drip(b"", 0.1)).url(), {}, ""
+        elif name == "one header without end":
+            yield staller(drip(b"HTTP/1.1 200 OK\r\nx-slow: ", 0.1)).url(), {}, ""
+        elif name == "interim answers without end":
+            interim = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+            def behave(connection):
+                read_request(connection)
+                while not select.select([connection], [], [], 0.1)[0]:
+                    connection.sendall(interim)
+
+            yield staller(behave).url(), {}, ""
+        elif name == "proxy that hangs":
+            yield "http://example.invalid", {"HTTP_PROXY": staller(silence).url()}, ""
+        elif name == "proxy that hangs on CONNECT":
+            yield "https://example.invalid", {"HTTPS_PROXY": staller(silence).url()}, ""
+        else:
+            assert name == "proxy that tunnels into silence"
+
+            def tunnel(connection):
+                read_request(connection)
+                connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                silence(connection)
+
+            yield "https://example.invalid", {"HTTPS_PROXY": staller(tunnel).url()}, ""
+
+
+STALLS = [
+    "name server that never answers",
+    "connect into silence",
+    "connected, then silence",
+    "server that never reads",
+    "TLS handshake that stalls",
+    "headers a byte at a time",
+    "one header without end",
+    "interim answers without end",
+    "proxy that hangs",
+    "proxy that hangs on CONNECT",
+    "proxy that tunnels into silence",
+]
+
+
+def run_stalled(name):
+    """Run a sender into a stall, end its input while it is in the middle of it, and return what is left."""
+    with stalled_by(name) as (host, env, patch):
+        arguments = to(host, deadline=DEADLINE, timeout=1000, max_retries=0, compression="never")
+        with RunningSender(*arguments, env=env, patch=patch) as sender:
+            sender.write(*[event(event_name, properties={"p": "x" * 800_000}) for event_name in expected_names(name)])
+            sender.read_stderr_until("sending to ")
+            return sender.finish()
+
+
+def expected_names(name):
+    """Return what is handed over: enough to fill a socket's buffers where the stall is in the upload."""
+    return [f"e{number}" for number in range(5 if name == "server that never reads" else 1)]
+
+
+@pytest.fixture(scope="module")
+def stalled():
+    """Run all the stalled senders side by side, since all they do is wait."""
+    with ThreadPoolExecutor(len(STALLS)) as pool:
+        return dict(zip(STALLS, pool.map(run_stalled, STALLS), strict=True))
+
+
+@pytest.mark.parametrize("name", STALLS)
+def test_a_stalled_sender_is_gone_at_its_deadline(stalled, name):
+    """Measured from the end of its input."""
+    done = stalled[name]
+    print(f"{name}: gone {done.seconds:.2f} s after the end of input, deadline {DEADLINE} s")
+    assert done.exit_code == 1
+    assert DEADLINE - 1.0 <= done.seconds <= DEADLINE + GRACE
+    assert done.dropped() == expected_names(name)
+    assert done.summary.startswith(f"done: {counted(len(expected_names(name)))} read, 0 delivered, ")
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 10000000\r\n\r\n"])
+def test_a_body_a_byte_at_a_time_costs_nothing(head):
+    """The head of the answer says what became of the events."""
+    with Staller(drip(head, 0.1)) as server:
+        done = run_sender(event("e"), arguments=to(server.url(), deadline=DEADLINE, timeout=1000))
+    assert done.exit_code == 0, done.stderr
+    assert done.seconds <= DEADLINE + GRACE
+
+
+def test_a_body_without_end_costs_nothing():
+    """It is read up to a cap, as fast as it comes."""
+
+    def behave(connection):
+        read_request(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            connection.sendall(b"x" * 65536)
+
+    with Staller(behave) as server:
+        done = run_sender(event("e"), arguments=to(server.url(), deadline=DEADLINE, timeout=1000))
+    assert done.exit_code == 0, done.stderr
+    assert done.seconds <= DEADLINE + GRACE
+
+
+def test_a_library_that_holds_the_interpreter_lock_does_not_outlive_it():
+    """The last alarm needs no Python."""
+    done = run_sender(event("e"), arguments=to("http://nowhere.invalid", deadline=SHORT), patch=LOCK_HOLDER)
+    print(f"\nlock held: gone {done.seconds:.2f} s after the end of input, deadline {SHORT} s")
+    assert done.exit_code == 1
+    assert done.seconds <= SHORT + GRACE
+    assert "Traceback" not in done.stderr
+    assert not any(line.startswith("done: ") for line in done.lines)
+
+
+def test_a_stuck_deliverer_is_named_and_ended():
+    """When the delivery does not give up by itself, the watchdog says what was lost."""
+    patch = """
+import sys, time
+import atotelemetry.sender.delivery as delivery
+delivery.Delivery.post = lambda *arguments: time.sleep(1000)
+"""
+    done = run_sender(events(3), arguments=to("http://127.0.0.1:1", deadline=1), patch=patch)
+    assert done.exit_code == 1
+    assert done.dropped() == ["e0", "e1", "e2"]
+    assert done.summary.startswith("done: 3 events read, 0 delivered, 3 dropped (3 x no answer before the deadline)")
+
+
+@needs_linux
+def test_a_stderr_that_nobody_reads_does_not_outlive_it():
+    """Not even the last words can be said then: the second alarm does not need them."""
+    read_end, write_end = os.pipe()
+    try:
+        full = b"x" * fcntl.fcntl(write_end, fcntl.F_GETPIPE_SZ)
+        os.write(write_end, full)
+        started = subprocess.Popen(
+            [sys.executable, "-P", "-m", "atotelemetry.sender", *to("http://127.0.0.1:1", deadline=SHORT)],
+            stdin=subprocess.DEVNULL,
+            stderr=write_end,
+            env=environment(),
+        )
+        assert started.wait(PATIENCE) == 1
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+
+
+def test_retries_end_at_the_deadline():
+    """A server that is down is not asked for longer than there is time."""
+    with CaptureServer() as server:
+        server.respond(Answer(status=503))
+        done = run_sender(events(2), arguments=to(server.url, deadline=SHORT, max_retries=100))
+        assert done.exit_code == 1
+        assert done.seconds <= SHORT + GRACE
+        assert len(server.requests) <= 2  # at 0 s and 0.5 s; another second would be too late
+        assert done.dropped() == ["e0", "e1"]
+
+
+def test_the_deadline_holds_for_all_requests_together():
+    """A backlog on a slow server is delivered as far as it goes; the rest is named."""
+    with CaptureServer() as server:
+        server.respond(Answer(delay=0.2))
+        done = run_sender(events(40), arguments=to(server.url, deadline=SHORT, endpoint="capture"))
+        accepted = [event["event"] for event in server.events]
+    assert done.exit_code == 1
+    assert done.seconds <= SHORT + GRACE
+    assert 1 <= len(accepted) < 40
+    # The one under way at the deadline may have been accepted after we gave up on it.
+    assert set(accepted) | set(done.dropped()) == {f"e{number}" for number in range(40)}
+    assert len(set(accepted) & set(done.dropped())) <= 1
+
+
+def test_one_stuck_request_holds_up_a_living_host_for_its_own_attempts_only():
+    """While the input goes on there is no deadline, but each request has its limit."""
+    with CaptureServer() as server:
+        slow = Answer(status=500, trickle=0.1)  # each byte is in time, the whole of it is not
+        server.script(slow, slow)
+        with RunningSender(*to(server.url, timeout=0.2, max_retries=1)) as sender:
+            sender.write(event("stuck", 1))
+            server.wait_for_requests(1)
+            sender.write(event("next", 2))
+            server.wait_for_events(1)
+            assert [event["event"] for event in server.events] == ["next"]
+            assert sender.process.poll() is None
+            done = sender.finish()
+    assert done.exit_code == 1
+    assert done.dropped() == ["stuck"]
+
+
+def fill(sender):
+    """Write events until the sender has not read for a while; return how many bytes it took."""
+    fcntl.fcntl(sender.input, fcntl.F_SETFL, fcntl.fcntl(sender.input, fcntl.F_GETFL) | os.O_NONBLOCK)
+    total_bytes = 0
+    while select.select([], [sender.input], [], 1.0)[1] and total_bytes < 64 * 1024 * 1024:
+        line = event("filler", total_bytes, properties={"p": "x" * 8000})
+        with contextlib.suppress(BlockingIOError):
+            total_bytes += os.write(sender.input, line * 4)
+    return total_bytes
+
+
+def test_a_full_buffer_stops_the_reading():
+    """So that backpressure reaches the host's queue; when there is room again, reading goes on."""
+    with CaptureServer() as server:
+        server.script(Answer(hang=True))
+        with RunningSender(*to(server.url, timeout=1000, max_retries=0)) as sender:
+            sender.write(event("first"))
+            server.wait_for_requests(1)
+            taken_bytes = fill(sender)
+            # The buffer of eight mebibytes, less what its objects take, and the pipe.
+            assert 6 * 1024 * 1024 < taken_bytes < 10 * 1024 * 1024
+            sender.process.kill()
+
+
+def test_a_full_buffer_takes_more_when_there_is_room_again():
+    """The rest arrives, in order, each event once."""
+    with CaptureServer() as server:
+        server.script(Answer(hang=True))
+        with RunningSender(*to(server.url, timeout=1, max_retries=0, deadline=60)) as sender:
+            sender.write(event("first", 1))
+            server.wait_for_requests(1)
+            count = 3000
+            sender.write(events(count, properties={"p": "x" * 5000}))  # blocks until the first request is given up
+            done = sender.finish()
+        assert done.dropped() == ["first"]
+        assert [event["event"] for event in server.events] == [f"e{number}" for number in range(count)]
+
+
+def test_a_full_buffer_does_not_hide_that_the_host_is_gone():
+    """The sender cannot read as far as the end of the pipe, and is gone by its deadline all the same."""
+    with Staller(silence) as server, RunningSender(detached=True) as sender:
+        sender.write(hello(server.url(), request_timeout=1000, sender_deadline=SHORT), event("first"))
+        assert server.arrived.wait(20)
+        fill(sender)
+        done = sender.finish()
+    print(f"\nfull buffer: gone {done.seconds:.2f} s after the host, deadline {SHORT} s")
+    assert done.exit_code == 1
+    assert done.seconds <= SHORT + GRACE
+
+
+@pytest.mark.parametrize("detached", [True, False])
+def test_an_end_line_starts_the_clock_though_the_pipe_stays_open(detached):
+    """A child of the host may have inherited the pipe and hold it for hours."""
+    with Staller(silence) as server, RunningSender(detached=detached) as sender:
+        sender.write(hello(server.url(), request_timeout=1000, sender_deadline=SHORT), event("e"), END)
+        done = sender.wait()
+    assert done.exit_code == 1
+    assert done.seconds <= SHORT + GRACE + 1
+
+
+def test_an_idle_sender_is_gone_at_once():
+    """What was to be delivered was delivered; there is nothing to wait for."""
+    with CaptureServer() as server, RunningSender(*to(server.url, idle=0.3, deadline=100)) as sender:
+        sender.write(event("e"))
+        done = sender.wait()
+    assert done.exit_code == 0, done.stderr
+
+
+def test_a_sender_that_cannot_even_start_does_not_live_on():
+    """Imports from a drive that died: the end of the input would never be seen."""
+    patch = """
+import faulthandler, sys, time
+real = faulthandler.dump_traceback_later
+faulthandler.dump_traceback_later = lambda seconds, **options: real(min(seconds, 1.0), **options)
+class DeadDrive:
+    def find_spec(self, name, *rest):
+        if name == "atotelemetry.sender.loop":
+            time.sleep(1000)
+sys.meta_path.insert(0, DeadDrive())
+"""
+    done = run_sender(hello("http://127.0.0.1:1"), event("e"), END, detached=True, patch=patch)
+    assert done.exit_code == 1
+    assert done.stderr == ""
+
+
+def test_a_sender_that_has_started_is_not_ended_by_the_alarm_of_its_start():
+    """It may live as long as its host feeds it."""
+    patch = """
+import faulthandler
+real = faulthandler.dump_traceback_later
+faulthandler.dump_traceback_later = lambda seconds, **options: real(min(seconds, 1.0), **options)
+"""
+    with CaptureServer() as server, RunningSender(detached=True, patch=patch) as sender:
+        sender.write(hello(server.url))
+        started_at = time.monotonic()
+        number = 0
+        while time.monotonic() < started_at + 1.5:  # each waits for its batch to be gathered
+            sender.write(event("e", number))
+            number += 1
+            server.wait_for_events(number)
+        done = sender.finish()
+        assert done.exit_code == 0
+        assert server.requests[-1].received_at - server.requests[0].received_at > 1.1
+
+
+def test_without_a_thread_to_be_had_a_signal_ends_it():
+    """The process limit is reached: the alarm needs no thread."""
+    patch = """
+import faulthandler, threading, time
+def refuse(*arguments, **options):
+    raise RuntimeError("unable to start watchdog thread")
+faulthandler.dump_traceback_later = refuse
+import atotelemetry.sender.watchdog as watchdog
+watchdog.Countdown(lambda: None).start(0.5)
+time.sleep(1000)
+"""
+    done = run_sender(patch=patch)
+    assert done.exit_code == -signal.SIGALRM

@@ -1,0 +1,322 @@
+"""`sender/dispatch.py`: the retry decision, and that every event ends delivered or dropped, exactly once."""
+
+import json
+import random
+import re
+from collections import Counter
+
+import pytest
+
+from atotelemetry.sender.batch import Prepared
+from atotelemetry.sender.delivery import DELIVERED, REFUSED, REJECTED, RETRY, STALE, TOO_LARGE, Outcome
+from atotelemetry.sender.dispatch import RETRY_DELAY, Dispatcher, Tally, backoff, retry_pause
+from atotelemetry.wire import Hello
+
+
+class FakeTime:
+    """A clock that only `pause` and `take` move."""
+
+    def __init__(self, left=None):
+        self.now = 0.0
+        self.ends_at = left
+        self.pauses = []
+
+    def left(self):
+        return None if self.ends_at is None else max(0.0, self.ends_at - self.now)
+
+    def pause(self, seconds):
+        self.pauses.append(seconds)
+        self.now += seconds
+
+
+class FakeJournal:
+    """Keeps what was said."""
+
+    def __init__(self):
+        self.problems = []
+        self.details = []
+
+    def problem(self, text):
+        self.problems.append(text)
+
+    def detail(self, text):
+        self.details.append(text)
+
+
+class World:
+    """A dispatcher, a server that is a function of the events' names and the request's number, and all they did."""
+
+    def __init__(self, answer, *, left=None, takes=0.0, **settings):
+        self.time = FakeTime(left)
+        self.journal = FakeJournal()
+        self.tally = Tally()
+        self.requests = []
+        self.accepted = []
+        self.limits = []
+        self._answer = answer
+        self._takes = takes
+        self.dispatcher = Dispatcher(
+            Hello(protocol=1, api_key="k", host="http://x", **settings),
+            post=self._post,
+            time=self.time,
+            journal=self.journal,
+            tally=self.tally,
+        )
+
+    def _post(self, request, count, limit):
+        body = json.loads(request.body)
+        events = body.get("batch") or [{name: value for name, value in body.items() if name != "api_key"}]
+        assert count == len(events)
+        names = [event["event"] for event in events]
+        self.requests.append(names)
+        self.limits.append(limit)
+        self.time.now += self._takes
+        answer = self._answer(names, len(self.requests) - 1)
+        outcome = answer if isinstance(answer, Outcome) else Outcome(answer, f"because {answer}")
+        if outcome.kind == DELIVERED:
+            self.accepted += names
+        return outcome
+
+    def deliver(self, *names):
+        self.tally.read += len(names)
+        self.dispatcher.deliver([Prepared(name, name, json.dumps({"event": name}).encode()) for name in names])
+        return self
+
+    @property
+    def dropped(self):
+        names = []
+        for problem in self.journal.problems:
+            for item in re.match(r"dropped \d+ events? \((.*?)\): ", problem).group(1).split(", "):
+                name, _, count = item.partition(" x ")
+                names += [name] * int(count or 1)
+        return names
+
+
+def script(*answers):
+    """Answer the first requests so, all further ones with success."""
+    return lambda _names, number: answers[number] if number < len(answers) else DELIVERED
+
+
+# ---- the retry decision
+
+
+def test_the_pause_doubles_with_jitter_on_top():
+    """Half a second, a second, two …, each up to a quarter longer."""
+    assert [backoff(attempt, None, 0.0) for attempt in range(4)] == [0.5, 1.0, 2.0, 4.0]
+    assert backoff(0, None, 1.0) == RETRY_DELAY * 1.25
+    assert backoff(10**6, None, 1.0) > 0  # never an overflow
+
+
+@pytest.mark.parametrize(("asked", "pause"), [(None, 0.5), (0.0, 0.5), (0.1, 0.5), (3.0, 3.0)])
+def test_a_longer_retry_after_wins(asked, pause):
+    """The server knows better when to come back, but never sooner than we would."""
+    assert backoff(0, asked, 0.0) == pause
+
+
+@pytest.mark.parametrize("kind", [DELIVERED, REFUSED, TOO_LARGE, REJECTED])
+def test_only_what_may_succeed_is_tried_again(kind):
+    """A final answer is final, whatever the settings."""
+    assert retry_pause(0, Outcome(kind), max_retries=5, time_left=100, spread=0) is None
+
+
+@pytest.mark.parametrize(
+    ("attempt", "max_retries", "retry_after", "time_left", "pause"),
+    [
+        (0, 1, None, 15, 0.5),
+        (1, 1, None, 15, None),
+        (1, 2, None, 15, 1.0),
+        (0, 0, None, 15, None),
+        (0, 1, 14.0, 15, 14.0),
+        (0, 1, 15.0, 15, None),
+        (0, 1, 3600.0, 15, None),
+        (0, 1, float("inf"), 15, None),
+        (0, 1, None, 0.4, None),
+    ],
+)
+def test_a_retry_needs_an_attempt_and_the_time_for_it(attempt, max_retries, retry_after, time_left, pause):
+    """Up to `max_retries`, and never for later than the deadline."""
+    outcome = Outcome(RETRY, "busy", retry_after)
+    assert retry_pause(attempt, outcome, max_retries=max_retries, time_left=time_left, spread=0) == pause
+
+
+# ---- one request
+
+
+def test_a_retried_request_is_the_same_request():
+    """Same events, same order, same bytes of each."""
+    world = World(script(RETRY, RETRY), max_retries=2).deliver("a", "b", "c")
+    assert world.requests == [["a", "b", "c"]] * 3
+    assert world.accepted == ["a", "b", "c"]
+    assert [round(pause / RETRY_DELAY) for pause in world.time.pauses] == [1, 2]
+    assert str(world.tally) == "3 events read, 3 delivered, 0 dropped"
+
+
+def test_after_the_last_retry_the_events_are_dropped_with_the_last_reason():
+    """And named, each once."""
+    world = World(lambda *_: RETRY, max_retries=2).deliver("a", "b", "b")
+    assert len(world.requests) == 3
+    assert world.journal.problems == ["dropped 3 events (a, b x 2): because retry"]
+    assert world.tally.dropped == {"because retry": 3}
+    assert not world.tally.complete
+
+
+def test_a_final_answer_is_not_tried_again():
+    """Nor does it hold up the next batch."""
+    world = World(script(REJECTED), max_retries=5).deliver("a", "b").deliver("c")
+    assert world.requests == [["a", "b"], ["c"]]
+    assert (world.accepted, world.dropped, world.time.pauses) == (["c"], ["a", "b"], [])
+
+
+def test_a_stale_connection_costs_no_retry():
+    """The request goes out once more, at once, even when retries are forbidden."""
+    world = World(script(STALE), max_retries=0).deliver("a")
+    assert (world.requests, world.accepted, world.time.pauses) == ([["a"], ["a"]], ["a"], [])
+
+
+def test_a_connection_that_is_always_stale_is_no_endless_loop():
+    """The second time in a row is an ordinary failure."""
+    world = World(lambda *_: STALE, max_retries=1).deliver("a")
+    assert len(world.requests) == 4
+    assert world.dropped == ["a"]
+
+
+def test_a_retry_past_the_deadline_is_not_waited_for():
+    """While the input goes on, the deadline to come is the measure."""
+    world = World(lambda *_: Outcome(RETRY, "busy", 20.0), max_retries=3, sender_deadline=15.0).deliver("a")
+    assert len(world.requests) == 1
+    assert world.journal.problems == ["dropped 1 event (a): busy; no time left for a retry"]
+
+
+def test_no_attempt_begins_without_time():
+    """What cannot be tried is dropped, with the reason of the attempt before if there was one."""
+    world = World(lambda *_: RETRY, left=0.0).deliver("a")
+    assert world.requests == []
+    assert world.journal.problems == ["dropped 1 event (a): no time left before the deadline"]
+
+
+def test_an_attempt_is_told_how_much_time_is_left():
+    """Nothing when there is no limit yet."""
+    assert World(script()).deliver("a").limits == [None]
+    assert World(script(), left=7.0).deliver("a").limits == [7.0]
+
+
+def test_a_bug_costs_the_events_at_hand_and_no_others():
+    """The sender goes on with the next batch."""
+
+    def answer(names, _number):
+        if "a" in names:
+            raise KeyError("a bug")
+        return DELIVERED
+
+    world = World(answer).deliver("a").deliver("b")
+    assert (world.dropped, world.accepted) == (["a"], ["b"])
+    assert "KeyError" in world.journal.problems[0]
+
+
+# ---- refused as a whole
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 64, 1000])
+def test_one_bad_event_is_found_and_the_rest_delivered(count):
+    """400 for the whole batch: halved until the bad event is alone, in about two requests for each halving."""
+    bad = f"e{count // 3}"
+    names = [f"e{number}" for number in range(count)]
+    world = World(lambda names, _: REFUSED if bad in names else DELIVERED).deliver(*names)
+    assert world.dropped == [bad]
+    assert world.accepted == [name for name in names if name != bad]  # and in their order
+    assert len(world.requests) <= 2 * count.bit_length() + 1
+
+
+def test_several_bad_events_are_each_found():
+    """Next to each other, at both ends, or all of them."""
+    for bad in ({"e0", "e9"}, {"e4", "e5"}, {f"e{number}" for number in range(10)}):
+        names = [f"e{number}" for number in range(10)]
+        world = World(lambda names, _, bad=bad: REFUSED if bad.intersection(names) else DELIVERED).deliver(*names)
+        assert set(world.dropped) == bad
+        assert world.accepted == [name for name in names if name not in bad]
+
+
+def test_a_request_that_is_too_large_is_halved_and_later_ones_are_smaller():
+    """413: each half goes; a server with a small limit is not asked too much again and again."""
+    world = World(lambda names, _: TOO_LARGE if len(names) > 300 else DELIVERED)
+    names = [f"e{number:04}-{'x' * 1000}" for number in range(1000)]
+    world.deliver(*names)
+    assert world.accepted == names
+    assert [len(request) for request in world.requests] == [1000, 500, 250, 250, 500, 250, 250]
+    assert world.dispatcher.limit_bytes < 300_000
+
+
+def test_a_lone_event_that_is_refused_is_dropped():
+    """There is nothing left to halve."""
+    for kind in (REFUSED, TOO_LARGE):
+        world = World(script(kind)).deliver("a")
+        assert (world.dropped, len(world.requests)) == (["a"], 1)
+
+
+def test_a_half_has_its_own_retries():
+    """An outage in the middle of the search for the bad event loses nothing."""
+    answers = iter([REFUSED, RETRY, DELIVERED, RETRY, DELIVERED])
+    world = World(lambda *_: next(answers), max_retries=1).deliver("a", "b", "c", "d")
+    assert world.accepted == ["a", "b", "c", "d"]
+
+
+# ---- always
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_every_event_is_accepted_once_or_dropped_by_name(seed):
+    """For random answers, random settings and a deadline that may fall anywhere."""
+    chance = random.Random(seed)
+    kinds = [DELIVERED, RETRY, RETRY, STALE, REFUSED, TOO_LARGE, REJECTED]
+    weights = [chance.random() for _ in kinds]
+
+    def answer(names, _number):
+        if "poison" in names:
+            return REFUSED
+        kind = chance.choices(kinds, weights)[0]
+        return Outcome(kind, kind, chance.choice([None, 0.0, 1.0, 30.0]) if kind == RETRY else None)
+
+    world = World(
+        answer,
+        left=chance.choice([None, 2.0, 10.0]),
+        takes=chance.choice([0.0, 0.2]),
+        max_retries=chance.randrange(4),
+        endpoint=chance.choice(["auto", "batch"]),
+    )
+    sent = []
+    for batch_number in range(chance.randrange(1, 5)):
+        names = [f"e{batch_number}.{number}" for number in range(chance.choice([1, 2, 9, 40]))]
+        if chance.random() < 0.3:
+            names[-1] = "poison"
+        sent += names
+        world.deliver(*names)
+    assert Counter(world.accepted) + Counter(world.dropped) == Counter(sent)
+    assert world.accepted == [name for name in sent if name in set(world.accepted)]  # in order
+    assert world.tally.read == len(sent)
+    assert world.tally.delivered == len(world.accepted)
+    assert sum(world.tally.dropped.values()) == len(world.dropped)
+    assert world.tally.complete == (not world.dropped)
+    assert world.time.left() is None or world.time.now < world.time.ends_at + 0.5
+
+
+def test_reasons_without_end_do_not_fill_the_memory():
+    """A server may say something new each time."""
+    tally = Tally()
+    for number in range(1000):
+        tally.drop(1, f"HTTP 400: request {number}")
+    assert sum(tally.dropped.values()) == 1000
+    assert len(tally.dropped) <= 51
+
+
+def test_a_name_without_end_does_not_fill_the_log():
+    """It is cut where it is said, not where it is sent."""
+    world = World(script(REJECTED)).deliver("n" * 10_000)
+    assert len(world.journal.problems[0]) < 200
+
+
+def test_the_summary_names_what_is_wrong():
+    """And only that."""
+    tally = Tally()
+    tally.read, tally.bad_lines, tally.unread = 1, 1, True
+    tally.drop(1, "HTTP 400")
+    assert str(tally) == "1 event read, 0 delivered, 1 dropped (1 x HTTP 400), 1 bad line, input left unread"
