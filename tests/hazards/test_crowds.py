@@ -1,0 +1,99 @@
+"""Many at once: processes that start together, threads that capture together. Nothing is lost, nothing comes twice."""
+
+from __future__ import annotations
+
+import pytest
+
+from support_hosts import needs_proc
+
+pytestmark = needs_proc
+
+
+@pytest.mark.timeout(120)
+def test_64_cli_runs_at_once(hosts):
+    """A parallel build runs the CLI 64 times at once: every run succeeds, all its events arrive, each once."""
+    # Far more processes than processors: each sender's turn comes late, so its clocks are generous.
+    source = """
+client = new_client(request_timeout=60, sender_deadline=100)
+client.capture(f"start {sys.argv[1]}", distinct_id="me")
+client.capture(f"end {sys.argv[1]}", distinct_id="me")
+"""
+    script = hosts.script(source)
+    python = hosts.command("")[0]
+    running = [hosts.start_command([python, script, str(number)]) for number in range(64)]
+    for host in running:
+        done = host.finish(timeout=90)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.server.wait_for_events(128, timeout=90)
+    hosts.assert_arrived_once(*(f"{part} {number}" for number in range(64) for part in ("start", "end")))
+
+
+def test_a_thousand_threads_capture_at_once(hosts):
+    """A server with a thousand threads: the first event of all, and every further one, arrives once."""
+    done = hosts.run(
+        """
+threading.stack_size(256 * 1024)
+client = new_client(queue_size=10_000)
+together = threading.Barrier(1000)
+uuids = []
+def work(thread):
+    together.wait()
+    for number in range(5):
+        uuids.append(client.capture(f"{thread} {number}", distinct_id="me", properties={"thread": thread}))
+threads = [threading.Thread(target=work, args=(number,)) for number in range(1000)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+say(client.flush(20), len(set(uuids)), None in uuids)
+stats = client.stats
+say(stats.captured, stats.handed_over, stats.dropped, stats.queued)
+""",
+        options=("-X", "dev"),
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True 5000 False\n5000 5000 0 0\n", "")
+    hosts.assert_arrived_once(*(f"{thread} {number}" for thread in range(1000) for number in range(5)))
+
+
+def test_many_threads_and_a_small_queue(hosts):
+    """More than the queue can take: what `capture` accepted arrives once, what it refused does not, all is counted."""
+    done = hosts.run(
+        """
+client = new_client(queue_size=8)
+names = []
+def work(thread):
+    for number in range(200):
+        if client.capture(f"{thread} {number}", distinct_id="me"):
+            names.append(f"{thread} {number}")
+threads = [threading.Thread(target=work, args=(number,)) for number in range(20)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert client.flush(20)
+stats = client.stats
+assert (stats.captured, stats.handed_over, stats.queued) == (4000, len(names), 0), stats
+assert stats.dropped_by_reason in ({}, {"queue full": 4000 - len(names)}), stats
+print(*names, sep="\\n")
+"""
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    hosts.assert_arrived_once(*done.stdout.splitlines())
+
+
+def test_many_clients_in_one_host(hosts):
+    """A host whose plugins each have a client: each has one sender of its own, and all events arrive once."""
+    done = hosts.run(
+        """
+clients = [new_client(app=f"plugin{number}") for number in range(8)]
+for turn in range(3):
+    for number, client in enumerate(clients):
+        client.capture(f"{number} {turn}", distinct_id="me")
+for client in clients:
+    handed_over(client, 3)
+"""
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.assert_arrived_once(*(f"{number} {turn}" for number in range(8) for turn in range(3)))
+    agents = {request.headers["User-Agent"] for request in hosts.server.requests}
+    assert agents == {f"plugin{number}/1" for number in range(8)}

@@ -1,0 +1,459 @@
+"""A host that forks: each process sends its own events once, and none keeps another's sender alive."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import pytest
+
+from support_hosts import needs_proc
+
+pytestmark = needs_proc
+
+# Waits for a child and passes its failure on.
+WAIT = """
+def wait_for(pid):
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code == 0, code
+"""
+
+
+def test_parent_and_child_send_their_own(hosts):
+    """`os.fork` with events before, in the child and after: each arrives once; counts start anew in the child."""
+    done = hosts.run(
+        WAIT
+        + """
+client = new_client()
+client.capture("before", distinct_id="me")
+pid = os.fork()
+if pid == 0:
+    assert client.stats.captured == 0
+    client.capture("child", distinct_id="me")
+    sys.exit(0)  # by the ordinary way out, with its hooks
+client.capture("after", distinct_id="me")
+wait_for(pid)
+client.capture("later", distinct_id="me")
+assert client.stats.captured == 3
+"""
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.assert_arrived_once("before", "child", "after", "later")
+
+
+@pytest.mark.parametrize("strictly", [(), ("-W", "error", "-X", "dev")], ids=["as usual", "-W error -X dev"])
+def test_a_fork_brings_no_warning_about_a_thread_of_ours(hosts, strictly):
+    """Python 3.12 and later warn a program with threads that forks: a program that has none itself is not warned."""
+    done = hosts.run(
+        WAIT
+        + """
+client = new_client()
+for number in range(20):
+    client.capture(f"parent {number}", distinct_id="me")
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    wait_for(pid)
+""",
+        options=strictly,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.assert_arrived_once(*(f"parent {number}" for number in range(20)))
+
+
+def test_a_child_that_leaves_by_exit_underscore_has_handed_over(hosts):
+    """Forked workers often end by `os._exit`: with a `flush` before, nothing of theirs is lost."""
+    done = hosts.run(
+        WAIT
+        + """
+client = new_client()
+client.capture("before", distinct_id="me")
+pid = os.fork()
+if pid == 0:
+    client.capture("child", distinct_id="me")
+    os._exit(0 if client.flush() else 1)
+wait_for(pid)
+"""
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.assert_arrived_once("before", "child")
+
+
+def test_a_child_forked_while_the_parents_queue_is_full_does_not_send_it_again(hosts):
+    """Fork with events still queued (their sender is stuck): the parent's arrive once, the child's are not behind."""
+    host = hosts.start(
+        WAIT
+        + """
+client = new_client(queue_size=50)
+client.capture("event 0", distinct_id="me")
+handed_over(client, 1)
+say("ready")
+hear()
+names = ["event 0"]
+for number in range(1, 300):
+    if client.capture(f"event {number}", distinct_id="me", properties={"padding": "x" * 4000}):
+        names.append(f"event {number}")
+pid = os.fork()
+if pid == 0:
+    client.capture("child", distinct_id="me")
+    os._exit(0 if client.flush(20) else 1)
+wait_for(pid)
+say("forked")
+hear()
+assert client.flush(20)
+print(*names, sep="\\n")
+""",
+        options=("-W", "ignore::DeprecationWarning"),  # this feeder cannot be stopped for the fork
+    )
+    assert host.hear() == "ready"
+    hosts.server.wait_for_events(1)
+    (sender,) = hosts.senders()
+    os.kill(sender, signal.SIGSTOP)
+    host.tell()
+    assert host.hear() == "forked"
+    hosts.server.wait_for_events(2)
+    assert set(hosts.arrived()) == {"event 0", "child"}
+    os.kill(sender, signal.SIGCONT)
+    host.tell()
+    done = host.finish()
+    assert (done.returncode, done.stderr) == (0, "")
+    hosts.assert_arrived_once("child", *done.stdout.splitlines())
+
+
+def test_a_child_that_lives_on_does_not_keep_the_parents_sender(hosts):
+    """The CLI forks a daemon and dies: its sender sees the end of its input although the daemon lives, and ends."""
+    host = hosts.start(
+        """
+client = new_client()
+client.capture("parent", distinct_id="me")
+handed_over(client, 1)
+if os.fork() == 0:
+    os.setsid()
+    say(os.getpid())
+    hear()
+    client.capture("child", distinct_id="me")
+    os._exit(0 if client.flush(20) else 1)
+signal.pause()
+"""
+    )
+    child = int(host.hear())
+    hosts.wait_for_senders()
+    host.send(signal.SIGKILL)  # no word to the sender: only the closed pipe says it
+    hosts.wait_until_no_sender(8)
+    os.kill(child, 0)  # still there
+    host.tell()
+    assert host.finish().stderr == ""
+    hosts.assert_arrived_once("parent", "child")
+
+
+def test_grandchildren(hosts):
+    """Forks of forks, each before and after events of its own: every event arrives once."""
+    done = hosts.run(
+        WAIT
+        + """
+client = new_client()
+def generation(depth, path):
+    client.capture(f"{path} before", distinct_id="me")
+    if depth:
+        for branch in "ab":
+            pid = os.fork()
+            if pid == 0:
+                generation(depth - 1, path + branch)
+                client.flush(20)
+                os._exit(0)
+            wait_for(pid)
+    client.capture(f"{path} after", distinct_id="me")
+generation(2, "/")
+"""
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    paths = ["/", "/a", "/b", "/aa", "/ab", "/ba", "/bb"]
+    hosts.assert_arrived_once(*(f"{path} {when}" for path in paths for when in ("before", "after")))
+
+
+def test_preload_then_several_workers(hosts):
+    """Gunicorn style: the application is loaded, and has captured, before the workers are forked from it."""
+    done = hosts.run(
+        WAIT
+        + """
+client = new_client()
+client.capture("preload", distinct_id="me")
+workers = []
+for worker in range(4):
+    pid = os.fork()
+    if pid == 0:
+        for number in range(3):
+            client.capture(f"worker {worker} {number}", distinct_id="me")
+        sys.exit(0)
+    workers.append(pid)
+client.capture("arbiter", distinct_id="me")
+for pid in workers:
+    wait_for(pid)
+"""
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.assert_arrived_once(
+        "preload", "arbiter", *(f"worker {worker} {number}" for worker in range(4) for number in range(3))
+    )
+
+
+@pytest.mark.parametrize("flushed", [True, False])
+def test_a_fork_after_the_client_was_idle_or_flushed(hosts, flushed):
+    """Workers forked before the first event, or after a flush: no sender to inherit, and each starts its own."""
+    done = hosts.run(
+        WAIT
+        + f"""
+client = new_client()
+if {flushed}:
+    client.capture("early", distinct_id="me")
+    assert client.flush(20, delivered=True)
+pid = os.fork()
+client.capture("child" if pid == 0 else "parent", distinct_id="me")
+if pid:
+    wait_for(pid)
+"""
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.assert_arrived_once("parent", "child", *(["early"] if flushed else []))
+
+
+MULTIPROCESSING = """
+import multiprocessing
+
+def work(number):
+    global client
+    client = globals().get("client") or new_client()
+    client.capture(f"worker {number}", distinct_id="me")
+    client.capture(f"worker {number} again", distinct_id="me")
+    return number
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_multiprocessing_process(hosts, method):
+    """`multiprocessing.Process`, every start method: the child's events arrive although it leaves by `os._exit`."""
+    done = hosts.run(
+        MULTIPROCESSING
+        + f"""
+if __name__ == "__main__":
+    client = new_client()
+    client.capture("parent", distinct_id="me")
+    context = multiprocessing.get_context({method!r})
+    processes = [context.Process(target=work, args=(number,)) for number in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0, process.exitcode
+""",
+        options=("-W", "error") if sys.version_info < (3, 12) or method != "fork" else (),
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.assert_arrived_once("parent", *(f"worker {number}{again}" for number in range(2) for again in ("", " again")))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_process_pool(hosts, method):
+    """`ProcessPoolExecutor`, every start method: the events of its workers arrive once."""
+    done = hosts.run(
+        MULTIPROCESSING
+        + f"""
+if __name__ == "__main__":
+    from concurrent.futures import ProcessPoolExecutor
+    client = new_client()
+    client.capture("parent", distinct_id="me")
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context({method!r})) as pool:
+        assert list(pool.map(work, range(6))) == list(range(6))
+"""
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.assert_arrived_once("parent", *(f"worker {number}{again}" for number in range(6) for again in ("", " again")))
+
+
+def test_forks_while_other_threads_capture(hosts):
+    """Fork after fork while threads are inside `capture`: no child hangs, nothing comes twice, nothing is lost."""
+    done = hosts.run(
+        WAIT
+        + """
+client = new_client(queue_size=100_000)
+going = True
+counts = [0, 0]
+def work(thread):
+    while going:
+        counts[thread] += client.capture(f"thread {thread} {counts[thread]}", distinct_id="me") is not None
+        time.sleep(0.0005)
+threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+for thread in threads:
+    thread.start()
+children = []
+for number in range(50):
+    pid = os.fork()
+    if pid == 0:
+        going = False
+        if number % 5 == 0:
+            client.capture(f"child {number}", distinct_id="me")
+        os._exit(0 if client.flush(20) else 1)
+    children.append(pid)
+for pid in children:
+    wait_for(pid)
+going = False
+for thread in threads:
+    thread.join()
+assert client.flush(20), client.stats
+say(*counts)
+""",
+        options=("-W", "ignore::DeprecationWarning"),  # Python 3.12 and later warn this host of its own threads
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    names = [f"child {number}" for number in range(0, 50, 5)]
+    for thread, count in enumerate(map(int, done.stdout.split())):
+        names += [f"thread {thread} {number}" for number in range(count)]
+    hosts.assert_arrived_once(*names)
+
+
+def test_forks_while_a_sender_is_being_started(hosts):
+    """Fork at every moment of a sender's start: no child inherits a pipe that nobody would close."""
+    host = hosts.start(
+        """
+children = []
+for number in range(25):
+    client = new_client()
+    client.capture(f"event {number}", distinct_id="me")
+    time.sleep(number * 0.0002)  # from before the pipe is made to after the sender has started
+    pid = os.fork()
+    if pid == 0:
+        os.close(1)
+        hear()
+        os._exit(0)
+    children.append(pid)
+say("forked")
+signal.pause()
+""",
+        options=("-W", "ignore::DeprecationWarning"),
+    )
+    assert host.hear() == "forked"
+    hosts.server.wait_for_events(25, timeout=25)
+    host.send(signal.SIGKILL)
+    hosts.wait_until_no_sender(9)
+    host.finish()
+    hosts.assert_arrived_once(*(f"event {number}" for number in range(25)))
+
+
+def test_a_fork_inside_a_signal_handler_that_interrupts_capture(hosts):
+    """A signal handler that forks, in the middle of a capture: both processes go on, each event arrives once."""
+    done = hosts.run(
+        WAIT
+        + """
+client = new_client(queue_size=100_000)
+main = os.getpid()
+forks = 0
+def handle(*_):
+    global forks
+    forks += 1
+    pid = os.fork()
+    if pid == 0:
+        client.capture(f"child {forks}", distinct_id="me")
+        os._exit(0 if client.flush(20) else 1)
+    wait_for(pid)
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+signal.signal(signal.SIGALRM, handle)
+client.capture("first", distinct_id="me")
+signal.setitimer(signal.ITIMER_REAL, 0.01)
+number = 0
+while forks < 10:
+    client.capture(f"parent {number}", distinct_id="me")
+    number += 1
+    if number % 100 == 0:
+        time.sleep(0.001)
+signal.setitimer(signal.ITIMER_REAL, 0)
+assert os.getpid() == main
+assert client.flush(20), client.stats
+say(number, forks)
+"""
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    count, forks = map(int, done.stdout.split())
+    hosts.assert_arrived_once(
+        "first",
+        *(f"parent {number}" for number in range(count)),
+        *(f"child {number + 1}" for number in range(forks)),
+    )
+
+
+def test_a_fork_in_the_middle_of_a_fork(hosts):
+    """A signal handler that forks interrupts a fork: three processes, each goes on and can start a sender."""
+    done = hosts.run(
+        WAIT
+        + """
+armed = True
+def interrupt():
+    global armed
+    if armed:
+        armed = False
+        os.kill(os.getpid(), signal.SIGUSR1)
+os.register_at_fork(before=interrupt)  # earlier than ours, so that it is called later
+def handle(*_):
+    pid = os.fork()
+    if pid == 0:
+        client.capture("inner", distinct_id="me")
+        os._exit(0 if client.flush(20) else 1)
+    wait_for(pid)
+signal.signal(signal.SIGUSR1, handle)
+client = new_client()
+client.capture("before", distinct_id="me")
+pid = os.fork()
+if pid == 0:
+    client.capture("outer", distinct_id="me")
+    os._exit(0 if client.flush(20) else 1)
+wait_for(pid)
+assert client.flush(20)
+client.capture("after", distinct_id="me")
+handed_over(client, 2)
+"""
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.assert_arrived_once("before", "inner", "outer", "after")
+
+
+def test_a_fork_while_another_thread_captures_its_first_event(hosts):
+    """The first event of all loads what events need; a child forked by another thread meanwhile can capture, too."""
+    done = hosts.run(
+        WAIT
+        + """
+client = new_client()
+thread = threading.Thread(target=client.capture, args=("first",), kwargs={"distinct_id": "me"})
+thread.start()
+wait_until(lambda: "msgspec" in sys.modules)
+pid = os.fork()
+if pid == 0:
+    client.capture("child", distinct_id="me")
+    os._exit(0 if client.flush(20) else 1)
+thread.join()
+wait_for(pid)
+""",
+        options=("-W", "ignore::DeprecationWarning"),  # Python 3.12 and later warn this host of its own thread
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.assert_arrived_once("first", "child")
+
+
+@pytest.mark.parametrize("module", ["pty", "os.forkpty"])
+def test_a_host_that_starts_a_terminal_of_its_own(hosts, module):
+    """`pty.fork` and `os.forkpty` are forks, too."""
+    done = hosts.run(
+        WAIT
+        + f"""
+import pty
+client = new_client()
+client.capture("parent", distinct_id="me")
+pid, terminal = {"pty.fork()" if module == "pty" else "os.forkpty()"}
+if pid == 0:
+    client.capture("child", distinct_id="me")
+    client.flush(20)
+    os._exit(0)
+wait_for(pid)
+"""
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.assert_arrived_once("parent", "child")

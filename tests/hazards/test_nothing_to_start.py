@@ -1,0 +1,97 @@
+"""Programs that have no Python interpreter to start a sender with: telemetry is off, and one DEBUG line says why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support_hosts import needs_proc
+from support_listen import LISTEN
+
+if TYPE_CHECKING:
+    from support_hosts import Hosts
+
+pytestmark = needs_proc
+
+CAPTURE = """
+client = new_client()
+assert client.disabled
+for number in range(3):
+    assert client.capture(f"event {number}", distinct_id="me") is None
+    assert client.capture_exception(ValueError("no")) is None
+    assert client.flush(delivered=True) is True
+assert client.shutdown() is True
+assert (client.stats.captured, threading.active_count()) == (0, 1)
+assert "msgspec" not in sys.modules
+print(*heard, sep="\\n")
+"""
+
+REASONS = {
+    "frozen": ("sys.frozen = True", "frozen application: its executable is not a Python interpreter"),
+    "none": ("sys.executable = None", "sys.executable is not known"),
+    "empty": ("sys.executable = ''", "sys.executable is not known"),
+    "server": ("sys.executable = '/usr/sbin/uwsgi'", "sys.executable is not a Python interpreter"),
+    "cad": ("sys.executable = '/opt/KiCad/bin/pcbnew'", "sys.executable is not a Python interpreter"),
+    "sender": ("os.environ['ATO_TELEMETRY_SENDER'] = '1'", "this process is a sender, or was started by one"),
+}
+
+
+@pytest.mark.parametrize(("situation", "reason"), REASONS.values(), ids=REASONS)
+def test_no_interpreter(hosts: Hosts, situation: str, reason: str) -> None:
+    """A frozen application, an embedded Python, a sender's own child: no thread, no process, one line."""
+    done = hosts.run(LISTEN + situation + "\n" + CAPTURE)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"telemetry is off: {reason}\n", "")
+    assert hosts.server.connection_count == 0
+
+
+def test_no_key(hosts: Hosts) -> None:
+    """A build without an API key sends nothing and starts nothing."""
+    no_key = "atotelemetry.TelemetryClient('', os.environ['TEST_SERVER'])"
+    done = hosts.run(LISTEN + CAPTURE.replace("new_client()", no_key))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "telemetry is off: no api_key or no host\n", "")
+    assert hosts.server.connection_count == 0
+
+
+@pytest.mark.parametrize("situation", ["gone", "broken"])
+def test_interpreter_that_does_not_start(
+    hosts: Hosts, situation: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The interpreter was uninstalled while the host ran, or ends at once: telemetry is off after a few attempts."""
+    interpreter = tmp_path_factory.mktemp("bin") / "python"
+    if situation == "broken":
+        interpreter.write_text("#!/bin/sh\nexit 1\n")
+        interpreter.chmod(0o755)
+    source = f"""
+sys.executable = {str(interpreter)!r}
+client = new_client()
+def capture_until_disabled():
+    client.capture("lost", distinct_id="me")
+    return client.disabled
+wait_until(capture_until_disabled)
+wait_until(lambda: client.stats.queued == 0)
+stats = client.stats
+assert client.disabled and client.flush(delivered=True) is False, stats
+assert stats.captured == stats.handed_over + stats.dropped, stats
+print(*[line for line in heard if line.startswith("telemetry is off")], sep="\\n")
+"""
+    done = hosts.run(LISTEN + source)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n") == 1
+    assert done.stdout.startswith("telemetry is off: ")
+    assert hosts.server.connection_count == 0
+
+
+def test_sender_starts_no_sender(hosts: Hosts) -> None:
+    """Code that a sender runs (git's hooks, an installed package) cannot start another one, whatever it captures."""
+    source = """
+import subprocess
+captures = "import sys, atotelemetry as a; c = a.TelemetryClient('k', sys.argv[1]); c.capture('x'); c.flush()"
+environment = {**os.environ, "ATO_TELEMETRY_SENDER": "1"}
+subprocess.run([sys.executable, "-c", captures, os.environ["TEST_SERVER"]], env=environment, check=True)
+client = new_client()
+client.capture("the host's own", distinct_id="me")
+"""
+    done = hosts.run(source)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.assert_arrived_once("the host's own")

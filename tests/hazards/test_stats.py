@@ -1,0 +1,167 @@
+"""`stats` adds up at every moment, whatever happens to the events: captured = handed over + dropped + queued."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from support_hosts import needs_proc
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from support_hosts import Hosts
+
+pytestmark = needs_proc
+
+# Looks at the counts as fast as it can, from a thread of its own.
+SAMPLER = """
+class Sampler(threading.Thread):
+    def __init__(self, client):
+        super().__init__(daemon=True)
+        self.client, self.wrong, self.samples, self.on = client, [], 0, True
+        self.start()
+    def run(self):
+        before = self.client.stats
+        while self.on:
+            now = self.client.stats
+            self.samples += 1
+            if (
+                now.captured != now.handed_over + now.dropped + now.queued
+                or now.dropped != sum(now.dropped_by_reason.values())
+                or now.queued < 0
+                or now.captured < before.captured
+                or now.handed_over < before.handed_over
+                or now.dropped < before.dropped
+            ):
+                self.wrong.append((before, now))
+            before = now
+            time.sleep(0)
+    def finish(self):
+        self.on = False
+        self.join()
+        assert not self.wrong, self.wrong[:3]
+        assert self.samples > 10
+
+def storm(client, threads=4, count=500):
+    def work(thread):
+        for number in range(count):
+            client.capture("storm", distinct_id="me", properties={"thread": thread, "odd": object if number % 3 else 1})
+    running = [threading.Thread(target=work, args=(thread,)) for thread in range(threads)]
+    for thread in running: thread.start()
+    for thread in running: thread.join()
+    return threads * count
+
+"""
+
+ADDS_UP = """
+sampler.finish()
+stats = client.stats
+assert stats.captured == captured and stats.queued == 0, (stats, captured)
+say(stats.handed_over)
+"""
+
+
+def test_full_queue(hosts: Hosts) -> None:
+    """Several threads capture more than a small queue takes; what was not dropped arrives."""
+    source = """
+client = new_client(queue_size=5)
+sampler = Sampler(client)
+captured = storm(client)
+assert client.flush(20)
+assert client.stats.dropped_by_reason.keys() <= {"queue full"}
+"""
+    done = hosts.run(SAMPLER + source + ADDS_UP)
+    assert (done.returncode, done.stderr) == (0, "")
+    hosts.server.wait_for_events(int(done.stdout))
+    hosts.wait_until_no_sender()
+    assert hosts.arrived() == {"storm": int(done.stdout)}
+
+
+def test_killed_sender(hosts: Hosts) -> None:
+    """The sender is killed in the middle of a storm: what it had been handed may be lost, and was counted once."""
+    source = """
+client = new_client(queue_size=1000)
+sampler = Sampler(client)
+captured = storm(client, count=100)
+handed_over(client, 1)
+say("kill")
+hear()
+captured += storm(client, count=100)
+assert client.flush(20)
+"""
+    host = hosts.start(SAMPLER + source + ADDS_UP)
+    assert host.hear() == "kill"
+    (sender,) = hosts.wait_for_senders()
+    os.kill(sender, signal.SIGKILL)
+    host.tell()
+    done = host.finish()
+    assert (done.returncode, done.stderr) == (0, "")
+    hosts.wait_until_no_sender()
+    assert 0 < hosts.arrived()["storm"] <= int(done.stdout)
+
+
+def test_giving_up(hosts: Hosts) -> None:
+    """No sender can be started: every event that was waiting is counted as dropped."""
+    source = """
+client = new_client(queue_size=50)
+sys.executable = "/nowhere/python"
+sampler = Sampler(client)
+storm(client, count=50)
+wait_until(lambda: client.disabled)
+assert client.flush(5) is False
+wait_until(lambda: client.stats.queued == 0)
+captured = client.stats.dropped
+assert client.stats.dropped_by_reason.keys() <= {"queue full", "no sender"}, client.stats
+"""
+    done = hosts.run(SAMPLER + source + ADDS_UP)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
+
+
+def test_stuck_sender_at_a_flush_without_a_thread(hosts: Hosts, tmp_path: Path) -> None:
+    """The pipe is full and no thread can be started: what the flush could not hand over in time is counted."""
+    source = """
+ballast = {"ballast": "x" * 20_000}
+sys.executable = sys.argv[1]
+threading.stack_size(1 << 46)
+client = new_client(queue_size=100)
+for _ in range(50):
+    assert client.capture("ballast", distinct_id="me", properties=ballast)
+assert client.flush(0.2) is False
+stats = client.stats
+assert stats.captured == 50 == stats.handed_over + stats.dropped + stats.queued, stats
+assert 0 < stats.handed_over < 10 and stats.dropped_by_reason.keys() == {"flush timed out"}, stats
+client.shutdown(0.1)
+"""
+    interpreter, release = tmp_path / "python", tmp_path / "release"
+    interpreter.write_text('#!/bin/sh\n# Reads none of its input, and waits to be released.\nread line < "$RELEASE"\n')
+    interpreter.chmod(0o755)
+    os.mkfifo(release)
+    done = hosts.run(source, str(interpreter), environment={"RELEASE": str(release)})
+    with open(release, "w") as pipe:
+        pipe.write("now\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_sender_is_told(hosts: Hosts, tmp_path: Path) -> None:
+    """The last line of a stream tells the sender what the host counted, the first one where to send."""
+    interpreter = tmp_path / "python"
+    interpreter.write_text('#!/bin/sh\nexec cat > "$STREAM"\n')
+    interpreter.chmod(0o755)
+    source = f"""
+sys.executable = {str(interpreter)!r}
+client = new_client(before_send=lambda event: event if event["event"] == "kept" else None)
+for name in ("kept", "dropped", "kept", ""):
+    client.capture(name, distinct_id="me")
+assert client.flush(20)
+wait_until(lambda: client.flush(20, delivered=True) is not None and not client._feeder._ended)
+"""
+    done = hosts.run(source, environment={"STREAM": str(tmp_path / "stream")})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.wait_until_no_sender()
+    hello, *events, end = map(json.loads, (tmp_path / "stream").read_text().splitlines())
+    assert (hello["type"], hello["host"]) == ("hello", hosts.server.url)
+    assert [event["event"] for event in events] == ["kept", "kept"]
+    assert end == {"type": "end", "captured": 4, "dropped": 2}

@@ -1,0 +1,385 @@
+"""Hosts that are real processes, the senders that they start, and what must be left of both after a test: nothing.
+
+    def test_something(hosts):
+        done = hosts.run("client = new_client(); client.capture('built', distinct_id='me')")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        hosts.assert_arrived_once("built")
+
+A host is a Python script, run with an empty home, an empty temp directory, an empty working directory and an
+environment that holds nothing but what every process needs. Each test's processes carry a token in their environment,
+which senders inherit: so a test finds its own senders through /proc, and the `hosts` fixture sees to it that none
+outlives the test and that no file was written.
+
+`HAZARD_SRC`, the path of a changed copy of `src`, makes the hosts import that one: so one sees a test go red when a
+protection is taken out. `HAZARD_PATIENCE`, in seconds, makes that quick.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from atotelemetry.testing import CaptureServer
+
+TOKEN = "ATO_HAZARD_TOKEN"
+SENDER_MARK = b"ATO_TELEMETRY_SENDER=1"
+
+needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="senders are found through /proc")
+
+# Everything that a test waits for happens within a second on an idle machine; this is for a busy one.
+PATIENCE = float(os.environ.get("HAZARD_PATIENCE", "30"))
+
+PREAMBLE = '''
+import os, signal, sys, threading, time
+import atotelemetry
+
+# A suite in the background of a shell, or under nohup, hands signals on that are ignored.
+for ignored in ("SIGHUP", "SIGQUIT"):
+    signal.signal(getattr(signal, ignored), signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def new_client(**settings):
+    """A client with a small sender; most hosts have one."""
+    known = {"app": "host", "app_version": "1", "request_timeout": 5.0, "sender_deadline": 10.0}
+    return atotelemetry.TelemetryClient("phc_test", os.environ["TEST_SERVER"], **{**known, **settings})
+
+def say(*words):
+    """Tell the test something, now."""
+    print(*words, flush=True)
+
+def hear():
+    """Wait for a line of the test's, or for the end of stdin."""
+    return sys.stdin.readline().strip()
+
+def wait_until(condition, patience=20.0):
+    """Wait for something that another thread or process does."""
+    ends_at = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > ends_at:
+            sys.exit(f"waited {patience} s in vain; {[thread.name for thread in threading.enumerate()]}")
+        time.sleep(0.002)
+
+def handed_over(client, count):
+    """Wait until so many events are in the pipe."""
+    wait_until(lambda: client.stats.handed_over >= count)
+
+'''
+
+# Gives a program the terminal on its standard input, as a terminal window does: a session of its own, led by it.
+ON_TERMINAL = """
+import fcntl, os, signal, sys, termios
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    signal.signal(number, signal.SIG_DFL)
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+class Finished(NamedTuple):
+    """What a host that has ended leaves behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+
+class Host:
+    """One running host process."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.pid = process.pid
+        self.started_at = time.monotonic()
+
+    def hear(self) -> str:
+        """Wait for a line of the host's; what it printed on stderr is the error when it ends without one."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            pytest.fail(f"the host ended: {self.finish()}")
+        return line.strip()
+
+    def tell(self, line: str = "") -> None:
+        """Send the host a line."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def finish(self, timeout: float = PATIENCE) -> Finished:
+        """Close the host's stdin and wait for its end, and for the end of its output."""
+        stdout, stderr = self.process.communicate(timeout=timeout)
+        return Finished(self.process.returncode, stdout or "", stderr or "", time.monotonic() - self.started_at)
+
+    def send(self, number: int) -> None:
+        """Send the host a signal."""
+        self.process.send_signal(number)
+
+
+class Hosts:
+    """Starts the hosts of one test and knows the senders that they start."""
+
+    def __init__(self, directory: Path, server: CaptureServer) -> None:
+        self.server = server
+        self.token = uuid.uuid4().hex
+        self.directory = directory
+        self.home, self.temp, self.work = (directory / name for name in ("home", "temp", "work"))
+        for made in (self.home, self.temp, self.work):
+            made.mkdir()
+        self.environment = {
+            name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH") if name in os.environ
+        }
+        self.environment |= {
+            "HOME": str(self.home),
+            "XDG_CONFIG_HOME": str(self.home / ".config"),
+            "TMPDIR": str(self.temp),
+            "TEST_SERVER": server.url,
+            TOKEN: self.token,
+        }
+        if source := os.environ.get("HAZARD_SRC"):
+            self.environment["PYTHONPATH"] = source
+        self._processes: list[subprocess.Popen[str]] = []
+        self._scripts = 0
+
+    # ---- hosts
+
+    def script(self, source: str, *, preamble: bool = True, path: Path | None = None) -> str:
+        """Write a host's source, by default with the helpers of `PREAMBLE` in front; return the file's path."""
+        self._scripts += 1
+        path = path or self.directory / f"host{self._scripts}.py"
+        path.write_text((PREAMBLE if preamble else "") + source)
+        return str(path)
+
+    def command(self, source: str, *arguments: str, options: Iterable[str] = (), preamble: bool = True) -> list[str]:
+        """Return the command line of a host with this source; `options` are the interpreter's."""
+        return [sys.executable, *options, self.script(source, preamble=preamble), *arguments]
+
+    def start(
+        self,
+        source: str,
+        *arguments: str,
+        options: Iterable[str] = (),
+        preamble: bool = True,
+        environment: dict[str, str] | None = None,
+        stdout: int | IO[bytes] = subprocess.PIPE,
+    ) -> Host:
+        """Start a host with its standard streams on pipes."""
+        return self.start_command(
+            self.command(source, *arguments, options=options, preamble=preamble), environment=environment, stdout=stdout
+        )
+
+    def start_command(
+        self,
+        command: list[str],
+        *,
+        environment: dict[str, str] | None = None,
+        cwd: Path | str | None = None,
+        stdin: int | IO[bytes] = subprocess.PIPE,
+        stdout: int | IO[bytes] = subprocess.PIPE,
+        stderr: int | IO[bytes] = subprocess.PIPE,
+        pass_fds: tuple[int, ...] = (),
+        new_session: bool = False,
+    ) -> Host:
+        """Start any command as a host; `environment` comes on top of the usual one."""
+        process = subprocess.Popen(
+            command,
+            env={**self.environment, **(environment or {})},
+            cwd=cwd or self.work,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            pass_fds=pass_fds,
+            start_new_session=new_session,
+            text=True,
+            errors="backslashreplace",
+        )
+        self._processes.append(process)
+        return Host(process)
+
+    def run(
+        self,
+        source: str,
+        *arguments: str,
+        options: Iterable[str] = (),
+        preamble: bool = True,
+        environment: dict[str, str] | None = None,
+    ) -> Finished:
+        """Run a host to its end."""
+        return self.start(source, *arguments, options=options, preamble=preamble, environment=environment).finish()
+
+    def run_command(
+        self,
+        command: list[str],
+        *,
+        environment: dict[str, str] | None = None,
+        cwd: Path | str | None = None,
+        stdin: int | IO[bytes] = subprocess.PIPE,
+    ) -> Finished:
+        """Run any command as a host, to its end."""
+        return self.start_command(command, environment=environment, cwd=cwd, stdin=stdin).finish()
+
+    def start_on_terminal(self, command: list[str], environment: dict[str, str] | None = None) -> tuple[Host, int]:
+        """Start a command in the foreground of a new terminal; return it and the terminal's other end."""
+        mine, theirs = os.openpty()
+        try:
+            host = self.start_command(
+                [sys.executable, "-c", ON_TERMINAL, *command],
+                environment=environment,
+                stdin=theirs,
+                stdout=theirs,
+                stderr=theirs,
+                new_session=True,
+            )
+        finally:
+            os.close(theirs)
+        return host, mine
+
+    # ---- senders
+
+    def senders(self) -> list[int]:
+        """Return the process ids of this test's senders, and of what they started; not of zombies."""
+        return [pid for pid, environ in self._mine() if SENDER_MARK in environ]
+
+    def wait_for_senders(self, count: int = 1) -> list[int]:
+        """Wait until at least so many senders run; return their process ids."""
+        ends_at = time.monotonic() + PATIENCE
+        while len(found := self.senders()) < count:
+            assert time.monotonic() < ends_at, f"no {count} senders, only {found}"
+            time.sleep(0.005)
+        return found
+
+    def wait_until_no_sender(self, timeout: float = PATIENCE) -> None:
+        """Wait until this test's senders have ended."""
+        ends_at = time.monotonic() + timeout
+        while pids := self.senders():
+            for pid in pids:
+                assert wait_for_end(pid, ends_at - time.monotonic()), f"sender {pid} still runs: {describe(pid)}"
+
+    def _mine(self) -> Iterator[tuple[int, list[bytes]]]:
+        """Find every process with this test's token."""
+        token = f"{TOKEN}={self.token}".encode()
+        for name in os.listdir("/proc"):
+            if name.isdigit():
+                try:
+                    environ = Path(f"/proc/{name}/environ").read_bytes().split(b"\0")
+                except OSError:
+                    continue  # it has ended, or is somebody else's
+                if token in environ:
+                    yield int(name), environ
+
+    # ---- what arrived
+
+    def arrived(self) -> Counter[str]:
+        """Return how often each event name was accepted by the server so far."""
+        return Counter(event["event"] for event in self.server.events)
+
+    def assert_arrived_once(self, *names: str) -> None:
+        """Wait until so many events arrived and all senders are gone: these arrived, each once, and no other."""
+        self.server.wait_for_events(len(names), timeout=PATIENCE)
+        self.wait_until_no_sender()
+        arrived = self.arrived()
+        expected = Counter(names)
+        assert arrived == expected, f"lost: {expected - arrived}; too many: {arrived - expected}"
+        uuids = Counter(event["uuid"] for event in self.server.events)
+        assert max(uuids.values(), default=1) == 1, "two events share a uuid"
+
+    # ---- the end of a test
+
+    def close(self) -> list[str]:
+        """End every process of this test; return what a clean test would not have left."""
+        left = []
+        for process in self._processes:
+            if process.poll() is None:
+                left.append(f"host {process.args!r:.200} still ran")
+                process.kill()
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream is not None:
+                    stream.close()
+            process.wait()
+        for pid in self.senders():
+            if describe(pid).startswith("T"):
+                os.kill(pid, signal.SIGCONT)
+        self.server.stop()  # whoever hangs on it now hears of it
+        try:
+            self.wait_until_no_sender()
+        except AssertionError as error:
+            left.append(str(error))
+        for pid, _ in list(self._mine()):
+            if wait_for_end(pid, 5.0):  # helpers of `multiprocessing` notice their parent's end a moment later
+                continue
+            left.append(f"process {pid} still ran: {describe(pid)}")
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue  # it ended meanwhile
+        for directory in (self.home, self.temp, self.work):
+            left += [f"{path} was written" for path in directory.rglob("*")]
+        return left
+
+
+def wait_for_end(pid: int, timeout: float) -> bool:
+    """Wait until a process that need not be ours has ended; False when it still runs after `timeout` seconds."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        poll = select.poll()
+        poll.register(handle, select.POLLIN)
+        return bool(poll.poll(max(0.0, timeout) * 1000))
+    finally:
+        os.close(handle)
+
+
+def describe(pid: int) -> str:
+    """Return the state of a process (R, S, T, Z, …) and its command line; an empty text when there is none."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+    return f"{state} {command}"
+
+
+def children(pid: int) -> dict[int, str]:
+    """Return the children of a process, zombies included, with what `describe` says of each."""
+    found = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                parent = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[1]
+            except OSError:
+                continue
+            if int(parent) == pid:
+                found[int(name)] = describe(int(name))
+    return found
+
+
+def read_to_end(descriptor: int, timeout: float = PATIENCE) -> bytes:
+    """Read a pipe or a terminal until everybody on its other side has closed it; fails after `timeout` seconds."""
+    ends_at = time.monotonic() + timeout
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    received = b""
+    while True:
+        assert poll.poll(max(0.0, ends_at - time.monotonic()) * 1000), f"somebody holds it open; so far: {received!r}"
+        try:
+            data = os.read(descriptor, 65536)
+        except OSError:  # EIO: how a terminal says it
+            return received
+        if not data:
+            return received
+        received += data
