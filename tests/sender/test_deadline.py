@@ -41,17 +41,17 @@ SHORT = 1.2  # where it is waited for by one test alone
 GRACE = 10.0
 
 HANGING_NAME_SERVER = """
-import socket, sys, time
+import socket, threading
 def resolve(*arguments, **options):
-    time.sleep(1000)
+    threading.Event().wait()
 socket.getaddrinfo = resolve
 """
 
 # A library that holds the interpreter lock for good: nothing written in Python runs any more.
 LOCK_HOLDER = """
-import ctypes, socket, sys
+import ctypes, socket
 def resolve(*arguments, **options):
-    ctypes.PyDLL(None).sleep(1000)
+    ctypes.PyDLL(None).pause()
 socket.getaddrinfo = resolve
 """
 
@@ -187,9 +187,9 @@ def test_a_library_that_holds_the_interpreter_lock_does_not_outlive_it():
 def test_a_stuck_deliverer_is_named_and_ended():
     """When the delivery does not give up by itself, the watchdog says what was lost."""
     patch = """
-import sys, time
+import threading
 import atotelemetry.sender.delivery as delivery
-delivery.Delivery.post = lambda *arguments: time.sleep(1000)
+delivery.Delivery.post = lambda *arguments: threading.Event().wait()
 """
     done = run_sender(events(3), arguments=to("http://127.0.0.1:1", deadline=1), patch=patch)
     assert done.exit_code == 1
@@ -329,13 +329,13 @@ def test_an_idle_sender_is_gone_at_once():
 def test_a_sender_that_cannot_even_start_does_not_live_on():
     """Imports from a drive that died: the end of the input would never be seen."""
     patch = """
-import faulthandler, sys, time
+import faulthandler, sys, threading
 real = faulthandler.dump_traceback_later
 faulthandler.dump_traceback_later = lambda seconds, **options: real(min(seconds, 1.0), **options)
 class DeadDrive:
     def find_spec(self, name, *rest):
         if name == "atotelemetry.sender.loop":
-            time.sleep(1000)
+            threading.Event().wait()
 sys.meta_path.insert(0, DeadDrive())
 """
     done = run_sender(hello("http://127.0.0.1:1"), event("e"), END, detached=True, patch=patch)
@@ -368,13 +368,13 @@ faulthandler.dump_traceback_later = lambda seconds, **options: real(min(seconds,
 def test_without_a_thread_to_be_had_a_signal_ends_it():
     """The process limit is reached: the alarm needs no thread."""
     patch = """
-import faulthandler, threading, time
+import faulthandler, threading
 def refuse(*arguments, **options):
     raise RuntimeError("unable to start watchdog thread")
 faulthandler.dump_traceback_later = refuse
 import atotelemetry.sender.watchdog as watchdog
 watchdog.Countdown(lambda: None).start(0.5)
-time.sleep(1000)
+threading.Event().wait()
 """
     done = run_sender(patch=patch)
     assert done.exit_code == -signal.SIGALRM
