@@ -241,8 +241,8 @@ gc.collect()
     hosts.assert_arrived_once("one")
 
 
-def test_a_host_that_waits_for_all_its_children_does_not_wait_for_the_network(hosts):
-    """`subprocess` in the host is unharmed by a sender that lives and one that ended: each waits for its own child."""
+def test_the_exit_codes_of_the_hosts_children_are_its_own(hosts):
+    """`subprocess` in the host gets the exit codes of its own children: we wait for ours, and never for any child."""
     done = hosts.run(
         """
 import subprocess
@@ -250,12 +250,15 @@ client = new_client()
 client.capture("one", distinct_id="me")
 handed_over(client, 1)
 say(subprocess.run(["sh", "-c", "exit 3"]).returncode)
-client.flush()
-say(subprocess.run(["sh", "-c", "echo out"], capture_output=True, text=True).stdout.strip())
+ended = subprocess.Popen(["sh", "-c", "exit 4"], stdout=subprocess.PIPE)
+ended.stdout.read()
+ended.stdout.close()
+say(client.flush(0.2, delivered=True))  # looks for its own child's end all the time, and it does not come
+say(ended.wait())
 """,
         options=("-W", "error", "-X", "dev"),
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "3\nout\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3\nFalse\n4\n", "")
 
 
 def test_the_directory_where_the_host_ran_can_be_unmounted_and_removed(hosts):
