@@ -197,6 +197,7 @@ def test_the_numbers_are_those_of_the_design():
     assert of_client["max_retries"] == 1
     assert of_client["sender_deadline"] == 15.0
     assert (of_the_sender("SENDER_IDLE"), feeder.FEEDER_IDLE) == (60.0, 10.0)
+    assert telemetry.RUN_PROPERTIES == enrich.RUN_PROPERTIES  # the one list that host and sender cannot share
     assert wire.MAX_EVENT_BYTES == client._MAX_EVENT_BYTES == 900 * 1024
     assert of_the_sender("MAX_REQUEST_EVENTS") == 1000
     assert of_the_sender("MAX_REQUEST_BYTES") == 4 * 1024 * 1024
