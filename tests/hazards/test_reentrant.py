@@ -221,6 +221,25 @@ say(stats.handed_over)
     assert arrived["first"] == arrived["last"] == 1
 
 
+def test_import_lock_that_ctrl_c_left_locked(hosts: Hosts) -> None:
+    """Ctrl-C in the wrong moment of an import locks out every other thread that imports: our thread imports nothing."""
+    source = """
+import _imp
+for name in ("select", "signal", "enum"):
+    sys.modules.pop(name, None)  # as in a host that never needed them
+client = new_client(queue_size=1000)
+_imp.acquire_lock()  # what CPython leaves behind
+for number in range(500):
+    assert client.capture("main", distinct_id="me", properties={"number": number, "ballast": "x" * 1000})
+assert client.flush(10) is True
+"""
+    done = hosts.run(source)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.server.wait_for_events(500)
+    hosts.wait_until_no_sender()
+    assert hosts.arrived() == {"main": 500}
+
+
 def test_capture_at_the_end_of_the_stack(hosts: Hosts) -> None:
     """A host that recurses to the interpreter's limit and captures on every level: only its own error comes out."""
     source = """

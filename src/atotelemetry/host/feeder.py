@@ -13,6 +13,8 @@ Flush requests travel through the same queue as the events and so come after eve
 from __future__ import annotations
 
 import os
+import sys
+from _imp import lock_held
 from _queue import Empty, SimpleQueue
 from _thread import RLock, allocate_lock, get_ident, get_native_id, start_new_thread
 from time import monotonic, sleep
@@ -485,6 +487,10 @@ def _wait_writable(pipe: int, deadline: Deadline | None) -> None:
     """Wait until the pipe takes more or its reader is gone, but look up from time to time."""
     at_most = 1.0 if deadline is None else deadline.remaining(1.0)
     try:
+        if "select" not in sys.modules and lock_held():
+            # Another thread imports something. Or it did: Ctrl-C in the wrong moment of an import leaves the
+            # interpreter's import lock locked for good, and whoever then imports something new waits for ever.
+            raise ImportError  # noqa: TRY301 - the handler below has the answer
         import select  # only a full pipe needs it
 
         poll = select.poll()
@@ -502,7 +508,8 @@ def _block_signals() -> None:
     that writes; blocked there, the write fails with EPIPE and that is all (signal(7), pipe(7)).
     """
     try:
-        import signal
+        # The built-in half of `signal`, which every interpreter has loaded: nothing to wait for, see `_wait_writable`.
+        import _signal as signal  # type: ignore[import-not-found]
 
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     except Exception as error:
@@ -516,7 +523,7 @@ class _BrokenPipeIgnored:
         self._signal = None
         self._was_blocked = True
         try:
-            import signal
+            import _signal as signal  # as in `_block_signals`
 
             if hasattr(signal, "SIGPIPE"):
                 before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
