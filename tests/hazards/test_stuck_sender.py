@@ -101,7 +101,7 @@ say(time.monotonic())
     hosts.wait_until_no_sender()
     arrived = hosts.arrived()
     assert max(arrived.values()) == 1
-    assert handed_over <= len(arrived)  # more, where the pipe took some after the host had last looked
+    assert handed_over <= len(arrived) <= handed_over + 20  # what the pipe took after the host had last looked
 
 
 def test_two_clients_with_stuck_senders_cost_one_flush_timeout(hosts):
