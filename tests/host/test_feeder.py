@@ -6,8 +6,10 @@ with. What is true of real ones is tested in `test_client.py`, `test_spawn.py` a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
 import threading
 import time
 
@@ -60,6 +62,10 @@ class PipeSender:
         while data := os.read(self.read_end, 65536):
             self.received += data
         return self.received.splitlines()
+
+    def is_full(self) -> bool:
+        """Whether the pipe takes no more now."""
+        return not select.select([], [self.pipe], [], 0)[1]
 
     def die(self) -> None:
         """Stop reading, as a process that was killed does."""
@@ -225,7 +231,7 @@ def test_what_was_queued_meanwhile_is_one_write(feeder, spawner, writes):
         feeder.put(event(number))
     spawner.may_go_on.set()
     assert feeder.flush(PATIENCE)
-    assert [data.count(b"\n") for data in writes] == [1, 1, 199, 1]
+    assert [data.count(b"\n") for data in writes] == [2, 199, 1]
 
 
 def test_a_write_gathers_about_a_pipes_capacity(feeder, spawner, writes):
@@ -556,6 +562,102 @@ def test_without_threads_or_a_sender_a_flush_says_so(feeder, spawner):
     feeder.put(event(1))
     assert not feeder.flush(PATIENCE)
     assert (spawner.calls, feeder.drops, len(feeder.given_up)) == (3, {"no sender": 1}, 1)
+
+
+# Forks
+
+
+def test_a_fork_waits_for_what_is_queued_and_finds_no_thread(feeder, spawner):
+    """At the moment of a fork everything is in the pipe and the thread has ended; the next event starts another."""
+    lines = events(500)
+    for line in lines:
+        feeder.put(line)
+    feeder.before_fork()
+    assert (feeder.handed_over, feeder._running) == (500, False)
+    feeder.after_fork_in_parent()
+    feeder.put(event(500))
+    assert spawner.sender(1).read(event(500)) == [HELLO, *lines, event(500)]
+
+
+def test_a_fork_stops_the_thread_in_the_middle_of_a_line(feeder, spawner):
+    """A full pipe holds up no fork; afterwards the line goes on where it was, and nothing is sent twice or lost."""
+    lines = [event(0, 700_000), *events(20, 10_000)]
+    for line in lines:
+        feeder.put(line)
+    wait_until(spawner.sender(1).is_full)
+    feeder.before_fork()
+    assert not feeder._running
+    assert (feeder.handed_over, feeder._begun > 0, feeder._waiting()) == (0, True, True)
+    feeder.after_fork_in_parent()
+    feeder.put(event(99))
+    assert told(spawner.sender(1).read(event(99))) == told([HELLO, *lines, event(99)])
+    wait_until(lambda: feeder.handed_over == 22)
+
+
+def test_a_sender_that_died_during_a_fork_gets_no_half_line(feeder, spawner):
+    """The next one is sent the whole line, with a hello of its own in front."""
+    line = event(0, 700_000)
+    feeder.put(line)
+    wait_until(spawner.sender(1).is_full)
+    feeder.before_fork()
+    spawner.sender(1).die()
+    feeder.after_fork_in_parent()
+    feeder.put(event(1))
+    assert told(spawner.sender(2).read(event(1))) == told([HELLO, line, event(1)])
+
+
+def test_a_flush_goes_on_after_a_fork_of_another_thread(feeder, spawner):
+    """A flush that waits for a full pipe is not forgotten because a fork ended the thread that worked on it."""
+    line = event(0, 700_000)
+    feeder.put(line)
+    wait_until(spawner.sender(1).is_full)
+    flushed: list[bool] = []
+    flushing = threading.Thread(target=lambda: flushed.append(feeder.flush(PATIENCE)))
+    flushing.start()
+    wait_until(feeder.qsize)
+    feeder.before_fork()
+    feeder.after_fork_in_parent()
+    assert told(spawner.sender(1).read_to_end()) == told([HELLO, line, END])
+    flushing.join()
+    assert flushed == [True]
+
+
+def test_an_end_that_a_full_pipe_refuses_waits_for_the_fork(feeder, spawner):
+    """The sender is told its `end` after the fork, once, and not in the middle of anything."""
+    feeder.put(event(0))
+    sender = spawner.sender(1)
+    sender.read(event(0))
+    wait_until(lambda: feeder.handed_over == 1)
+    ballast = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            ballast += os.write(sender.pipe, b"\n" * 4096)
+    flushed: list[bool] = []
+    flushing = threading.Thread(target=lambda: flushed.append(feeder.flush(PATIENCE)))
+    flushing.start()
+    wait_until(lambda: not feeder.qsize())
+    feeder.before_fork()
+    assert not feeder._running
+    feeder.after_fork_in_parent()
+    assert [line for line in sender.read_to_end() if line] == [HELLO, event(0), END]
+    flushing.join()
+    assert (flushed, ballast > 0) == ([True], True)
+
+
+def test_a_child_forgets_what_its_parent_was_writing(feeder, spawner):
+    """After a fork the child has no line, no sender and no queue; the parent's pipe has one holder less."""
+    feeder.put(event(0, 700_000))
+    wait_until(spawner.sender(1).is_full)
+    feeder.put(event(1))
+    feeder.before_fork()
+    parents = os.dup(spawner.sender(1).pipe)
+    feeder.after_fork_in_child()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(spawner.sender(1).pipe)
+    spawner.sender(1).pipe = parents
+    assert not feeder._waiting()
+    feeder.put(event(2))
+    assert spawner.sender(2).read(event(2)) == [HELLO, event(2)]
 
 
 # Time

@@ -867,7 +867,7 @@ if not pid:
     os._exit(0)
 os.waitpid(pid, 0)
 """,
-            options=["-W", "ignore::DeprecationWarning"],  # 3.12 warns of a fork while the feeder's thread runs
+            options=["-W", "always"],
             environment=self.keys(hosts),
         )
         assert (done.returncode, done.stderr) == (0, "")

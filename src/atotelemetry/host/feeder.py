@@ -38,7 +38,13 @@ _DIED_AT_ONCE = 1.0  # a sender that stops reading within this time of its start
 _RETRY_SPAWN = 0.1  # between attempts: a process limit may be a moment's
 _REAP_INTERVAL = 0.25  # how often a feeder with nothing else to do asks whether an ended sender is gone
 _WRITE_BYTES = 64 * 1024  # gather about a pipe's capacity for one write
-_FORK_PATIENCE = 0.5  # what a fork waits for this thread to pause: far more than it takes, unless the pipe is full
+# What a fork waits for this thread: first for it to hand over what is queued, then for it to stop in the middle of
+# that, because it is stuck before a full pipe or the machine is too busy to let it run.
+_FORK_PATIENCE = 0.2
+_FORK_INSISTENCE = 2.0
+_LOOK_UP = 0.05  # how often a wait that a fork may end looks for one
+# Python warns a program that forks with threads. Up to 3.12 it counts them before it calls our hook, later after.
+_MAY_START_AFTER_FORK = sys.version_info < (3, 13)
 _FOR_EVER = 1e6  # a longer timeout than a lock takes is for ever
 
 
@@ -64,6 +70,7 @@ class Deadline:
 _WRITTEN = "written"
 _READER_GONE = "reader gone"
 _TIMED_OUT = "timed out"
+_FORK_WAITS = "fork waits"
 
 
 class _Flush:
@@ -77,13 +84,21 @@ class _Flush:
 
 
 class _Pause:
-    """A request to the feeder's thread to end for a fork; what is queued waits, or was handed over before."""
+    """A request to the feeder's thread to end for a fork: when all queued before it is handed over, or `now`."""
 
     def __init__(self) -> None:
+        self.now = False
         self.settled = allocate_lock()  # acquired once: by the feeder that ends, or by a fork that waited too long
         self.native_id = 0
         self.done = allocate_lock()
         self.done.acquire()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until the feeder's thread has nothing left to do but end."""
+        done = self.done.acquire(timeout=timeout)
+        if done:
+            self.done.release()  # for a fork inside of this fork, or one of another thread
+        return done
 
 
 class _GaveUp(Exception):
@@ -129,7 +144,12 @@ class Feeder:
         self._worker = 0  # the thread that holds `_working`
         self._pause: _Pause | None = None
         self._paused_at = 0.0
+        self._left_early = False  # the last pause came before everything queued was handed over
         self._in_pipe_making: list[int] = []
+        # Taken from the queue and not yet in a pipe as a whole; of the first one the pipe has so many bytes.
+        self._lines: list[bytes] = []
+        self._begun = 0
+        self._greeting = False  # the first of them is a hello
         self._sender: Sender | None = None
         self._sender_started = 0.0
         self._ended: list[Sender] = []
@@ -165,17 +185,25 @@ class Feeder:
         deadline = Deadline(timeout)
         if self._worker == get_ident():
             return False  # a logging handler or a finalizer, run by the very thread that it would wait for
-        if not self._running and not self.qsize() and self._sender is None and not self._ended:
+        if not self._running and not self._waiting() and self._sender is None and not self._ended:
             return self._settle() if delivered else True
         request = _Flush(stop=stop)
         self.put_unbounded(request)
-        if not self._running and not self._start_thread():
-            self._work_here(deadline)
-        if not request.done.acquire(timeout=deadline.remaining()):
-            return False
+        while True:
+            # Again, if the thread ended for a fork before it came to this request.
+            if not self._running and not self._start_thread():
+                self._work_here(deadline)
+            if request.done.acquire(timeout=deadline.remaining(_LOOK_UP)):
+                break
+            if deadline.passed():
+                return False
         if not request.handed_over:
             return False
         return self._wait_for_senders(deadline) if delivered else True
+
+    def _waiting(self) -> bool:
+        """Whether anything still has to be written."""
+        return bool(self.qsize() or self._lines)
 
     def _start_thread(self) -> bool:
         """Start the feeder's thread unless there is one; False when there can be none now."""
@@ -219,18 +247,22 @@ class Feeder:
         Python 3.12 and later warn a program that forks while it has threads; one that has none itself is not to hear
         of ours. And no child inherits a lock (of an import, of a library) that this thread held at that moment.
         """
-        if self._running and self._worker != get_ident() and self._pause is None:
-            pause = self._pause = _Pause()
-            self.put_unbounded(pause)
-            if not pause.done.acquire(timeout=_FORK_PATIENCE) and not pause.settled.acquire(False):
-                pause.done.acquire(timeout=_FORK_PATIENCE)
+        if self._running and self._worker != get_ident():
+            pause = self._pause
+            if pause is None:
+                pause = self._pause = _Pause()
+                self.put_unbounded(pause)
+            if not pause.settled.locked() and not pause.wait(_FORK_PATIENCE):
+                pause.now = True
+                if not pause.wait(_FORK_INSISTENCE) and not pause.settled.acquire(False):
+                    pause.wait(_FORK_INSISTENCE)
             _wait_for_thread(pause.native_id)
         self._reap()
-        self._spawning.acquire(timeout=_FORK_PATIENCE)
+        self._spawning.acquire(timeout=_FORK_INSISTENCE)
 
     def after_fork_in_parent(self) -> None:
-        """Go on: with the next event or flush, for Python looks for threads only after this."""
-        if not self._running and self.qsize():  # put by another thread of the host meanwhile
+        """Go on: with the next event or flush, or at once where something waits and Python does not mind."""
+        if not self._running and self._waiting() and (_MAY_START_AFTER_FORK or not self._left_early):
             self._start_thread()
         try:
             self._spawning.release()
@@ -280,9 +312,11 @@ class Feeder:
         """Take what is queued and hand it over; for ever, or until `deadline` or an empty queue if there is one."""
         ignore_broken_pipe = _BrokenPipeIgnored() if deadline is not None else None
         try:
-            if self._paused_at and monotonic() - self._paused_at > FEEDER_IDLE:
+            if self._paused_at and monotonic() - self._paused_at > FEEDER_IDLE and not self._lines:
                 self._end_sender(deadline)  # nobody was there to do it in time
             self._paused_at = 0.0
+            if self._lines:
+                self._hand_over(deadline)
             while True:
                 item = self._next(deadline)
                 if item is None:
@@ -292,23 +326,36 @@ class Feeder:
                     if self._pauses(request, deadline):
                         return
                 elif request is not None:
-                    self._end_sender(deadline)
-                    self._stopping = self._stopping or request.stop
-                    request.handed_over = not self._gave_up
-                    request.done.release()
+                    self._answer(request, deadline)
         except _GaveUp:
             return  # only with a deadline: the flush that brought it says False
         finally:
             if ignore_broken_pipe is not None:
                 ignore_broken_pipe.restore()
 
+    def _answer(self, request: _Flush, deadline: Deadline | None) -> None:
+        """End the sender, for the flush that asks for it; later, if a fork comes first."""
+        if self._lines or not self._end_sender(deadline):
+            self.put_unbounded(request)
+            return
+        self._stopping = self._stopping or request.stop
+        request.handed_over = not self._gave_up
+        request.done.release()
+
+    def _fork_waits(self) -> _Pause | None:
+        """Return the request of a fork that waits no longer for what is queued."""
+        pause = self._pause
+        return pause if pause is not None and pause.now else None
+
     def _pauses(self, pause: _Pause, deadline: Deadline | None) -> bool:
         """Whether this thread ends now, for a fork that still waits for it."""
-        self._pause = None
+        if self._pause is pause:
+            self._pause = None
         if deadline is not None or not pause.settled.acquire(False):
             return False
         self._running = False
         self._paused_at = monotonic()
+        self._left_early = pause.now
         _resting.add(self)
         pause.native_id = get_native_id()
         pause.done.release()
@@ -324,6 +371,11 @@ class Feeder:
             return self._queue.get_nowait() if self.qsize() else None
         idle = Deadline(FEEDER_IDLE if self._sender is not None else None)
         while True:
+            if (pause := self._fork_waits()) is not None:
+                return pause
+            if self._lines:  # a fork came and waited in vain
+                self._hand_over(deadline)
+                continue
             if self._stopping and self._sender is None and not self._ended and not self.qsize():
                 self._running = False
                 return None
@@ -337,8 +389,8 @@ class Feeder:
                     idle = Deadline(None)
 
     def _feed(self, first: bytes, deadline: Deadline | None) -> _Flush | _Pause | None:
-        """Write `first` and the events queued behind it, as many as fit one write; return a flush request met there."""
-        lines = [first]
+        """Write `first` and the events queued behind it, as many as fit one write; return a request met there."""
+        self._lines.append(first)
         size_bytes = len(first)
         request = None
         while size_bytes < _WRITE_BYTES and self.qsize():
@@ -346,43 +398,56 @@ class Feeder:
             if not isinstance(item, bytes):
                 request = item
                 break
-            lines.append(item)
+            self._lines.append(item)
             size_bytes += len(item)
         try:
-            self._hand_over(lines, deadline)
+            self._hand_over(deadline)
         except _GaveUp:
             if request is not None:
                 self.put_unbounded(request)
             raise
         return request
 
-    def _hand_over(self, lines: list[bytes], deadline: Deadline | None) -> None:
-        """Write `lines` into a sender's pipe; what a dying sender did not take goes to the next one."""
-        while lines and not self._gave_up:
+    def _hand_over(self, deadline: Deadline | None) -> None:
+        """Write `_lines` into a sender's pipe; what a dying sender did not take goes to the next one.
+
+        Some are left when a fork waits for this thread to end; whoever does the work next goes on where it stopped.
+        """
+        while self._lines and not self._gave_up:
+            if deadline is None and self._fork_waits() is not None:
+                return
             sender = self._sender or self._start_sender(deadline)
             if sender is None:
                 continue
-            data = b"\n".join(lines) + b"\n"
-            written, ended = self._write(sender, data, deadline)
-            # A line of which the pipe took only a part never reaches the sender as a whole.
-            while lines and written > len(lines[0]):
-                written -= len(lines[0]) + 1
-                del lines[0]
-                self.handed_over += 1
+            data = b"\n".join(self._lines) + b"\n"
+            taken, ended = self._write(sender, memoryview(data)[self._begun :], deadline)
+            self._begun += taken
+            while self._lines and self._begun > len(self._lines[0]):
+                self._begun -= len(self._lines[0]) + 1
+                del self._lines[0]
+                if self._greeting:
+                    self._greeting = False
+                else:
+                    self.handed_over += 1
             if ended is _TIMED_OUT:
-                self._drop("flush timed out", len(lines))
                 self._lose_sender(sender)
+                self._drop_lines("flush timed out")
                 raise _GaveUp
             if ended is _READER_GONE:
                 self._lose_sender(sender)
-        if lines:
-            self._drop("no sender", len(lines))
+        if self._lines:
+            self._drop_lines("no sender")
+
+    def _drop_lines(self, reason: str) -> None:
+        count = len(self._lines)
+        self._lines.clear()
+        self._drop(reason, count)
 
     def _drop(self, reason: str, count: int) -> None:
         self._all_accepted = False
         self._on_drop(reason, count)
 
-    def _write(self, sender: Sender, data: bytes, deadline: Deadline | None) -> tuple[int, str]:
+    def _write(self, sender: Sender, data: bytes | memoryview, deadline: Deadline | None) -> tuple[int, str]:
         """Write `data`; return how much of it the pipe took, and why it was no more."""
         view = memoryview(data)
         written = 0
@@ -392,15 +457,17 @@ class Feeder:
             except BlockingIOError:
                 if deadline is not None and deadline.passed():
                     return written, _TIMED_OUT
-                _wait_writable(sender.pipe, deadline)
+                if deadline is None and self._fork_waits() is not None:
+                    return written, _FORK_WAITS
+                _wait_writable(sender.pipe, _LOOK_UP if deadline is None else deadline.remaining(_LOOK_UP))
             except OSError:  # EPIPE, or EBADF after a host closed descriptors that are not its own
                 return written, _READER_GONE
         return written, _WRITTEN
 
     def _start_sender(self, deadline: Deadline | None) -> Sender | None:
-        """Start a sender and greet it; None when that failed this time."""
+        """Start a sender, with its hello as the first line to be written; None when that failed this time."""
         try:
-            hello = self._hello() + b"\n"
+            hello = self._hello()
             with self._spawning:
                 kept: list[int] = []
                 self._in_pipe_making = kept
@@ -414,13 +481,16 @@ class Feeder:
             self._fail(str(error), deadline)
             return None
         self._sender_started = monotonic()
-        if self._write(sender, hello, deadline)[1] is not _WRITTEN:  # an empty pipe takes it at once, or never
-            self._lose_sender(sender)
-            return None
+        self._lines.insert(0, hello)
+        self._greeting = True
         return sender
 
     def _lose_sender(self, sender: Sender) -> None:
         """Let go of a sender that stopped reading by itself."""
+        if self._greeting:
+            self._greeting = False
+            del self._lines[0]
+        self._begun = 0  # a line of which the pipe took only a part never reached the sender as a whole
         self._sender = None
         self._all_accepted = False
         sender.close()
@@ -445,18 +515,22 @@ class Feeder:
         self._all_accepted = False
         self._on_give_up(reason)
 
-    def _end_sender(self, deadline: Deadline | None) -> None:
-        """Say `end` and close the pipe, so that the sender drains and exits."""
-        sender, self._sender = self._sender, None
+    def _end_sender(self, deadline: Deadline | None) -> bool:
+        """Say `end` and close the pipe, so that the sender drains and exits; False when a fork comes first."""
+        sender = self._sender
         if sender is None:
-            return
+            return True
         self._reap()  # a host that flushes all the time never has the idle moment in which the feeder reaps
-        try:
-            if self._write(sender, self._end() + b"\n", deadline)[1] is _WRITTEN:
-                self._failures = 0
-        finally:
-            sender.close()
-            self._ended.append(sender)
+        # A pipe takes so short a line as a whole or not at all (pipe(7), PIPE_BUF).
+        ended = self._write(sender, self._end() + b"\n", deadline)[1]
+        if ended is _FORK_WAITS:
+            return False
+        if ended is _WRITTEN:
+            self._failures = 0
+        self._sender = None
+        sender.close()
+        self._ended.append(sender)
+        return True
 
     def _reap(self) -> None:
         for sender in list(self._ended):
@@ -483,9 +557,8 @@ def _wait_for_thread(native_id: int) -> None:
         sleep(0.0005)
 
 
-def _wait_writable(pipe: int, deadline: Deadline | None) -> None:
-    """Wait until the pipe takes more or its reader is gone, but look up from time to time."""
-    at_most = 1.0 if deadline is None else deadline.remaining(1.0)
+def _wait_writable(pipe: int, at_most: float) -> None:
+    """Wait until the pipe takes more or its reader is gone, but no longer than `at_most` seconds."""
     try:
         if "select" not in sys.modules and lock_held():
             # Another thread imports something. Or it did: Ctrl-C in the wrong moment of an import leaves the
