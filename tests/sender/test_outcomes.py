@@ -1,13 +1,15 @@
 """Every outcome of a delivery, by real sender processes against a real server."""
 
 import json
+import threading
 import time
 from email.utils import formatdate
 
 import pytest
 
+from atotelemetry.sender.lanes import MAX_IN_FLIGHT
 from atotelemetry.testing import Answer, CaptureServer
-from support_sender import END, KEY, closed_port, event, events, hello, run_sender, to
+from support_sender import END, KEY, PATIENCE, RunningSender, closed_port, event, events, hello, run_sender, to
 
 
 @pytest.fixture
@@ -204,11 +206,55 @@ def test_the_compression_mode(server, wanted, used, by):
 
 
 def test_requests_fill_up_when_there_is_a_backlog(server):
-    """A thousand events each, one connection, and in order."""
+    """A thousand events each, in order, on a few connections."""
     done = run_sender(events(3500), arguments=to(server.url))
     assert done.exit_code == 0, done.stderr
-    assert [len(request.events) for request in server.requests] == [1000, 1000, 1000, 500]
-    assert names(server.events) == [f"e{number}" for number in range(3500)]
+    assert sorted(len(request.events) for request in server.requests) == [500, 1000, 1000, 1000]
+    for request in server.requests:
+        first = int(request.events[0]["event"][1:])
+        assert names(request.events) == [f"e{first + number}" for number in range(len(request.events))]
+    assert len({event["uuid"] for event in server.events}) == 3500
+    assert server.connection_count <= MAX_IN_FLIGHT
+
+
+def test_a_backlog_is_several_requests_at_once(server):
+    """Behind a far server: four are on their way before the first is answered, and never more."""
+    all_there = threading.Barrier(MAX_IN_FLIGHT)
+    open_now, most = set(), []
+
+    def meet(request):
+        open_now.add(id(request))
+        most.append(len(open_now))
+        all_there.wait(PATIENCE)
+        open_now.discard(id(request))
+        return Answer()
+
+    server.respond(meet)
+    done = run_sender(events(8000), arguments=to(server.url, timeout=PATIENCE, deadline=2 * PATIENCE))
+    assert done.exit_code == 0, done.stderr
+    assert (len(server.requests), server.connection_count, max(most)) == (8, MAX_IN_FLIGHT, MAX_IN_FLIGHT)
+    assert sorted(names(server.events)) == sorted(f"e{number}" for number in range(8000))
+
+
+def test_what_comes_while_a_request_is_on_its_way_is_the_next_one(server):
+    """A slow server is no reason for more requests or connections: a few events wait, and go together."""
+    arrived, may_go_on = threading.Event(), threading.Event()
+
+    def hold(_):
+        arrived.set()
+        assert may_go_on.wait(PATIENCE)
+        return Answer()
+
+    server.respond(hold)
+    with RunningSender(*to(server.url, timeout=PATIENCE)) as sender:
+        sender.write(event("first", 1))
+        assert arrived.wait(PATIENCE)
+        for number in range(50):
+            sender.write(event(f"e{number}", number))
+        may_go_on.set()
+        done = sender.finish()
+    assert done.exit_code == 0, done.stderr
+    assert names(server.events) == ["first", *(f"e{number}" for number in range(50))]
     assert server.connection_count == 1
 
 
@@ -222,10 +268,10 @@ def test_large_events_fill_requests_by_size(server):
 
 
 def test_twenty_thousand_events_arrive(server):
-    """Each once and in order, within a few seconds."""
+    """Each once, within a few seconds."""
     done = run_sender(events(20_000), arguments=to(server.url))
     assert done.exit_code == 0, done.stderr
-    assert names(server.events) == [f"e{number}" for number in range(20_000)]
+    assert sorted(names(server.events)) == sorted(f"e{number}" for number in range(20_000))
     assert done.summary == "done: 20000 events read, 20000 delivered, 0 dropped"
 
 

@@ -25,6 +25,7 @@ BUFFER_BYTES = 8 * 1024 * 1024
 
 # What a decoded event takes beside its line. Counted, or a flood of tiny events would fill several times the limit.
 _OBJECT_BYTES = 512
+_SINGLES = 8  # so many requests of one event each are worth another connection
 _FULL_CHECK = 0.1  # how often a reader that may not read looks around
 
 
@@ -85,7 +86,7 @@ class Buffer:
                     return False
                 self._changed.wait(left)
             ends_at = time.monotonic() + gather
-            while not (self._closed or self._hellos or self._has_a_request()):
+            while not (self._closed or self._hellos or self._has_a_request(batch.MAX_REQUEST_EVENTS)):
                 left = ends_at - time.monotonic()
                 if left <= 0:
                     break
@@ -127,8 +128,26 @@ class Buffer:
         """Return the names of the events that still wait; takes no lock, for the last words of a stuck process."""
         return [item.event for item in self._items.copy() if isinstance(item, Event)]
 
-    def _has_a_request(self) -> bool:
-        return len(self._items) >= batch.MAX_REQUEST_EVENTS or self._bytes >= batch.MAX_REQUEST_BYTES
+    def waiting(self) -> bool:
+        """Whether there is anything to take now."""
+        return bool(self._items)
+
+    def wait_for(self, ready: Callable[[bool], bool], *, endpoint: str) -> None:
+        """Wait until `ready` says yes; it is told whether there is a backlog: another full request, or several.
+
+        It is asked again after each change, and after each call of `look_again`.
+        """
+        with self._changed:
+            while not ready(self._has_a_request(_SINGLES if endpoint == "capture" else batch.MAX_REQUEST_EVENTS)):
+                self._changed.wait()
+
+    def look_again(self) -> None:
+        """Let `wait_for` ask again. Any thread may call this."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def _has_a_request(self, events: int) -> bool:
+        return len(self._items) >= events or self._bytes >= batch.MAX_REQUEST_BYTES
 
 
 def _weight(item: Event | Hello) -> int:

@@ -152,6 +152,13 @@ class Delivery:
         )
         return outcome
 
+    def warm_up(self) -> None:
+        """Load the HTTP library and read the certificates, on the connection's thread."""
+        try:
+            self._connection = _Connection(self._make_client)
+        except RuntimeError:
+            return  # the system has no thread for us now; the first request tries again
+
     def close(self) -> None:
         """Let go of the connection."""
         if self._connection is not None:
@@ -248,6 +255,10 @@ class _Connection:
 
     def _work(self) -> None:
         client: httpx.Client | None = None
+        try:
+            client = self._make_client()  # before the first attempt is there: with luck, beside other work
+        except Exception:
+            pass  # the attempt tries again, and tells what is wrong
         while (attempt := self._attempts.get()) is not None and not self._abandoned:
             try:
                 if client is None:

@@ -1,8 +1,8 @@
 """What becomes of events on their way: delivered, tried again, halved, or dropped with a reason.
 
-Runs in the sender, on the thread that delivers. It has no network and no clock of its own: `post` makes one attempt,
-the countdown knows how much time is left and waits, and a test puts its own in their place. The rule it keeps: every
-event ends either delivered or dropped, once, and is counted as what it became.
+Runs in the sender, on the thread of a lane. It has no network and no clock of its own: `post` makes one attempt, the
+countdown knows how much time is left and waits, and a test puts its own in their place. The rule it keeps: every event
+ends either delivered or dropped, once, and is counted as what it became.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from atotelemetry.sender.journal import Journal
     from atotelemetry.wire import Hello
 
-__all__ = ["RETRY_DELAY", "Dispatcher", "Tally", "TimeLeft", "backoff", "counted", "retry_pause", "utc_now"]
+__all__ = ["RETRY_DELAY", "Dispatcher", "Tally", "TimeLeft", "backoff", "counted", "drop", "retry_pause", "utc_now"]
 
 RETRY_DELAY = 0.5
 """Before the first retry; doubled for each further one."""
@@ -66,7 +66,7 @@ def retry_pause(attempt: int, outcome: Outcome, *, max_retries: int, time_left: 
 
 
 class Tally:
-    """What became of everything that was read. Each number has one thread that adds to it."""
+    """What became of everything that was read. The reader counts what it read, the lanes the rest, under one lock."""
 
     def __init__(self) -> None:
         self.read = 0
@@ -151,16 +151,11 @@ class Dispatcher:
                 if outcome.kind == DELIVERED:
                     self._tally.delivered += len(part)
                 else:
-                    self.drop([event.name for event in part], outcome.reason)
+                    drop([event.name for event in part], outcome.reason, self._tally, self._journal)
 
     def undecided_names(self) -> list[str]:
         """Return the names of the events whose fate is open, for the last words of a stuck process."""
         return [event.name for part in reversed(self._undecided) for event in part]
-
-    def drop(self, names: list[str], reason: str) -> None:
-        """Give up on events, named."""
-        self._tally.drop(len(names), reason)
-        self._journal.problem(f"dropped {counted(len(names))} ({_listed(names)}): {reason}")
 
     def _split(self, part: list[Prepared], outcome: Outcome) -> None:
         first, second = batch.halve(part)
@@ -205,6 +200,12 @@ class Dispatcher:
             was_stale = False
             self._journal.detail(f"retry {attempt} of {settings.max_retries} in {pause:.2f} s")
             self._time.pause(pause)
+
+
+def drop(names: list[str], reason: str, tally: Tally, journal: Journal) -> None:
+    """Give up on events, named."""
+    tally.drop(len(names), reason)
+    journal.problem(f"dropped {counted(len(names))} ({_listed(names)}): {reason}")
 
 
 def utc_now() -> str:

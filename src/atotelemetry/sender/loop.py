@@ -2,8 +2,8 @@
 
 Runs in the sender. The *reader*, a thread, takes lines from stdin into the bounded buffer and stops reading while that
 is full, which is how backpressure reaches the host. The *deliverer*, the caller of `run`, turns the buffer into
-requests and waits out their retries. At the end of the input the countdown starts, and a watchdog ends the process when
-it is over, whatever the others are stuck in.
+requests and gives each to a *lane*, a thread that sees it through its retries. At the end of the input the countdown
+starts, and a watchdog ends the process when it is over, whatever the others are stuck in.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import msgspec
 from atotelemetry.sender import batch
 from atotelemetry.sender.buffer import Buffer
 from atotelemetry.sender.delivery import DELIVERED, Delivery, Outcome, user_agent
-from atotelemetry.sender.dispatch import Dispatcher, Tally, counted, utc_now
+from atotelemetry.sender.dispatch import Dispatcher, Tally, counted, drop, utc_now
+from atotelemetry.sender.lanes import Carrier, Lanes
 from atotelemetry.sender.watchdog import Countdown
 from atotelemetry.wire import PROTOCOL_VERSION, End, Event, Hello, LineDecoder, LineError, encode
 
@@ -95,8 +96,7 @@ class Sender:
         self._reading = True
         # The deliverer's.
         self._settings = Hello(protocol=PROTOCOL_VERSION, api_key="", host="")
-        self._delivery: Delivery | None = None
-        self._dispatcher: Dispatcher | None = None
+        self._lanes: Lanes | None = None
         self._enrichment: _Enrichment | None = None
         self._common: dict[str, msgspec.Raw] = {}
         self._common_bytes = 0
@@ -113,6 +113,7 @@ class Sender:
             else:
                 self._deliver_some()
         self._end_of_input()
+        self._wait_for_lanes()
         self._deciding.acquire()  # from here on the watchdog would only repeat what we say
         return self.tally
 
@@ -196,36 +197,38 @@ class Sender:
 
     def _adopt(self, settings: Hello) -> None:
         """Use these settings from here on; start what can go on while events gather."""
+        if self._lanes is not None:
+            self._wait_for_lanes()
+            self._lanes.close()
+            self._lanes = None
         self._settings = settings
         self._enrichment = _Enrichment(settings, self._journal)
-        if self._delivery is not None:
-            self._delivery.close()
-            self._delivery = None
-        self._dispatcher = Dispatcher(
-            settings,
-            post=self._post if self._dry_run is None else self._print,
-            time=self._countdown,
-            journal=self._journal,
-            tally=self.tally,
-            deciding=self._deciding,
-        )
+        if self._dry_run is None and self._buffer.waiting():
+            self._open_lanes().warm_up()
 
     def _deliver_some(self) -> None:
         """Take a request's worth out of the buffer and deliver it."""
-        dispatcher = self._dispatcher
-        if dispatcher is None:  # never: the reader puts settings before events
-            return
+        lanes = self._lanes or self._open_lanes()
+        endpoint = self._settings.endpoint
         if self._enrichment is not None:
             self._common = self._enrichment.result()
             self._common_bytes = len(encode(self._common))
             self._enrichment = None
+        self._buffer.wait_for(lambda backlog: lanes.have_room(backlog=backlog), endpoint=endpoint)
         events = self._buffer.take_events(
-            endpoint=self._settings.endpoint,
-            limit_bytes=dispatcher.limit_bytes,
+            endpoint=endpoint,
+            limit_bytes=lanes.limit_bytes,
             extra_bytes=self._common_bytes + batch.MADE_UP_BYTES,
         )
         prepared = [done for done in map(self._prepare, events) if done is not None]
-        dispatcher.deliver(prepared)
+        if prepared:
+            lanes.deliver(prepared)
+
+    def _wait_for_lanes(self) -> None:
+        """Wait until nothing is on its way."""
+        lanes = self._lanes
+        if lanes is not None:
+            self._buffer.wait_for(lambda _: lanes.idle(), endpoint=self._settings.endpoint)
 
     def _prepare(self, event: Event) -> batch.Prepared | None:
         common, uuid, distinct_id, timestamp = self._common, "", "", ""
@@ -237,24 +240,42 @@ class Sender:
         try:
             return batch.prepare(event, common, uuid=uuid, distinct_id=distinct_id, timestamp=timestamp)
         except (msgspec.MsgspecError, ValueError) as error:
-            if self._dispatcher is not None:
-                with self._deciding:
-                    self._dispatcher.drop([event.event], f"not encodable: {error}")
+            with self._deciding:
+                drop([event.event], f"not encodable: {error}", self.tally, self._journal)
             return None
 
-    def _post(self, request: batch.Request, events: int, time_limit: float | None) -> Outcome:
+    def _open_lanes(self) -> Lanes:
+        """Open the way to the server that the settings name."""
         settings = self._settings
-        if self._delivery is None:
+        if self._dry_run is None:
             agent = user_agent(settings.app, settings.app_version)
             self._journal.detail(f"sending to {_without_credentials(settings.host)} as {agent}")
-            self._delivery = Delivery(
-                host=settings.host,
-                user_agent=agent,
-                request_timeout=min(settings.request_timeout, 1e6),
-                compression=settings.compression,
-                journal=self._journal,
-            )
-        return self._delivery.post(request, events, time_limit)
+            lanes = Lanes(lambda: self._carrier(agent), on_free=self._buffer.look_again)
+        else:
+            lanes = Lanes(lambda: Carrier(self._dispatcher(self._print), None), on_free=self._buffer.look_again, most=1)
+        self._lanes = lanes
+        return lanes
+
+    def _carrier(self, agent: str) -> Carrier:
+        settings = self._settings
+        delivery = Delivery(
+            host=settings.host,
+            user_agent=agent,
+            request_timeout=min(settings.request_timeout, 1e6),
+            compression=settings.compression,
+            journal=self._journal,
+        )
+        return Carrier(self._dispatcher(delivery.post), delivery)
+
+    def _dispatcher(self, post: Callable[[batch.Request, int, float | None], Outcome]) -> Dispatcher:
+        return Dispatcher(
+            self._settings,
+            post=post,
+            time=self._countdown,
+            journal=self._journal,
+            tally=self.tally,
+            deciding=self._deciding,
+        )
 
     def _print(self, request: batch.Request, events: int, time_limit: float | None) -> Outcome:  # noqa: ARG002
         if self._dry_run is not None:
@@ -276,10 +297,10 @@ class Sender:
         """End a stuck process, with a word about what was lost. Called by the watchdog."""
         self._deciding.acquire(timeout=0.05)
         lost = self._buffer.names()
-        if self._dispatcher is not None:
-            lost = self._dispatcher.undecided_names() + lost
+        if self._lanes is not None:
+            lost = self._lanes.undecided_names() + lost
             if lost:
-                self._dispatcher.drop(lost, "no answer before the deadline")
+                drop(lost, "no answer before the deadline", self.tally, self._journal)
         self.tally.unread = self.tally.unread or self._reading
         self._journal.detail(f"done: {self.tally}; out of time")
         os._exit(0 if self.tally.complete else 1)
