@@ -58,19 +58,22 @@ def prepare(event: Event, common: dict[str, msgspec.Raw], *, uuid: str, distinct
     came, but for integers that no server could read. Raises `msgspec.MsgspecError` or `ValueError` when a property's
     name is no text.
     """
+    uuid = event.uuid or uuid
+    name = event.event
+    who = event.distinct_id
     properties = bytes(event.properties)
     own = _decode_properties(mend_integers(properties)) if properties[:1] == b"{" else {}
     fields: dict[str, object] = {
-        "uuid": event.uuid or uuid,
-        "event": event.event,
-        "distinct_id": distinct_id if event.distinct_id is None or event.distinct_id == "" else str(event.distinct_id),
+        "uuid": uuid,
+        "event": name,
+        "distinct_id": distinct_id if who is None or who == "" else str(who),
         "timestamp": event.timestamp or timestamp,
         "properties": {**common, **own},
     }
     context = bytes(event.context)
     if context[:1] == b"{":
         fields["context"] = msgspec.Raw(mend_integers(context))
-    return Prepared(event.uuid or uuid, event.event, encode(fields))
+    return Prepared(uuid, name, encode(fields))
 
 
 def fill(sizes_bytes: list[int], *, endpoint: str, limit_bytes: int = MAX_REQUEST_BYTES) -> int:
