@@ -152,6 +152,17 @@ def test_ids_carry_the_milliseconds(monkeypatch):
     assert heads == ["00000000-0000", "00000000-0001", "018bcfe5-687b", "ffffffff-ffff"]
 
 
+def test_ids_follow_a_clock_that_moves_on_and_back(monkeypatch):
+    """Each id has the milliseconds of its own moment, and one made in an earlier tick is never made again."""
+    ticks = [5, 5, 6, 6, 5, 7, 5]
+    moments = iter(ticks)
+    monkeypatch.setattr(client_module, "time", types.SimpleNamespace(time_ns=lambda: next(moments) * 1_000_000))
+    new_uuid = uuid_generator()
+    ids = [new_uuid() for _ in ticks]
+    assert [int(text[:13].replace("-", ""), 16) for text in ids] == ticks
+    assert len(set(ids)) == len(ticks)
+
+
 def test_two_generators_never_agree():
     """The random part of each process's ids is its own."""
     tails = {uuid_generator()()[19:] for _ in range(200)}
