@@ -549,7 +549,10 @@ class TelemetryClient:
 
                 if not hasattr(datetime, "datetime_CAPI"):  # the last thing that the module gets
                     raise RuntimeError("captured in the middle of the import of datetime")
-                from atotelemetry import wire  # msgspec: the one costly import of the host
+                from atotelemetry.host.lean import import_msgspec
+
+                import_msgspec()  # the one costly import of the host
+                from atotelemetry import wire
         finally:
             _loading.discard(thread)
         self._now = datetime.datetime.now

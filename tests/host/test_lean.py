@@ -1,0 +1,194 @@
+"""The import of msgspec: what it leaves out, and that nobody can tell.
+
+Each test is a fresh interpreter, because a process imports msgspec once.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import atotelemetry
+
+pytest.importorskip("typing_extensions", reason="nothing to leave out")
+
+# A program that uses msgspec in every way that has to do with type hints.
+USES_MSGSPEC = """
+import datetime, decimal, typing, uuid
+import typing_extensions
+import msgspec, msgspec.inspect
+
+class Movie(typing_extensions.TypedDict, total=False):
+    name: typing_extensions.Required[str]
+    year: typing_extensions.Annotated[int, msgspec.Meta(ge=1900)]
+
+class Pair(typing_extensions.NamedTuple):
+    left: "typing_extensions.Optional[int]" = None
+    right: typing_extensions.Literal["a", "b"] = "a"
+
+class Part(msgspec.Struct):
+    id: uuid.UUID
+    price: decimal.Decimal
+    movies: list[Movie]
+    pair: Pair
+    when: "datetime.datetime | None" = None
+
+T = typing_extensions.TypeVar("T")
+
+class Box(msgspec.Struct, typing.Generic[T]):
+    inside: T
+
+text = b'{"id": "8d6b2d1c-7b1e-4d0e-9f0a-000000000000", "price": "1.10", "movies": [{"name": "x", "year": 1999}],'
+text += b'"pair": [1, "b"]}'
+print(msgspec.json.decode(text, type=Part), msgspec.json.decode(b'{"inside": 1}', type=Box[int]))
+for wrong in (b'[{"year": 1999}]', b'[{"name": "x", "year": 1}]'):
+    try:
+        msgspec.json.decode(wrong, type=list[Movie])
+    except msgspec.ValidationError as error:
+        print(error)
+print(msgspec.inspect.type_info(Part))
+print(msgspec.json.schema(list[Movie]), msgspec.inspect.is_struct_type(Part))
+print(msgspec._utils.__name__, msgspec._utils.__file__, msgspec._utils.__spec__.name)
+import msgspec._utils as once_more
+print(once_more is msgspec._utils is sys.modules["msgspec._utils"])
+"""
+
+LEAN = """
+from atotelemetry.host.lean import import_msgspec
+import_msgspec()
+"""
+
+
+def run(source: str) -> str:
+    """Run `source` in a fresh interpreter; return what it printed."""
+    command = [sys.executable, "-W", "error", "-c", "import sys\n" + source]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_it_takes_nothing_along():
+    """The first event loads msgspec, and neither `typing_extensions` nor what that would load."""
+    assert run(LEAN + 'print({"msgspec", "typing_extensions", "inspect"} & set(sys.modules))') == "{'msgspec'}\n"
+
+
+def test_a_host_that_uses_msgspec_sees_no_difference():
+    """Types, hints, errors and schemas are what they are after an ordinary import."""
+    assert run(LEAN + USES_MSGSPEC) == run(USES_MSGSPEC)
+
+
+def test_what_msgspec_takes_from_there_is_what_typing_has():
+    """The reason why it can be left out; a version that takes more would show here."""
+    source = """
+import typing, typing_extensions, msgspec._utils as asks
+print(asks.Required is typing.Required, asks.NotRequired is typing.NotRequired)
+class Hinted:
+    a: "typing.Annotated[int, 1]"
+    b: "typing.Optional[str]" = None
+    c: "typing.ClassVar[int]" = 1
+theirs, ours = (module.get_type_hints(Hinted, include_extras=True) for module in (typing_extensions, typing))
+print(theirs == ours)
+of_theirs = [name for name, value in vars(asks).items() if getattr(value, "__module__", "") == "typing_extensions"]
+print(set(of_theirs) <= {"_get_type_hints"})
+"""
+    assert run(source).split() == ["True"] * 4
+
+
+@pytest.mark.parametrize("loaded", ["typing_extensions", "msgspec"])
+def test_a_host_that_has_either_is_left_as_it_is(loaded):
+    """Then there is nothing to gain, and nothing of ours gets between."""
+    source = (
+        f"import {loaded}"
+        + LEAN
+        + """
+import msgspec._utils, builtins
+print(msgspec._utils.get_type_hints.__builtins__ is vars(builtins), "typing_extensions" in sys.modules)
+"""
+    )
+    assert run(source).split() == ["True", "True"]
+
+
+def test_nobody_else_is_told_that_it_is_not_there():
+    """What is imported meanwhile, by msgspec or by another thread, finds it; so does msgspec itself afterwards."""
+    source = (
+        """
+import threading
+found = []
+class Meanwhile:
+    def find_spec(self, name, *_):
+        if name == "typing" and not found:
+            def work():
+                global found_there
+                import typing_extensions
+                found.append(typing_extensions)
+            found.append("asked")
+            thread = threading.Thread(target=work)
+            thread.start()
+            threads.append(thread)
+threads = []
+sys.meta_path.insert(0, Meanwhile())
+sys.modules.pop("typing", None)
+"""
+        + LEAN
+        + """
+for thread in threads:
+    thread.join()
+import msgspec._utils, typing_extensions
+print(found[0], found[1] is typing_extensions)
+print(msgspec._utils.get_type_hints.__builtins__["__import__"] is __import__)
+"""
+    )
+    assert run(source).split() == ["asked", "True", "True"]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "PathFinder.find_spec = classmethod(lambda *_: None)",
+        "PathFinder.find_spec = None",
+        "SourceFileLoader.get_code = lambda self, name: compile('raise OSError', '', 'exec')",
+    ],
+)
+def test_where_it_is_not_as_expected_msgspec_is_imported_as_usual(broken):
+    """Another finder, another loader, another msgspec: the event costs a little more, and that is all."""
+    source = (
+        f"""
+import _frozen_importlib_external
+from _frozen_importlib_external import PathFinder, SourceFileLoader
+import typing_extensions, msgspec  # all that the ordinary import needs is known to work
+for name in [name for name in sys.modules if name.startswith(("msgspec", "typing_ext"))]:
+    del sys.modules[name]
+import atotelemetry.host.lean
+finder, loader = vars(PathFinder)["find_spec"], SourceFileLoader.get_code
+def restore(*_):
+    PathFinder.find_spec, SourceFileLoader.get_code = finder, loader
+atotelemetry.host.lean.debug = restore
+{broken}
+"""
+        + LEAN
+        + """
+print("msgspec" in sys.modules, "typing_extensions" in sys.modules)
+"""
+    )
+    assert run(source).split() == ["True", "True"]
+
+
+def test_without_msgspec_it_says_so():
+    """A broken installation raises what an import statement raises; the client makes that a counted drop."""
+    source = """
+sys.path[:] = [entry for entry in sys.path if "site-packages" not in entry]
+import os
+sys.path.append(os.environ["OURS"])
+try:
+    from atotelemetry.host.lean import import_msgspec
+    import_msgspec()
+except ModuleNotFoundError as error:
+    print(error.name)
+"""
+    ours = os.path.dirname(os.path.dirname(os.path.abspath(atotelemetry.__file__)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OURS", ours)
+        assert run(source) == "msgspec\n"
