@@ -23,6 +23,8 @@ endif
 endif
 # A machine that has a Python never needs another one downloaded.
 export UV_PYTHON_DOWNLOADS ?= never
+# Suite and benchmark start thousands of processes: each would compile our sources anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 RUN := $(UV) run --locked --quiet
 PYTEST_ARGS ?=

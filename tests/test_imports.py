@@ -196,6 +196,7 @@ client = atotelemetry.TelemetryClient("key", "http://127.0.0.1:9", sender_deadli
 client.capture("built", distinct_id="me")
 client.flush()
 before = set(sys.modules)
+client.capture("late", distinct_id="me")
 """
     assert fresh(program).stdout == "[]\n"
 

@@ -241,7 +241,7 @@ class CaptureServer:
         with self._changed:
             return self._connection_count
 
-    def wait_for_events(self, count: int, timeout: float = 10.0) -> list[dict[str, Any]]:
+    def wait_for_events(self, count: int, timeout: float = 30.0) -> list[dict[str, Any]]:
         """Wait until at least `count` events were accepted and return all of them.
 
         Raises TimeoutError after `timeout` seconds, saying what did arrive.
@@ -251,7 +251,7 @@ class CaptureServer:
                 raise TimeoutError(f"{count} events did not arrive within {timeout:g} s; {self._describe()}")
         return self.events
 
-    def wait_for_requests(self, count: int, timeout: float = 10.0) -> list[RecordedRequest]:
+    def wait_for_requests(self, count: int, timeout: float = 30.0) -> list[RecordedRequest]:
         """Wait until at least `count` requests arrived, answered or not, and return all of them.
 
         Raises TimeoutError after `timeout` seconds, saying what did arrive.

@@ -183,7 +183,7 @@ signal.pause()
     child = int(host.hear())
     hosts.wait_for_senders()
     host.send(signal.SIGKILL)  # no word to the sender: only the closed pipe says it
-    hosts.wait_until_no_sender(8)
+    hosts.wait_until_no_sender()  # its own idle end would come after twice that time
     os.kill(child, 0)  # still there
     host.tell()
     assert host.finish().stderr == ""
@@ -290,7 +290,7 @@ if __name__ == "__main__":
         process.join()
         assert process.exitcode == 0, process.exitcode
 """,
-        options=("-W", "error") if sys.version_info < (3, 12) or method != "fork" else (),
+        options=("-W", "error") if sys.version_info < (3, 12) or method != "fork" else WARN,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     hosts.assert_arrived_once("parent", *(f"worker {number}{again}" for number in range(2) for again in ("", " again")))
@@ -378,7 +378,7 @@ signal.pause()
     assert host.hear() == "forked"
     hosts.server.wait_for_events(25, timeout=25)
     host.send(signal.SIGKILL)
-    hosts.wait_until_no_sender(9)
+    hosts.wait_until_no_sender()
     assert host.finish().stderr == ""
     hosts.assert_arrived_once(*(f"event {number}" for number in range(25)))
 

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 pytestmark = needs_proc
 
-# Looks at the counts as fast as it can, from a thread of its own.
+# Looks at the counts as fast as it can, from a thread of its own; threads take turns far more often than usual.
 SAMPLER = """
+sys.setswitchinterval(1e-6)
 class Sampler(threading.Thread):
     def __init__(self, client):
         super().__init__(daemon=True)
@@ -145,6 +146,19 @@ os._exit(0)  # past our exit hook, which would wait as long as it may
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+# None of them is what it is without being set, and the two that a sender's JSON has as lists are lists.
+SETTINGS = {
+    "app": "another",
+    "app_version": "3",
+    "endpoint": "batch",
+    "compression": False,
+    "max_retries": 4,
+    "request_timeout": 1.5,
+    "sender_deadline": 7.5,
+    "run_properties": ["email"],
+}
+
+
 def test_sender_is_told(hosts: Hosts, tmp_path: Path) -> None:
     """The last line of a stream tells the sender what the host counted, the first one where to send."""
     interpreter = tmp_path / "python"
@@ -152,7 +166,10 @@ def test_sender_is_told(hosts: Hosts, tmp_path: Path) -> None:
     interpreter.chmod(0o755)
     source = f"""
 sys.executable = {str(interpreter)!r}
-client = new_client(before_send=lambda event: event if event["event"] == "kept" else None)
+client = new_client(
+    before_send=lambda event: event if event["event"] == "kept" else None,
+    **{SETTINGS!r},
+)
 for name in ("kept", "dropped", "kept", ""):
     client.capture(name, distinct_id="me")
 assert client.flush(20)
@@ -163,5 +180,7 @@ wait_until(lambda: client.flush(20, delivered=True) is not None and not client._
     hosts.wait_until_no_sender()
     hello, *events, end = map(json.loads, (tmp_path / "stream").read_text().splitlines())
     assert (hello["type"], hello["host"]) == ("hello", hosts.server.url)
+    assert (hello["api_key"], hello["cwd"]) == ("phc_test", str(hosts.work))
+    assert {name: hello[name] for name in SETTINGS} == SETTINGS
     assert [event["event"] for event in events] == ["kept", "kept"]
     assert end == {"type": "end", "captured": 4, "dropped": 2}

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 
-from support_hosts import describe, needs_proc
+from support_hosts import PATIENCE, describe, needs_proc
 
 pytestmark = needs_proc
 
@@ -32,8 +32,9 @@ def stop_the_sender(hosts, host):
     hosts.server.wait_for_events(1)
     (sender,) = hosts.senders()
     os.kill(sender, signal.SIGSTOP)
-    ends_at = time.monotonic() + 10
-    while not describe(sender).startswith("T") and time.monotonic() < ends_at:
+    ends_at = time.monotonic() + PATIENCE
+    while not describe(sender).startswith("T"):
+        assert time.monotonic() < ends_at, describe(sender)
         time.sleep(0.01)
     host.tell()
     return sender

@@ -152,6 +152,28 @@ def test_ids_carry_the_milliseconds(monkeypatch):
     assert heads == ["00000000-0000", "00000000-0001", "018bcfe5-687b", "ffffffff-ffff"]
 
 
+def test_an_event_that_moves_on_while_it_is_counted_is_not_counted_twice(new_client, monkeypatch):
+    """The numbers are read in the order opposite to an event's way, or more would have left than came."""
+    client = new_client()
+
+    class Moving:
+        """A feeder that hands over an event, captured just now, whenever it is asked how many."""
+
+        count = 0
+
+        @property
+        def handed_over(self):
+            client._count_captured()
+            self.count += 1
+            return self.count
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "_feeder", Moving())
+        for number in range(1, 4):
+            stats = client.stats
+            assert (stats.captured, stats.handed_over, stats.queued) == (number, number, 0)
+
+
 def test_ids_follow_a_clock_that_moves_on_and_back(monkeypatch):
     """Each id has the milliseconds of its own moment, and one made in an earlier tick is never made again."""
     ticks = [5, 5, 6, 6, 5, 7, 5]

@@ -18,6 +18,7 @@ from atotelemetry.testing import Answer, CaptureServer
 from support_sender import (
     END,
     PATIENCE,
+    Done,
     RunningSender,
     Staller,
     deafness,
@@ -37,9 +38,20 @@ needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="asks for a pip
 
 DEADLINE = 2.5
 SHORT = 1.2  # where it is waited for by one test alone
-# A machine that is busy with other things starts processes and threads late; a sender that misses its deadline would
-# live for minutes.
-GRACE = 10.0
+# A machine that is busy with other things starts processes and threads late: then once more, and then once more. A
+# sender that is late for another reason is late each time.
+GRACE = 2.0
+ATTEMPTS = 3
+
+
+def in_time(run, deadline):
+    """Return what is left of a sender that was gone in time; `run` may try again when the machine was busy."""
+    for _ in range(ATTEMPTS):
+        done = run()
+        if done.seconds <= deadline + GRACE:
+            return done
+    pytest.fail(f"late {ATTEMPTS} times: gone {done.seconds:.2f} s after the end of input, deadline {deadline} s")
+
 
 HANGING_NAME_SERVER = """
 import socket, threading
@@ -144,9 +156,11 @@ def stalled():
 def test_a_stalled_sender_is_gone_at_its_deadline(stalled, name):
     """Measured from the end of its input."""
     done = stalled[name]
+    if done.seconds > DEADLINE + GRACE:  # eleven of them started at once
+        done = in_time(lambda: run_stalled(name), DEADLINE)
     print(f"{name}: gone {done.seconds:.2f} s after the end of input, deadline {DEADLINE} s")
     assert done.exit_code == 1
-    assert DEADLINE - 1.0 <= done.seconds <= DEADLINE + GRACE
+    assert done.seconds >= DEADLINE - 1.0
     assert done.dropped() == expected_names(name)
     assert done.summary.startswith(f"done: {counted(len(expected_names(name)))} read, 0 delivered, ")
 
@@ -155,9 +169,9 @@ def test_a_stalled_sender_is_gone_at_its_deadline(stalled, name):
 def test_a_body_a_byte_at_a_time_costs_nothing(head):
     """The head of the answer says what became of the events."""
     with Staller(drip(head, 0.1)) as server:
-        done = run_sender(event("e"), arguments=to(server.url(), deadline=DEADLINE, timeout=1000))
+        arguments = to(server.url(), deadline=DEADLINE, timeout=1000)
+        done = in_time(lambda: run_sender(event("e"), arguments=arguments), DEADLINE)
     assert done.exit_code == 0, done.stderr
-    assert done.seconds <= DEADLINE + GRACE
 
 
 def test_a_body_without_end_costs_nothing():
@@ -170,17 +184,17 @@ def test_a_body_without_end_costs_nothing():
             connection.sendall(b"x" * 65536)
 
     with Staller(behave) as server:
-        done = run_sender(event("e"), arguments=to(server.url(), deadline=DEADLINE, timeout=1000))
+        arguments = to(server.url(), deadline=DEADLINE, timeout=1000)
+        done = in_time(lambda: run_sender(event("e"), arguments=arguments), DEADLINE)
     assert done.exit_code == 0, done.stderr
-    assert done.seconds <= DEADLINE + GRACE
 
 
 def test_a_library_that_holds_the_interpreter_lock_does_not_outlive_it():
     """The last alarm needs no Python."""
-    done = run_sender(event("e"), arguments=to("http://nowhere.invalid", deadline=SHORT), patch=LOCK_HOLDER)
+    arguments = to("http://nowhere.invalid", deadline=SHORT)
+    done = in_time(lambda: run_sender(event("e"), arguments=arguments, patch=LOCK_HOLDER), SHORT)
     print(f"\nlock held: gone {done.seconds:.2f} s after the end of input, deadline {SHORT} s")
     assert done.exit_code == 1
-    assert done.seconds <= SHORT + GRACE
     assert "Traceback" not in done.stderr
     assert not any(line.startswith("done: ") for line in done.lines)
 
@@ -202,16 +216,21 @@ delivery.Delivery.post = lambda *arguments: threading.Event().wait()
 def test_a_stderr_that_nobody_reads_does_not_outlive_it():
     """Not even the last words can be said then: the second alarm does not need them."""
     read_end, write_end = os.pipe()
-    try:
-        full = b"x" * fcntl.fcntl(write_end, fcntl.F_GETPIPE_SZ)
-        os.write(write_end, full)
+
+    def run():
+        begun_at = time.monotonic()
         started = subprocess.Popen(
             [sys.executable, "-P", "-m", "atotelemetry.sender", *to("http://127.0.0.1:1", deadline=SHORT)],
             stdin=subprocess.DEVNULL,
             stderr=write_end,
             env=environment(),
         )
-        assert started.wait(PATIENCE) == 1
+        return Done(started.wait(PATIENCE), "", "", time.monotonic() - begun_at)
+
+    try:
+        full = b"x" * fcntl.fcntl(write_end, fcntl.F_GETPIPE_SZ)
+        os.write(write_end, full)
+        assert in_time(run, SHORT).exit_code == 1
     finally:
         os.close(read_end)
         os.close(write_end)
@@ -221,25 +240,39 @@ def test_retries_end_at_the_deadline():
     """A server that is down is not asked for longer than there is time."""
     with CaptureServer() as server:
         server.respond(Answer(status=503))
-        done = run_sender(events(2), arguments=to(server.url, deadline=SHORT, max_retries=100))
-        assert done.exit_code == 1
-        assert done.seconds <= SHORT + GRACE
-        assert len(server.requests) <= 2  # at 0 s and 0.5 s; another second would be too late
-        assert done.dropped() == ["e0", "e1"]
+        arguments = to(server.url, deadline=SHORT, max_retries=100)
+
+        def run():
+            before = len(server.requests)
+            done = run_sender(events(2), arguments=arguments)
+            assert len(server.requests) - before <= 2  # at 0 s and 0.5 s; another second would be too late
+            return done
+
+        done = in_time(run, SHORT)
+    assert done.exit_code == 1
+    assert done.dropped() == ["e0", "e1"]
 
 
 def test_the_deadline_holds_for_all_requests_together():
     """A backlog on a slow server is delivered as far as it goes; the rest is named."""
     with CaptureServer() as server:
-        server.respond(Answer(delay=0.2))
-        done = run_sender(events(40), arguments=to(server.url, deadline=SHORT, endpoint="capture"))
-        accepted = [event["event"] for event in server.events]
+
+        def run():
+            server.respond(Answer(delay=0.2))
+            with RunningSender(*to(server.url, deadline=SHORT, endpoint="capture")) as sender:
+                before = len(server.events)
+                sender.write(event("first"))
+                server.wait_for_events(before + 1)  # it has loaded what it takes to send
+                sender.write(events(40))
+                return sender.finish()
+
+        done = in_time(run, SHORT)
+        accepted = {event["event"] for event in server.events}
     assert done.exit_code == 1
-    assert done.seconds <= SHORT + GRACE
-    assert 1 <= len(accepted) < 40
+    assert 1 <= len(done.dropped()) < 40
     # Those under way at the deadline may have been accepted after we gave up on them.
-    assert set(accepted) | set(done.dropped()) == {f"e{number}" for number in range(40)}
-    assert len(set(accepted) & set(done.dropped())) <= MAX_IN_FLIGHT
+    assert accepted | set(done.dropped()) == {"first", *(f"e{number}" for number in range(40))}
+    assert len(accepted & set(done.dropped())) <= MAX_IN_FLIGHT
 
 
 def test_one_stuck_request_holds_up_a_living_host_for_its_own_attempts_only():
@@ -299,24 +332,31 @@ def test_a_full_buffer_takes_more_when_there_is_room_again():
 
 def test_a_full_buffer_does_not_hide_that_the_host_is_gone():
     """The sender cannot read as far as the end of the pipe, and is gone by its deadline all the same."""
-    with Staller(silence) as server, RunningSender(detached=True) as sender:
-        sender.write(hello(server.url(), request_timeout=1000, sender_deadline=SHORT), event("first"))
-        assert server.arrived.wait(20)
-        fill(sender)
-        done = sender.finish()
+
+    def run():
+        with Staller(silence) as server, RunningSender(detached=True) as sender:
+            sender.write(hello(server.url(), request_timeout=1000, sender_deadline=SHORT), event("first"))
+            assert server.arrived.wait(20)
+            assert fill(sender) > 6 * 1024 * 1024
+            return sender.finish()
+
+    done = in_time(run, SHORT)
     print(f"\nfull buffer: gone {done.seconds:.2f} s after the host, deadline {SHORT} s")
     assert done.exit_code == 1
-    assert done.seconds <= SHORT + GRACE
 
 
 @pytest.mark.parametrize("detached", [True, False])
 def test_an_end_line_starts_the_clock_though_the_pipe_stays_open(detached):
     """A child of the host may have inherited the pipe and hold it for hours."""
-    with Staller(silence) as server, RunningSender(detached=detached) as sender:
-        sender.write(hello(server.url(), request_timeout=1000, sender_deadline=SHORT), event("e"), END)
-        done = sender.wait()
+
+    def run():
+        with Staller(silence) as server, RunningSender(detached=detached) as sender:
+            # Seconds are counted from here, and the sender starts only now.
+            sender.write(hello(server.url(), request_timeout=1000, sender_deadline=SHORT), event("e"), END)
+            return sender.wait()
+
+    done = in_time(run, SHORT + 1)
     assert done.exit_code == 1
-    assert done.seconds <= SHORT + GRACE + 1
 
 
 def test_an_idle_sender_is_gone_at_once():
@@ -349,7 +389,7 @@ def test_a_sender_that_has_started_is_not_ended_by_the_alarm_of_its_start():
     patch = """
 import faulthandler
 real = faulthandler.dump_traceback_later
-faulthandler.dump_traceback_later = lambda seconds, **options: real(min(seconds, 1.0), **options)
+faulthandler.dump_traceback_later = lambda seconds, **options: real(min(seconds, 3.0), **options)
 """
     with CaptureServer() as server, RunningSender(detached=True, patch=patch) as sender:
         sender.write(hello(server.url))
@@ -357,7 +397,7 @@ faulthandler.dump_traceback_later = lambda seconds, **options: real(min(seconds,
         server.wait_for_events(1)
         number = 1
         begun_at = time.monotonic()
-        while time.monotonic() < begun_at + 1.3:  # each waits for its batch to be gathered
+        while time.monotonic() < begun_at + 3.3:  # each waits for its batch to be gathered
             sender.write(event("e", number))
             number += 1
             server.wait_for_events(number)

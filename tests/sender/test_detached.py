@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -83,6 +84,23 @@ def test_it_is_on_its_own(server):
         assert os.readlink(f"/proc/{pid}/cwd") == "/"
         assert os.getpriority(os.PRIO_PROCESS, pid) > os.getpriority(os.PRIO_PROCESS, 0)
         sender.finish()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/autogroup"), reason="this kernel does not group sessions")
+def test_its_session_is_as_low_as_itself(server):
+    """Where the kernel shares the machine between sessions, being nice inside one's own means nothing."""
+    with one_at_work(server) as sender:
+        autogroup = Path(f"/proc/{sender.process.pid}/autogroup").read_text()
+        assert autogroup.split()[-2:] == ["nice", "10"]
+        sender.finish()
+
+
+def test_a_host_that_says_nothing_any_more_is_left(server):
+    """Its feeder ends an idle sender; where that thread is gone (after a fork, say) the sender ends by itself."""
+    patch = "import atotelemetry.sender.loop\natotelemetry.sender.loop.SENDER_IDLE = 0.3"
+    with one_at_work(server, patch=patch) as sender:
+        done = sender.wait()  # its input is still open
+    assert (done.exit_code, done.stderr) == (0, "")
 
 
 def test_it_holds_nothing_of_the_hosts(server):
