@@ -147,33 +147,31 @@ print(msgspec._utils.get_type_hints.__builtins__["__import__"] is __import__)
 @pytest.mark.parametrize(
     "broken",
     [
-        "PathFinder.find_spec = classmethod(lambda *_: None)",
-        "PathFinder.find_spec = None",
-        "SourceFileLoader.get_code = lambda self, name: compile('raise OSError', '', 'exec')",
+        "PathFinder.find_spec = classmethod(lambda *_: restore())",
+        "PathFinder.find_spec = classmethod(lambda *_: restore() or no_such_name)",
+        "SourceFileLoader.get_code = lambda *_: restore() or compile('raise OSError', '', 'exec')",
     ],
+    ids=["not found", "the finder fails", "the module fails"],
 )
 def test_where_it_is_not_as_expected_msgspec_is_imported_as_usual(broken):
     """Another finder, another loader, another msgspec: the event costs a little more, and that is all."""
     source = (
         f"""
-import _frozen_importlib_external
 from _frozen_importlib_external import PathFinder, SourceFileLoader
-import typing_extensions, msgspec  # all that the ordinary import needs is known to work
-for name in [name for name in sys.modules if name.startswith(("msgspec", "typing_ext"))]:
-    del sys.modules[name]
 import atotelemetry.host.lean
 finder, loader = vars(PathFinder)["find_spec"], SourceFileLoader.get_code
-def restore(*_):
+restored = []
+def restore():
     PathFinder.find_spec, SourceFileLoader.get_code = finder, loader
-atotelemetry.host.lean.debug = restore
+    restored.append(True)
 {broken}
 """
         + LEAN
         + """
-print("msgspec" in sys.modules, "typing_extensions" in sys.modules)
+print(restored == [True], "msgspec" in sys.modules, "typing_extensions" in sys.modules)
 """
     )
-    assert run(source).split() == ["True", "True"]
+    assert run(source).split() == ["True"] * 3
 
 
 def test_without_msgspec_it_says_so():

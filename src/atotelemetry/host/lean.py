@@ -12,8 +12,6 @@ from __future__ import annotations
 import builtins
 import sys
 
-from atotelemetry.host.debug import debug
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import ModuleType
@@ -33,10 +31,8 @@ def import_msgspec() -> ModuleType:
         try:
             asks = _execute(_ASKS)
             sys.modules.setdefault(_ASKS, asks)
-        except Exception as error:
-            # Not as it is in the versions that we know: then the ordinary way, at the ordinary price.
-            debug("msgspec takes along what it takes along: %r", error)
-            asks = None
+        except Exception:
+            asks = None  # not as it is in the versions that we know: then the ordinary way, at the ordinary price
     import msgspec
 
     if asks is not None:
