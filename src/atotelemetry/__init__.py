@@ -12,6 +12,9 @@ package costs nothing.
 
 from __future__ import annotations
 
+import atexit
+import sys
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from atotelemetry.host.arguments import CaptureArgs as CaptureArgs
@@ -73,13 +76,23 @@ _HOMES = {
 }
 
 
+def _hand_over_at_exit() -> None:
+    """Hand over what was captured, if anything was."""
+    client = sys.modules.get("atotelemetry.host.client")
+    if client is not None:
+        client.flush_all_at_exit()
+
+
+# Here, and not where the first client is made, because the last hook is called first: what the host captures in hooks
+# that it registered after this import still arrives.
+atexit.register(_hand_over_at_exit)
+
+
 def __getattr__(name: str) -> object:
     """Load a public name at its first use (PEP 562)."""
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import sys
-
     __import__(home)  # `importlib.import_module` would first have to be imported itself
     value = getattr(sys.modules[home], name)
     globals()[name] = value

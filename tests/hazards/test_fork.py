@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 
 import pytest
 
-from support_hosts import needs_proc
+from support_hosts import PATIENCE, children, needs_proc
 
 pytestmark = needs_proc
 
@@ -423,6 +424,103 @@ say(number, forks)
         *(f"parent {number}" for number in range(count)),
         *(f"child {number + 1}" for number in range(forks)),
     )
+
+
+def test_a_signal_handler_that_raises_in_the_middle_of_a_fork(hosts):
+    """Python prints what a handler raises in a hook around a fork; telemetry goes on, in the parent and in children."""
+    done = hosts.run(
+        WAIT
+        + """
+class Alarm(Exception):
+    pass
+def handle(*_):
+    raise Alarm
+signal.signal(signal.SIGALRM, handle)
+client = new_client(queue_size=10_000)
+captured = 0
+for number in range(200):
+    try:
+        captured += client.capture("parent", distinct_id="me", properties={"number": number}) is not None
+        signal.setitimer(signal.ITIMER_REAL, 0.0001 + number * 0.00001)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        wait_for(pid)
+    except Alarm:
+        pass
+signal.setitimer(signal.ITIMER_REAL, 0)
+wait_until(lambda: client.flush(20))
+say(client.stats.handed_over == client.stats.captured)
+pid = os.fork()
+if pid == 0:
+    client.capture("child", distinct_id="me")
+    os._exit(0 if client.flush(20) else 1)
+wait_for(pid)
+"""
+    )
+    assert (done.returncode, done.stdout) == (0, "True\n")
+    hosts.wait_until_no_sender()
+    assert hosts.arrived()["child"] == 1
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="a thread after a fork would be warned of")
+def test_a_parent_that_only_forks_has_no_zombie(hosts):
+    """A preforking server that captured before its forks and never again: the sender that has ended is reaped."""
+    host = hosts.start(
+        WAIT
+        + """
+client = new_client()
+client.capture("preload", distinct_id="me")
+client.flush()
+pid = os.fork()
+if pid == 0:
+    os._exit(0)
+wait_for(pid)
+say("forked")
+hear()
+"""
+    )
+    assert host.hear() == "forked"
+    hosts.server.wait_for_events(1)
+    ends_at = time.monotonic() + PATIENCE
+    while children(host.pid):
+        assert time.monotonic() < ends_at, children(host.pid)
+        time.sleep(0.01)
+    host.tell()
+    assert host.finish().returncode == 0
+
+
+def test_a_fork_while_another_thread_loads_what_an_odd_event_needs(hosts):
+    """The first odd event loads more than an ordinary one; a child forked meanwhile can capture such ones, too."""
+    done = hosts.run(
+        WAIT
+        + """
+import importlib.machinery
+started = threading.Event()
+load = importlib.machinery.SourceFileLoader.exec_module
+def slowly(self, module):
+    if module.__name__ == "atotelemetry.host.values":
+        started.set()
+        time.sleep(0.3)  # a cold disk
+    return load(self, module)
+importlib.machinery.SourceFileLoader.exec_module = slowly
+client = new_client()
+client.capture("ordinary", distinct_id="me")
+thread = threading.Thread(target=client.capture, args=("odd",), kwargs={"distinct_id": 1})
+thread.start()
+started.wait()
+pid = os.fork()
+if pid == 0:
+    client.capture("child", distinct_id=2)
+    os._exit(0 if client.flush(20) else 1)
+thread.join()
+wait_for(pid)
+""",
+        options=("-W", "ignore::DeprecationWarning"),  # Python 3.12 and later warn this host of its own thread
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.assert_arrived_once("ordinary", "odd", "child")
 
 
 def test_a_fork_in_the_middle_of_a_fork(hosts):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support_hosts import describe, needs_proc
+from support_hosts import PREAMBLE, describe, needs_proc
 
 if TYPE_CHECKING:
     from support_hosts import Hosts
@@ -21,25 +21,44 @@ STRICT = ("-X", "dev", "-W", "error")
 
 @pytest.mark.parametrize("earlier", [True, False], ids=["thread runs", "first event of the process"])
 def test_capture_in_exit_hooks(hosts: Hosts, earlier: bool) -> None:
-    """Exit hooks registered before and after ours: the later ones' events arrive, the earlier ones' are refused.
+    """Exit hooks registered before and after ours, which comes with the import: the later ones' events arrive.
 
     Hooks run last in, first out. Since Python 3.12 no thread can be started by then.
     """
-    source = f"""
+    first = """
 import atexit
-atexit.register(lambda: say(client.capture("after our hook", distinct_id="me")))
-client = new_client()
+atexit.register(lambda: say("too late", client.capture("after our hook", distinct_id="me")))
+"""
+    then = f"""
 atexit.register(lambda: say(client.capture("before our hook", distinct_id="me") is not None))
+client = new_client()
+atexit.register(lambda: say(client.capture("before that", distinct_id="me") is not None))
 if {earlier}:
     client.capture("earlier", distinct_id="me")
 """
-    done = hosts.run(source, options=STRICT)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True\nNone\n", "")
-    hosts.assert_arrived_once("before our hook", *["earlier"] * earlier)
+    done = hosts.run(first + PREAMBLE + then, options=STRICT, preamble=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\nTrue\ntoo late None\n", "")
+    hosts.assert_arrived_once("before our hook", "before that", *["earlier"] * earlier)
+
+
+@pytest.mark.parametrize("layer", ["client", "application"])
+def test_the_first_capture_of_a_program_in_an_exit_hook(hosts: Hosts, layer: str) -> None:
+    """A program that only says how it ended: the client itself is made when the program already leaves."""
+    made = {
+        "client": "new_client()",
+        "application": "atotelemetry.Telemetry(app='host', api_key='k', host=os.environ['TEST_SERVER']).client",
+    }
+    source = f"""
+import atexit
+atexit.register(lambda: {made[layer]}.capture("at exit", distinct_id="me"))
+"""
+    done = hosts.run(source, options=STRICT, environment={"XDG_CONFIG_HOME": "/proc/self"})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.assert_arrived_once("at exit")
 
 
 def test_client_made_in_an_exit_hook(hosts: Hosts) -> None:
-    """A client that is made when the host already leaves, too late for an exit hook of its own, can still flush."""
+    """A client that is made when the host already leaves can flush, and need not."""
     source = """
 import atexit
 @atexit.register
@@ -47,13 +66,12 @@ def leave():
     client = new_client()
     client.capture("late", distinct_id="me")
     say(client.flush())
-    new_client().capture("never flushed", distinct_id="me")
+    other = atotelemetry.kept = new_client()
+    other.capture("never flushed", distinct_id="me")
 """
     done = hosts.run(source, options=STRICT)
     assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
-    hosts.server.wait_for_events(1)
-    hosts.wait_until_no_sender()
-    assert hosts.arrived()["late"] == 1
+    hosts.assert_arrived_once("late", "never flushed")
 
 
 def test_finalizers_at_exit(hosts: Hosts) -> None:

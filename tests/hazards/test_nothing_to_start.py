@@ -33,15 +33,34 @@ REASONS = {
     "empty": ("sys.executable = ''", "sys.executable is not known"),
     "server": ("sys.executable = '/usr/sbin/uwsgi'", "sys.executable is not a Python interpreter"),
     "cad": ("sys.executable = '/opt/KiCad/bin/pcbnew'", "sys.executable is not a Python interpreter"),
+    "gevent": (
+        "import types; sys.modules['gevent.monkey'] = types.SimpleNamespace(is_module_patched=lambda _: True)",
+        "gevent has replaced the threads",
+    ),
     "sender": ("os.environ['ATO_TELEMETRY_SENDER'] = '1'", "this process is a sender, or was started by one"),
 }
 
 
 @pytest.mark.parametrize(("situation", "reason"), REASONS.values(), ids=REASONS)
 def test_no_interpreter(hosts: Hosts, situation: str, reason: str) -> None:
-    """A frozen application, an embedded Python, a sender's own child: no thread, no process, one line."""
+    """A frozen application, an embedded Python, a sender's own child and the like: no thread, no process, one line."""
     done = hosts.run(LISTEN + situation + "\n" + CAPTURE)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"telemetry is off: {reason}\n", "")
+    assert hosts.server.connection_count == 0
+
+
+def test_threads_replaced_before_the_first_event(hosts: Hosts) -> None:
+    """A program is patched after it made its client: its first event is lost and counted, and nothing starts."""
+    source = """
+import types
+client = new_client()
+sys.modules["gevent.monkey"] = types.SimpleNamespace(is_module_patched=lambda _: True)
+assert client.capture("event", distinct_id="me") is None
+assert client.capture("event", distinct_id="me") is None
+assert (client.disabled, client.stats.captured, client.stats.dropped, threading.active_count()) == (True, 1, 1, 1)
+"""
+    done = hosts.run(source)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert hosts.server.connection_count == 0
 
 

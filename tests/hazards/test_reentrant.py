@@ -186,7 +186,9 @@ def test_ctrl_c_in_the_middle_of_a_capture(hosts: Hosts, properties: str) -> Non
     """KeyboardInterrupt is the host's: it comes out of `capture`, which works on afterwards."""
     source = f"""
 client = new_client(queue_size=100_000)
-client.capture("first", distinct_id="me")
+number = 0
+# Ctrl-C in the middle of an import makes Python itself print a traceback: the imports come first.
+client.capture("first", distinct_id="me", properties={properties})
 handed_over(client, 1)
 armed = False
 def handler(signal_number, frame):
@@ -220,6 +222,37 @@ say(stats.handed_over)
     arrived = hosts.arrived()
     assert arrived.total() == int(done.stdout)
     assert arrived["first"] == arrived["last"] == 1
+
+
+def test_two_threads_that_import_what_the_other_one_holds(hosts: Hosts) -> None:
+    """A finalizer captures in the middle of an import, while another thread's first event waits for that import."""
+    source = """
+import importlib.machinery
+assert "datetime" not in sys.modules
+client = new_client()
+class Captures:
+    def __del__(self):
+        client.capture("finalizer", distinct_id="me")
+waiting = threading.Event()
+load = importlib.machinery.SourceFileLoader.exec_module
+def slowly(self, module):
+    if module.__name__ == "datetime":
+        other.start()
+        wait_until(lambda: len(sys._current_frames()) > 1 and not imports._guard.acquire(False))
+        Captures()
+    return load(self, module)
+from atotelemetry.host import imports
+importlib.machinery.SourceFileLoader.exec_module = slowly
+other = threading.Thread(target=client.capture, args=("other",), kwargs={"distinct_id": "me"})
+import datetime
+other.join()
+client.capture("last", distinct_id="me")
+assert client.flush(20)
+say(*client.stats.dropped_by_reason)
+"""
+    done = hosts.run(source)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "error\n", "")
+    hosts.assert_arrived_once("other", "last")
 
 
 def test_import_lock_that_ctrl_c_left_locked(hosts: Hosts) -> None:

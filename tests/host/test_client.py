@@ -152,6 +152,36 @@ def test_ids_carry_the_milliseconds(monkeypatch):
     assert heads == ["00000000-0000", "00000000-0001", "018bcfe5-687b", "ffffffff-ffff"]
 
 
+@pytest.mark.parametrize("name", ["my_tool", "my-tool"])
+def test_the_programs_own_frames_are_in_app_wherever_it_is_installed(new_client, name, tmp_path, monkeypatch):
+    """Also below site-packages, and also where the name of the distribution is none that Python could import."""
+    path = tmp_path / "site-packages" / "my_tool" / "__init__.py"
+    path.parent.mkdir(parents=True)
+    path.write_text("def fail():\n    raise ValueError('x')\n")
+    module = types.ModuleType("my_tool")
+    module.__file__ = str(path)
+    exec(compile(path.read_text(), str(path), "exec"), vars(module))
+    monkeypatch.setitem(sys.modules, "my_tool", module)
+    recorder = Recorder(new_client(app=name))
+    with pytest.raises(ValueError, match="x") as caught:
+        module.fail()
+    recorder.client.capture_exception(caught.value, distinct_id="me")
+    frames = recorder.event["properties"]["$exception_list"][0]["stacktrace"]["frames"]
+    assert frames[-1]["abs_path"] == str(path)
+    assert frames[-1]["in_app"] is True
+
+
+def test_ctrl_c_comes_out_of_a_capture_of_an_exception(recorder):
+    """What an object raises while it is described is kept in; a KeyboardInterrupt meanwhile is the host's."""
+
+    class Interrupted(ValueError):
+        def __str__(self):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        recorder.client.capture_exception(Interrupted(), distinct_id="me")
+
+
 def test_an_event_that_moves_on_while_it_is_counted_is_not_counted_twice(new_client, monkeypatch):
     """The numbers are read in the order opposite to an event's way, or more would have left than came."""
     client = new_client()
@@ -511,6 +541,14 @@ def test_before_send_that_raises_drops_the_event(new_client, debug_lines):
         {"max_retries": -1},
         {"request_timeout": 0},
         {"sender_deadline": -0.5},
+        # What JSON cannot say, or the sender would not understand.
+        {"request_timeout": float("inf")},
+        {"sender_deadline": float("nan")},
+        {"request_timeout": "5"},
+        {"max_retries": 1.5},
+        {"queue_size": 2.5},
+        {"app": None},
+        {"app_version": 1.2},
     ],
     ids=str,
 )

@@ -954,6 +954,7 @@ def test_a_plain_file_costs_the_host_no_import(file, content):
         "abc",
         "_abc",
         "__future__",
+        "atexit",
     }
     assert imported - OURS - bare == set()
     assert later == set()

@@ -10,13 +10,15 @@ import contextlib
 import json
 import os
 import select
+import sys
 import threading
 import time
+import types
 
 import pytest
 
 from atotelemetry.host import feeder as feeder_module
-from atotelemetry.host.feeder import FEEDER_IDLE, MAX_FAILURES, Deadline, Feeder
+from atotelemetry.host.feeder import FEEDER_IDLE, MAX_FAILURES, Deadline, Feeder, reason_not_to_start_threads
 from atotelemetry.host.spawn import CannotSpawn
 
 PATIENCE = 20.0
@@ -33,6 +35,7 @@ class PipeSender:
         os.set_blocking(self.pipe, False)
         self.exit_code: int | None = None
         self.reaped = False
+        self.complete = False
         self.exits_with: int | None = 0
         self.received = b""
 
@@ -42,7 +45,8 @@ class PipeSender:
             os.close(pipe)
 
     def poll(self) -> bool:
-        if self.exits_with is not None:
+        # A living one goes on while its input does.
+        if self.exits_with is not None and (self.pipe < 0 or self.read_end < 0):
             self.exit_code = self.exits_with
             self.reaped = True
         return self.reaped
@@ -418,6 +422,34 @@ def test_failures_are_only_counted_in_a_row(feeder, spawner):
     assert (spawner.calls, feeder.given_up) == (9, [])
 
 
+def test_senders_that_die_at_once_end_telemetry_though_their_pipes_took_everything(feeder, spawner, monkeypatch):
+    """The next event may come much later, and a pipe takes what nobody will read: so somebody looks after them."""
+    monkeypatch.setattr(feeder_module, "_DIED_AT_ONCE", 0.05)
+    for number in range(1, MAX_FAILURES + 1):
+        feeder.put(event(number))
+        sender = spawner.sender(number)
+        sender.read(event(number))
+        sender.exits_with = 1
+        sender.die()
+        wait_until(lambda sender=sender: sender.reaped)
+    wait_until(lambda: feeder.given_up)
+    assert feeder.given_up == [f"{MAX_FAILURES} senders in a row failed: it died at once"]
+    assert not feeder.flush(PATIENCE, delivered=True)
+
+
+def test_a_sender_that_survives_its_start_wipes_out_the_failures_before_it(feeder, spawner, monkeypatch):
+    """Failures far apart are not failures in a row, also where the server accepts nothing in between."""
+    monkeypatch.setattr(feeder_module, "_DIED_AT_ONCE", 0.05)
+    for number in (1, 2, 3):
+        spawner.plan = [OSError("no"), OSError("no")]
+        feeder.put(event(number))
+        sender = spawner.sender(number)
+        sender.exits_with = 1
+        wait_until(lambda: not feeder._on_probation and feeder._failures == 0)
+        assert feeder.flush(PATIENCE)
+    assert (spawner.calls, feeder.given_up) == (9, [])
+
+
 def test_a_process_that_can_never_have_a_sender_is_not_asked_again(feeder, spawner):
     """`CannotSpawn` ends it at the first attempt."""
     spawner.plan = [CannotSpawn("frozen")]
@@ -579,6 +611,23 @@ def test_a_fork_waits_for_what_is_queued_and_finds_no_thread(feeder, spawner):
     assert spawner.sender(1).read(event(500)) == [HELLO, *lines, event(500)]
 
 
+@pytest.mark.parametrize("may_start", [True, False])
+def test_a_parent_that_captures_nothing_more_still_ends_its_sender(feeder, spawner, monkeypatch, may_start):
+    """Where Python does not count the threads after the fork, the feeder goes on at once; else with the next event."""
+    monkeypatch.setattr(feeder_module, "_MAY_START_AFTER_FORK", may_start)
+    monkeypatch.setattr(feeder_module, "FEEDER_IDLE", 0.05)
+    feeder.put(event(1))
+    sender = spawner.sender(1)
+    sender.read(event(1))
+    feeder.before_fork()
+    feeder.after_fork_in_parent()
+    assert feeder._running == may_start
+    if not may_start:
+        feeder.put(event(2))
+    assert sender.read_to_end()[-1] == END
+    wait_until(lambda: sender.reaped)
+
+
 def test_a_fork_stops_the_thread_in_the_middle_of_a_line(feeder, spawner):
     """A full pipe holds up no fork; afterwards the line goes on where it was, and nothing is sent twice or lost."""
     lines = [event(0, 700_000), *events(20, 10_000)]
@@ -658,6 +707,21 @@ def test_a_child_forgets_what_its_parent_was_writing(feeder, spawner):
     assert not feeder._waiting()
     feeder.put(event(2))
     assert spawner.sender(2).read(event(2)) == [HELLO, event(2)]
+
+
+# Threads that are none
+
+
+@pytest.mark.parametrize(
+    ("library", "asks"), [("gevent.monkey", "is_module_patched"), ("eventlet.patcher", "is_monkey_patched")]
+)
+@pytest.mark.parametrize("patched", [True, False])
+def test_no_thread_beside_coroutines(monkeypatch, library, asks, patched):
+    """A library that replaced the threads is asked for by its own word, and only where it is loaded."""
+    assert reason_not_to_start_threads() == ""
+    monkeypatch.setitem(sys.modules, library, types.SimpleNamespace(**{asks: lambda _: patched}))
+    reason = f"{library.partition('.')[0]} has replaced the threads" if patched else ""
+    assert reason_not_to_start_threads() == reason
 
 
 # Time

@@ -11,16 +11,17 @@ starts the sender, and the sender knows the network.
 
 from __future__ import annotations
 
-import atexit
 import os
 import sys
 import time
-from _thread import RLock, allocate_lock, get_ident
+from _thread import allocate_lock, get_ident
 from _weakref import ref
 from itertools import count
 
+from atotelemetry.host import imports
 from atotelemetry.host.debug import debug
-from atotelemetry.host.feeder import Deadline, Feeder
+from atotelemetry.host.feeder import Deadline, Feeder, reason_not_to_start_threads
+from atotelemetry.host.imports import load
 from atotelemetry.host.spawn import reason_not_to_spawn
 
 TYPE_CHECKING = False
@@ -38,7 +39,7 @@ FLUSH_TIMEOUT = 2.0
 """The most that the exit of a host may cost, ever."""
 
 _ENDPOINTS = ("auto", "capture", "batch")
-_IMPORT_PATIENCE = 2.0  # what a fork waits for another thread's import of ours: milliseconds, unless the disk is slow
+_LONGEST = 1e9  # seconds; JSON has no infinity to tell the sender
 _FILTERED = "before_send"  # the one reason that is no loss: the host wanted it so
 # PostHog's parser refuses a body nested deeper than 128 levels. A line this short, or with no more containers than
 # that, cannot be so deep; with any other, making the values plain bounds the depth.
@@ -99,12 +100,13 @@ class TelemetryClient:
         queue_size: events that may wait in the host.
         before_send: called with the assembled event, a dict with `uuid`, `event`, `distinct_id`, `timestamp`,
             `properties` and perhaps `context`. What it returns is sent; None, or an exception, drops the event.
-        endpoint: "auto" posts a lone event to /capture/ and several to /batch/; "capture" and "batch" use only that
-        one. compression: gzip request bodies: always, never, or (None) above a small size. max_retries: attempts
-        after the first for a request that may succeed later. request_timeout: seconds for each network operation.
-        sender_deadline: seconds that a sender may live on after it was handed the last event. properties: added to
-        every event of this client; an event's own win. run_properties: names of the run properties that the sender
-        works out and adds (see `PropertyLoaders`).
+        endpoint: "auto" posts a lone event to /capture/ and several to /batch/; "capture" or "batch": always that one.
+        compression: gzip request bodies: always, never, or (None) above a small size.
+        max_retries: attempts after the first for a request that may succeed later.
+        request_timeout: seconds for each network operation.
+        sender_deadline: seconds that a sender may live on after it was handed the last event.
+        properties: added to every event of this client; an event's own win.
+        run_properties: names of the run properties that the sender works out and adds (see `PropertyLoaders`).
 
     Nothing here raises into the host, waits for a network or prints; reasons go to the logger `atotelemetry` at DEBUG.
     Only a wrong constructor argument raises, because that is a mistake in the host's own code: `ValueError`.
@@ -136,10 +138,15 @@ class TelemetryClient:
     ) -> None:
         if endpoint not in _ENDPOINTS:
             raise ValueError(f"endpoint must be one of {', '.join(_ENDPOINTS)}, not {endpoint!r}")
-        if queue_size < 1 or max_retries < 0 or request_timeout <= 0 or sender_deadline <= 0:
-            raise ValueError(
-                "queue_size, request_timeout and sender_deadline must be positive, max_retries not negative"
-            )
+        for name, value, least in (("queue_size", queue_size, 1), ("max_retries", max_retries, 0)):
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be a whole number from {least}, not {value!r}")
+        for name, seconds in (("request_timeout", request_timeout), ("sender_deadline", sender_deadline)):
+            if not isinstance(seconds, (int, float)) or not 0 < seconds < _LONGEST:
+                raise ValueError(f"{name} must be a positive number of seconds, not {seconds!r}")
+        for name, text in (("app", app), ("app_version", app_version)):
+            if not isinstance(text, str) and (text is not None or name == "app"):
+                raise ValueError(f"{name} must be a text, not {text!r}")
         self.api_key = api_key
         self.host = host
         self.app = app
@@ -166,7 +173,8 @@ class TelemetryClient:
         self._prepared = False
         self._ordinary = False  # whether the fast path may be taken
         self._following = allocate_lock()
-        reason = reason_not_to_spawn() or ("" if api_key and host else "no api_key or no host")
+        reason = reason_not_to_spawn() or reason_not_to_start_threads()
+        reason = reason or ("" if api_key and host else "no api_key or no host")
         self.disabled = bool(reason)
         if reason:
             debug("telemetry is off: %s", reason)
@@ -236,7 +244,7 @@ class TelemetryClient:
         try:
             if self._feeder.put(line):
                 return name
-            self._drop("queue full")
+            self._drop(self._feeder.refusal)
         except Exception:
             return None  # no stack left to say so
         return None
@@ -260,9 +268,9 @@ class TelemetryClient:
         if self.disabled:
             return None
         try:
-            with _importing:
-                from atotelemetry.host import exceptions, values  # only a program in trouble pays for it
-
+            # Only a program in trouble pays for these.
+            exceptions, values = load("atotelemetry.host.exceptions"), load("atotelemetry.host.values")
+            load("traceback")
             caught = exceptions.current_exception(exception)
             if caught is None or not exceptions.mark_reported(caught):
                 return None
@@ -274,7 +282,7 @@ class TelemetryClient:
                 person = self._new_uuid()
                 described["$process_person_profile"] = False
             # The application's own frames are "in app" also where pip has put them beside everybody else's.
-            own = getattr(sys.modules.get(self.app), "__file__", None)
+            own = getattr(sys.modules.get(self.app.replace("-", "_")), "__file__", None)
             root = os.path.dirname(own) if own else None
             described.update(exceptions.exception_properties(caught, distinct_id=person, project_root=root))
             described.update(properties or {})
@@ -297,8 +305,7 @@ class TelemetryClient:
         """Encode an event that is no ordinary one; return its uuid and line, or None when it was lost."""
         if not self._prepared:
             self._prepare()
-        from atotelemetry.host import values
-
+        values = load("atotelemetry.host.values")
         name = self._new_uuid() if uuid is None else self._uuid(uuid)
         when = self._now(self._utc) if timestamp is None else self._timestamp(timestamp)
         known = properties if isinstance(properties, dict) else _mapping(values.plain(properties))
@@ -326,9 +333,7 @@ class TelemetryClient:
         context: dict[str, Any] | None,
     ) -> tuple[str, bytes] | None:
         """Let `before_send` see and change the event, then encode what it returns."""
-        with _importing:
-            from atotelemetry.host import values
-
+        values = load("atotelemetry.host.values")
         thread = get_ident()
         if thread in self._filtering:
             # Captured by `before_send` itself, which would be called for this event, too, without end.
@@ -379,22 +384,20 @@ class TelemetryClient:
         context: object,
     ) -> bytes:
         """Encode an event that msgspec did not take as it is: make its values plain, and cut what is too large."""
-        with _importing:
-            from atotelemetry import wire
-            from atotelemetry.host import values
-
+        wire, values = load("atotelemetry.wire"), load("atotelemetry.host.values")
         event, distinct_id = values.plain_text(event), values.plain_text(distinct_id)
         known = _mapping(values.plain(properties))
         extra = None if context is None else _mapping(values.plain(context))
         try:
-            return wire.encode_event(name, event, distinct_id, when, known, extra)
+            line: bytes = wire.encode_event(name, event, distinct_id, when, known, extra)
         except wire.EventTooLarge:
             limit_bytes = wire.MAX_EVENT_BYTES - _ENVELOPE_BYTES
             if extra is not None:
                 extra = values.cut_to_fit(extra, _CONTEXT_BYTES, wire.encode)
                 limit_bytes -= _CONTEXT_BYTES
             known = values.cut_to_fit(known, limit_bytes, wire.encode)
-            return wire.encode_event(name, event, distinct_id, when, known, extra)
+            line = wire.encode_event(name, event, distinct_id, when, known, extra)
+        return line
 
     def _uuid(self, uuid: object) -> str:
         """Return the caller's uuid in its canonical form, or a new one if it is none."""
@@ -542,17 +545,17 @@ class TelemetryClient:
         thread = get_ident()
         if thread in _loading:
             raise RuntimeError("captured while an earlier event was loading what the first one needs")
+        reason = reason_not_to_start_threads()
+        if reason:
+            self._give_up(reason)
+            raise RuntimeError(reason)
         _loading.add(thread)
         try:
-            with _importing:
-                import datetime
-
-                if not hasattr(datetime, "datetime_CAPI"):  # the last thing that the module gets
-                    raise RuntimeError("captured in the middle of the import of datetime")
-                from atotelemetry.host.lean import import_msgspec
-
-                import_msgspec()  # the one costly import of the host
-                from atotelemetry import wire
+            datetime = load("datetime")
+            if not hasattr(datetime, "datetime_CAPI"):  # the last thing that the module gets
+                raise RuntimeError("captured in the middle of the import of datetime")
+            load("msgspec")  # the one costly import of the host
+            wire = load("atotelemetry.wire")
         finally:
             _loading.discard(thread)
         self._now = datetime.datetime.now
@@ -575,12 +578,10 @@ class TelemetryClient:
         if not self._following.acquire(False):
             return
         _clients.append(ref(self, _clients.remove))
-        if _following_began.acquire(False):
-            atexit.register(_flush_all_at_exit)
-            if hasattr(os, "register_at_fork"):
-                os.register_at_fork(
-                    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
-                )
+        if _following_began.acquire(False) and hasattr(os, "register_at_fork"):
+            os.register_at_fork(
+                before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+            )
 
     def _after_fork_in_child(self) -> None:
         self._feeder.after_fork_in_child()
@@ -593,11 +594,6 @@ class TelemetryClient:
 _clients: list[ref[TelemetryClient]] = []
 _following_began = allocate_lock()
 
-# Held by a thread that imports what capturing needs. Python's own import locks do not survive a fork: a child forked by
-# another thread meanwhile would wait for them for ever. Reentrant, for signal handlers and finalizers.
-_importing = RLock()
-_importing_held: list[int] = []  # threads that hold it because they fork; twice if a signal handler forks meanwhile
-
 # Threads in the middle of `_prepare`.
 _loading: set[int] = set()
 
@@ -606,8 +602,8 @@ def _living() -> list[TelemetryClient]:
     return [client for client in (reference() for reference in list(_clients)) if client is not None]
 
 
-def _flush_all_at_exit() -> None:
-    """Hand over what is left; the network is the senders' business."""
+def flush_all_at_exit() -> None:
+    """Hand over what is left; the network is the senders' business. Called by the hook of the package."""
     deadline = Deadline(FLUSH_TIMEOUT)
     try:
         for client in _living():
@@ -619,25 +615,29 @@ def _flush_all_at_exit() -> None:
 
 
 def _before_fork() -> None:
-    if _importing.acquire(timeout=_IMPORT_PATIENCE):
-        _importing_held.append(get_ident())
-    for client in _living():
-        client._feeder.before_fork()  # noqa: SLF001 - same module, and nobody else's business
+    _run_all([imports.before_fork, *(client._feeder.before_fork for client in _living())])  # noqa: SLF001 - same package
 
 
 def _after_fork_in_parent() -> None:
-    for client in _living():
-        client._feeder.after_fork_in_parent()  # noqa: SLF001
-    if get_ident() in _importing_held:
-        _importing_held.remove(get_ident())
-        _importing.release()
+    feeders = [client._feeder for client in _living()]  # noqa: SLF001
+    _run_all([*(feeder.after_fork_in_parent for feeder in feeders), imports.after_fork_in_parent])
+
+
+def _run_all(steps: list[Callable[[], None]]) -> None:
+    """Run every step, also when a signal handler of the host's raises in the middle of one.
+
+    Python lets nothing out of a hook around a fork: it would print the traceback, and our part would stay half done.
+    """
+    while steps:
+        try:
+            while steps:
+                steps.pop(0)()
+        except BaseException as error:
+            debug("interrupted around a fork: %r", error)
 
 
 def _after_fork_in_child() -> None:
-    global _importing  # noqa: PLW0603 - the parent's may be held by a thread that is not here
-    unharmed = get_ident() in _importing_held
-    _importing_held.clear()
-    _importing = RLock()
+    unharmed = imports.after_fork_in_child()
     _loading.intersection_update((get_ident(),))  # the other threads are not here
     for client in _living():
         client._after_fork_in_child()  # noqa: SLF001

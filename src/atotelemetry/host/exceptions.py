@@ -314,6 +314,8 @@ class _Alone:
         # Where a SyntaxError points to, what a NameError missed.
         try:
             return getattr(self._exception, name)
+        except KeyboardInterrupt:
+            raise
         except BaseException:
             raise AttributeError(name) from None
 
@@ -334,6 +336,8 @@ def _render(node: _Node, *, plain: bool = False) -> None:
         if plain:
             kind = _plain_type(kind)
         node.rendering = TracebackException(kind, _Alone(node), start, **options)  # type: ignore[arg-type]
+    except KeyboardInterrupt:
+        raise
     except BaseException:
         # Nothing that it does for a better message (it lists the attributes of the object that lacked one) is let out.
         node.rendering = TracebackException(_plain_type(kind), _Alone(node), start, **options)  # type: ignore[arg-type]
@@ -695,6 +699,8 @@ def _read(value: object, name: str, *, default: Any) -> Any:
     """Read an attribute of the host's object. Like the standard library, let nothing out that a property raises."""
     try:
         return getattr(value, name, default)
+    except KeyboardInterrupt:
+        raise
     except BaseException:
         return default
 
@@ -704,6 +710,8 @@ def _text_of(value: object, what: str) -> str:
     try:
         text = str(value)
         return text if type(text) is str else str.__str__(text)
+    except KeyboardInterrupt:
+        raise
     except BaseException:
         return f"<{what} str() failed>"
 

@@ -26,7 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FEEDER_IDLE", "Deadline", "Feeder"]
+__all__ = ["FEEDER_IDLE", "Deadline", "Feeder", "reason_not_to_start_threads"]
 
 FEEDER_IDLE = 10.0
 """A sender that was fed nothing for so long is ended; the next event starts another."""
@@ -133,7 +133,6 @@ class Feeder:
         self._queue: SimpleQueue[bytes | _Flush | _Pause] = SimpleQueue()
         self.put_unbounded = self._queue.put
         self.qsize = self._queue.qsize
-        self._starting = allocate_lock()
         # Held while this feeder's work is done by some thread: its own, or one that flushes without it.
         self._working = allocate_lock()
         # Held from the making of a pipe to the moment it is on record, so that no fork falls in between. Reentrant: a
@@ -144,6 +143,8 @@ class Feeder:
         self._worker = 0  # the thread that holds `_working`
         self._pause: _Pause | None = None
         self._paused_at = 0.0
+        self._forks = 0  # in progress: a signal handler may fork in the middle of one. Too many, if it raised there
+        self._forking = 0  # the thread that did so last
         self._left_early = False  # the last pause came before everything queued was handed over
         self._in_pipe_making: list[int] = []
         # Taken from the queue and not yet in a pipe as a whole; of the first one the pipe has so many bytes.
@@ -152,6 +153,7 @@ class Feeder:
         self._greeting = False  # the first of them is a hello
         self._sender: Sender | None = None
         self._sender_started = 0.0
+        self._on_probation = False  # nobody has looked yet whether it survived its start
         self._ended: list[Sender] = []
         self._failures = 0
         self._gave_up = False
@@ -159,6 +161,9 @@ class Feeder:
         self.handed_over = 0
 
     # ---- called by whoever captures
+
+    refusal = "queue full"
+    """Why `put` says no."""
 
     def put(self, line: bytes) -> bool:
         """Queue one encoded event; False when the queue is full. Never blocks, never raises but for lack of memory."""
@@ -190,8 +195,8 @@ class Feeder:
         request = _Flush(stop=stop)
         self.put_unbounded(request)
         while True:
-            # Again, if the thread ended for a fork before it came to this request.
-            if not self._running and not self._start_thread():
+            # Again, if the thread ended for a fork before it came to this request, and that fork is over.
+            if not self._running and (not self._forks or self._forking == get_ident()) and not self._start_thread():
                 self._work_here(deadline)
             if request.done.acquire(timeout=deadline.remaining(_LOOK_UP)):
                 break
@@ -206,22 +211,23 @@ class Feeder:
         return bool(self.qsize() or self._lines)
 
     def _start_thread(self) -> bool:
-        """Start the feeder's thread unless there is one; False when there can be none now."""
-        starting = self._starting  # a signal handler may fork here, and the child gets a new one
-        if not starting.acquire(False):
-            return True  # another thread is about to, or this is a signal handler that interrupted that very thread
-        try:
-            if not self._running:
-                self._running = True
-                start_new_thread(self._run, ())
+        """Start the feeder's thread unless there is one; False when there can be none now.
+
+        There is no lock here that a signal handler which raises (Ctrl-C) could leave locked. Nothing comes between the
+        question and the assignment, or between that and the start: the interpreter changes threads and runs signal
+        handlers after calls, at jumps back and where a function begins.
+        """
+        if self._running:
             return True
+        self._running = True
+        try:
+            start_new_thread(self._run, ())
         except (RuntimeError, MemoryError) as error:
             # No more threads (a limit, or the interpreter is shutting down): the events wait for a flush.
             self._running = False
             debug("no thread for the feeder: %s", error)
             return False
-        finally:
-            starting.release()
+        return True
 
     def _wait_for_senders(self, deadline: Deadline) -> bool:
         """Wait until every ended sender is gone; True when all that they were handed was accepted."""
@@ -247,6 +253,8 @@ class Feeder:
         Python 3.12 and later warn a program that forks while it has threads; one that has none itself is not to hear
         of ours. And no child inherits a lock (of an import, of a library) that this thread held at that moment.
         """
+        self._forks += 1
+        self._forking = get_ident()
         if self._running and self._worker != get_ident():
             pause = self._pause
             if pause is None:
@@ -261,8 +269,14 @@ class Feeder:
         self._spawning.acquire(timeout=_FORK_INSISTENCE)
 
     def after_fork_in_parent(self) -> None:
-        """Go on: with the next event or flush, or at once where something waits and Python does not mind."""
-        if not self._running and self._waiting() and (_MAY_START_AFTER_FORK or not self._left_early):
+        """Go on: at once where there is something to do and Python does not mind, else with the next event or flush."""
+        if _MAY_START_AFTER_FORK:
+            # Also for a sender that is to be ended in time, or has ended and must not stay a zombie.
+            goes_on = self._waiting() or self._sender is not None or bool(self._ended)
+        else:
+            goes_on = self._waiting() and not self._left_early
+        self._forks = max(0, self._forks - 1)
+        if goes_on and not self._forks:
             self._start_thread()
         try:
             self._spawning.release()
@@ -380,6 +394,12 @@ class Feeder:
                 self._running = False
                 return None
             timeout = idle.remaining(_REAP_INTERVAL if self._ended else -1.0)
+            if self._on_probation and self._sender is not None:
+                age = monotonic() - self._sender_started
+                if age >= _DIED_AT_ONCE:
+                    self._judge(self._sender)
+                    continue
+                timeout = min(timeout, _DIED_AT_ONCE - age) if timeout >= 0 else _DIED_AT_ONCE - age
             try:
                 return self._queue.get(True, None if timeout < 0 else timeout)
             except Empty:
@@ -430,11 +450,11 @@ class Feeder:
                 else:
                     self.handed_over += 1
             if ended is _TIMED_OUT:
-                self._lose_sender(sender)
+                self._let_go(sender)
                 self._drop_lines("flush timed out")
                 raise _GaveUp
             if ended is _READER_GONE:
-                self._lose_sender(sender)
+                self._lose_sender(sender, deadline)
         if self._lines:
             self._drop_lines("no sender")
 
@@ -468,11 +488,18 @@ class Feeder:
         """Start a sender, with its hello as the first line to be written; None when that failed this time."""
         try:
             hello = self._hello()
-            with self._spawning:
+            locked = self._spawning.acquire(timeout=_FORK_INSISTENCE)
+            if not locked:
+                # A signal handler of the host's raised in the middle of a fork, which then could not let go of it.
+                self._spawning = RLock()
+            try:
                 kept: list[int] = []
                 self._in_pipe_making = kept
                 sender = self._sender = start_sender(kept)
                 self._in_pipe_making = []
+            finally:
+                if locked:
+                    self._spawning.release()
         except CannotSpawn as error:
             self._give_up(str(error))
             return None
@@ -481,12 +508,23 @@ class Feeder:
             self._fail(str(error), deadline)
             return None
         self._sender_started = monotonic()
+        self._on_probation = True
         self._lines.insert(0, hello)
         self._greeting = True
         return sender
 
-    def _lose_sender(self, sender: Sender) -> None:
+    def _lose_sender(self, sender: Sender, deadline: Deadline | None) -> None:
         """Let go of a sender that stopped reading by itself."""
+        died_at_once = monotonic() - self._sender_started < _DIED_AT_ONCE
+        self._let_go(sender)
+        if died_at_once:
+            self._fail("it died at once", deadline)
+        else:
+            debug("the sender is gone; the next event starts another")
+            self._failures = 0
+
+    def _let_go(self, sender: Sender) -> None:
+        """Close the pipe of a sender that does not, or shall not, get all of it."""
         if self._greeting:
             self._greeting = False
             del self._lines[0]
@@ -495,13 +533,21 @@ class Feeder:
         self._all_accepted = False
         sender.close()
         self._ended.append(sender)
-        if monotonic() - self._sender_started < _DIED_AT_ONCE:
+
+    def _judge(self, sender: Sender) -> None:
+        """See whether a sender survived its start; what it was handed is lost if it did not.
+
+        Nobody else would notice before the next event, and then could not tell whether it ever worked.
+        """
+        self._on_probation = False
+        if sender.poll():
+            self._let_go(sender)
             self._fail("it died at once", None)
         else:
-            debug("the sender is gone; the next event starts another")
             self._failures = 0
 
     def _fail(self, reason: str, deadline: Deadline | None) -> None:
+        self._reap()  # one that did its work, ended in between, makes this the first in a row
         self._failures += 1
         if self._failures >= MAX_FAILURES:
             self._give_up(f"{self._failures} senders in a row failed: {reason}")
@@ -525,8 +571,7 @@ class Feeder:
         ended = self._write(sender, self._end() + b"\n", deadline)[1]
         if ended is _FORK_WAITS:
             return False
-        if ended is _WRITTEN:
-            self._failures = 0
+        sender.complete = ended is _WRITTEN
         self._sender = None
         sender.close()
         self._ended.append(sender)
@@ -537,10 +582,28 @@ class Feeder:
             if sender.poll():
                 if sender.exit_code != 0:
                     self._all_accepted = False
+                elif sender.complete:
+                    self._failures = 0
                 try:
                     self._ended.remove(sender)
                 except ValueError:
                     continue  # a thread that flushes reaped it at the same time
+
+
+def reason_not_to_start_threads() -> str:
+    """Why no thread of ours can run beside the host, or an empty string.
+
+    Where gevent or eventlet have turned threads into coroutines, one that waits in C, as the feeder does for its queue,
+    stops the whole program.
+    """
+    for library, is_patched, part in (
+        ("gevent.monkey", "is_module_patched", "threading"),
+        ("eventlet.patcher", "is_monkey_patched", "thread"),
+    ):
+        module = sys.modules.get(library)
+        if module is not None and getattr(module, is_patched)(part):
+            return f"{library.partition('.')[0]} has replaced the threads"
+    return ""
 
 
 # Feeders that paused for a fork: without a thread that holds on to them, a client that its host forgets would take an

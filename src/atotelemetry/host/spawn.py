@@ -57,6 +57,8 @@ class Sender:
         self.pid = pid
         self.exit_code: int | None = None
         self.reaped = False
+        self.complete = False
+        """Whether it was given all of its input, up to the `end`."""
         self._pipe = pipe
         self._identity = _identity(pipe)
         self._popen = popen

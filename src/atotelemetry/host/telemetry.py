@@ -15,6 +15,7 @@ import time
 from atotelemetry.host.client import DEFAULT_QUEUE_SIZE, FLUSH_TIMEOUT, TelemetryClient
 from atotelemetry.host.consent import environment_prefix, identity, random_id, read_consent
 from atotelemetry.host.debug import debug
+from atotelemetry.host.imports import load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -173,8 +174,7 @@ def _with_own(properties: Mapping[str, Any] | None, since: float | None) -> dict
     if properties is None:
         return known
     if properties.__class__ is not dict:
-        from atotelemetry.host import values  # only for what is no ordinary dict
-
+        values = load("atotelemetry.host.values")  # only for what is no ordinary dict
         made_plain = values.plain(properties)
         properties = made_plain if isinstance(made_plain, dict) else {"value": made_plain}
     known.update(properties)
@@ -273,6 +273,8 @@ class _Diversion:
         self._take = take
         self.handed_over = 0
 
+    refusal = "not taken"
+
     def put(self, line: bytes) -> bool:
         try:
             self._take(line)
@@ -292,7 +294,11 @@ class _Diversion:
     def before_fork(self) -> None:
         """There is no pipe to think of."""
 
-    after_fork_in_parent = after_fork_in_child = before_fork
+    after_fork_in_parent = before_fork
+
+    def after_fork_in_child(self) -> None:
+        """Count the child's own."""
+        self.handed_over = 0
 
 
 def divert(client: TelemetryClient, take: Callable[[bytes], object]) -> None:

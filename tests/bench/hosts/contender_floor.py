@@ -24,9 +24,9 @@ def capture(name, properties):
     if _done:
         return
     _done = True
-    from atotelemetry.host.lean import import_msgspec
+    from atotelemetry.host.imports import load
 
-    msgspec = import_msgspec()
+    msgspec = load("msgspec")
     read_end, write_end = os.pipe()
     os.posix_spawn(
         sys.executable,
