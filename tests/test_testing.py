@@ -28,6 +28,13 @@ def batch(*events):
     return {"api_key": "phc_test", "batch": list(events), "sent_at": "2026-01-02T03:04:05Z"}
 
 
+def nested(depth):
+    value: dict[str, Any] = {}
+    for _ in range(depth):
+        value = {"in": value}
+    return value
+
+
 def client(server):
     return closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=10))
 
@@ -159,6 +166,11 @@ def test_sixty_four_clients_at_once(server):
         (b'{"api_key": "k", "event": "\xff", "distinct_id": "d"}', "/capture/", 400, "failed to parse"),
         (batch(event(properties={"ratio": math.nan})), "/batch/", 400, "NaN"),
         (batch(event(properties={"ratio": -math.inf})), "/batch/", 400, "Infinity"),
+        (b'{"api_key":"k","event":"e","distinct_id":"d","n":1e400}', "/batch/", 400, "number out of range"),
+        (batch(event(properties={"n": -(10**400)})), "/batch/", 400, "number out of range"),
+        (batch(event(properties={"p": "\ud800"})), "/batch/", 400, "lone surrogate"),
+        (batch(event(properties={"\udfff": 1})), "/batch/", 400, "lone surrogate"),
+        (batch(event(properties=nested(124))), "/batch/", 400, "recursion limit"),
         (batch(event(), event("")), "/batch/", 400, "event 1 submitted with an empty event name"),
         (batch({"distinct_id": "d"}), "/batch/", 400, "missing field `event`"),
         (batch(event(), event(uuid="no-uuid")), "/batch/", 400, "event 1: invalid uuid 'no-uuid'"),
@@ -187,6 +199,18 @@ def test_refuses_what_posthog_refuses(server, payload, path, status, reason):
 def test_accepts_every_uuid_that_posthog_accepts(server, uuid):
     """A missing, empty, upper-case or hyphenless uuid is no reason to refuse."""
     assert post(server, batch(event(uuid=uuid)))[0] == 200
+
+
+@pytest.mark.parametrize(
+    "value",
+    [nested(123), 2**70, -(10**307), 1.7e308, "\U0001f600", "\\ud800"],
+    ids=["deep", "beyond 64 bits", "huge", "largest", "surrogate pair", "escaped backslash"],
+)
+def test_accepts_every_value_that_posthog_accepts(server, value):
+    """The most of depth and size, and what only looks like half a character."""
+    sent = value if isinstance(value, dict) else {"p": value}
+    assert post(server, batch(event(properties=sent)))[0] == 200
+    assert server.events[0]["properties"] == sent
 
 
 def test_distinct_id_may_stand_in_the_properties(server):
@@ -422,6 +446,35 @@ def test_on_request_is_never_called_twice_at_a_time():
     with CaptureServer(on_request=note) as server, ThreadPoolExecutor(8) as clients:
         assert {status for status, _ in clients.map(lambda _: post(server, batch(event())), range(16))} == {200}
     assert overlaps == []
+
+
+def test_stop_from_on_request_does_not_wait_for_requests_behind_it():
+    """They wait for the callback to return, which waits for them."""
+    inside, stopped, seconds = threading.Event(), threading.Event(), []
+
+    def stop(_: RecordedRequest):
+        inside.set()
+        server.wait_for_requests(3)
+        begun_at = time.monotonic()
+        server.stop()
+        seconds.append(time.monotonic() - begun_at)
+        stopped.set()
+
+    def send():
+        with pytest.raises((OSError, http.client.HTTPException)):
+            post(server, batch(event()))
+
+    server = CaptureServer(on_request=stop)
+    server.start()
+    with ThreadPoolExecutor(3) as clients:
+        sent = [clients.submit(send)]
+        assert inside.wait(10)
+        sent += [clients.submit(send) for _ in range(2)]
+        for future in sent:
+            future.result(30)
+    assert stopped.wait(30)
+    assert len(seconds) == 1, "the others were shown to it, too"
+    assert seconds[0] < 3
 
 
 # -- waiting

@@ -311,6 +311,41 @@ def test_blank_lines_are_nothing_but_counted():
     assert messages[1].line_number == 8
 
 
+def test_a_byte_order_mark_costs_nothing():
+    """Some editors begin a file with one; anywhere else it is no JSON."""
+    assert [type(message) for message in decode(b"\xef", b"\xbb\xbf" + GOOD + b"\n")] == [Event]
+    assert decode(b"\xef\xbb\xbf\n") == []
+    assert [type(message) for message in decode(GOOD + b"\n\xef\xbb\xbf" + GOOD + b"\n")] == [Event, CorruptLine]
+
+
+@pytest.mark.parametrize("value", [b"7", b'"x"', b"[[]]"])
+def test_a_line_has_no_say_in_its_own_size(value):
+    """Whatever it has under that name."""
+    line = b'{"event":"good","size_bytes":' + value + b"}"
+    (message,) = decode(line)
+    assert message.size_bytes == len(line)
+
+
+@pytest.mark.parametrize(
+    ("line", "is_hello"),
+    [
+        (b'{"type":"hello","protocol":1,"api_k', True),
+        (b'{"event":"torn","dist{ "type" :\t"hello", "protocol":1,"api_key":"k","host":"h"}', True),
+        (b'{"type":"hello","protocol":1,"api_key":"k"}', True),
+        (b'{"type":"hello","x":"' + b"x" * MAX_EVENT_BYTES + b'"}', True),
+        (b'{"event":"torn","properties":{"text":"\\"type\\":\\"hello\\""', False),
+        (b'{"event":""}', False),
+        (b"x" * (MAX_EVENT_BYTES + 1), False),
+    ],
+)
+def test_a_damaged_hello_is_told_from_other_damage(line, is_hello):
+    """After it, nothing may go to where the stream before it went."""
+    for parts in ([line + b"\n"], [line[:20], line[20:], b"\n"]):
+        (error,) = decode(*parts)
+        assert isinstance(error, LineError)
+        assert error.is_hello == is_hello
+
+
 def test_windows_line_ends_are_taken():
     """A stream that was edited on Windows is read like any other."""
     (event, end) = decode(GOOD + b"\r\n" + b'{"type":"end","captured":1}\r\n')

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import re
 import selectors
 import socket
@@ -45,6 +46,11 @@ CAPTURE_PATHS = frozenset({"/capture", "/batch", "/e", "/i/v0/e"})
 
 _BACKLOG = 256
 _CHUNK_BYTES = 64 * 1024
+# serde_json reads one level less than its limit of 128.
+_DEEPEST = 127
+_LARGEST_DIGITS = 308  # an integer of no more digits than that is finite as a float
+_CONTAINERS = frozenset((dict, list))
+_LOOK_INTERVAL = 0.05  # how often a thread that waits for a callback's end looks whether the server stops
 # Threads end when their socket does; the limit only matters for an `on_request` or answer function that never returns.
 _JOIN_TIMEOUT = 5.0
 _RESET_ON_CLOSE = struct.pack("hh" if hasattr(socket, "SO_EXCLUSIVEADDRUSE") else "ii", 1, 0)
@@ -357,8 +363,14 @@ class CaptureServer:
                 self._accepted_events += len(request.events)
             self._changed.notify_all()
         if self._on_request is not None:
-            with self._on_request_lock:
+            # The callback that holds the lock may be stopping us, and then waits for this thread.
+            while not self._on_request_lock.acquire(timeout=_LOOK_INTERVAL):
+                if self._stopping.is_set():
+                    return
+            try:
                 self._on_request(request)
+            finally:
+                self._on_request_lock.release()
 
     def _describe(self) -> str:
         if not self._requests:
@@ -576,11 +588,16 @@ def _read_body(request: RecordedRequest) -> tuple[int, str] | None:
         request.body = body
     try:
         # As text: from bytes, `json` would also take UTF-16 and encoded surrogates, which PostHog does not.
-        payload = json.loads(request.body.decode(), parse_constant=_refuse_constant)
+        text = request.body.decode()
+        payload = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_integer)
     except (ValueError, RecursionError) as error:
         return refusal or (HTTPStatus.BAD_REQUEST, f"failed to parse request: {error}")
     # Read in any case: who looks for a request that was refused wants to see what was in it.
     verdict = _read_payload(request, payload)
+    if _is_too_deep(payload):
+        verdict = HTTPStatus.BAD_REQUEST, "failed to parse request: recursion limit exceeded"
+    elif "\\u" in text and _has_lone_surrogate(payload):
+        verdict = HTTPStatus.BAD_REQUEST, "failed to parse request: lone surrogate in a hex escape"
     return refusal or verdict
 
 
@@ -661,3 +678,41 @@ def _gunzip(data: bytes) -> bytes | None:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number in {math.inf, -math.inf}:
+        raise ValueError("number out of range")
+    return number
+
+
+def _integer(text: str) -> int:
+    if len(text) > _LARGEST_DIGITS:
+        _finite(text)  # what does not fit 64 bits is a float to serde_json
+    return int(text)
+
+
+def _is_too_deep(payload: Any) -> bool:
+    level = [payload] if isinstance(payload, (dict, list)) else []
+    for _ in range(_DEEPEST):
+        level = [child for container in level for child in _containers_in(container)]
+        if not level:
+            return False
+    return True
+
+
+def _containers_in(container: Any) -> list[Any]:
+    values = container.values() if isinstance(container, dict) else container
+    # Most hold none, and are not looked at value by value: a measured program should not wait for its test server.
+    if _CONTAINERS.isdisjoint(map(type, values)):
+        return []
+    return [value for value in values if type(value) in _CONTAINERS]
+
+
+def _has_lone_surrogate(payload: Any) -> bool:
+    try:
+        json.dumps(payload, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False

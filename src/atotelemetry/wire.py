@@ -61,12 +61,16 @@ class EventTooLarge(WireError):
 
 
 class LineError(WireError):
-    """A line of the stream that was lost; `line_number` counts from 1."""
+    """A line of the stream that was lost; `line_number` counts from 1.
 
-    def __init__(self, line_number: int, detail: str = "") -> None:
+    `is_hello` says that it was, or holds, a damaged hello: what follows is not meant for where the events before went.
+    """
+
+    def __init__(self, line_number: int, detail: str = "", *, is_hello: bool = False) -> None:
         super().__init__(line_number, detail)
         self.line_number = line_number
         self.detail = detail
+        self.is_hello = is_hello
 
     def __str__(self) -> str:
         return f"line {self.line_number}: {self.detail}"
@@ -134,8 +138,11 @@ class Event(msgspec.Struct, kw_only=True):
     context: msgspec.Raw = msgspec.Raw()
     type: str | None = None
     """None for an event. Only the decoder looks at it, so that one decoding serves every kind of line."""
-    size_bytes: int = 0
-    """Length of the line it came in; what the sender's buffer and requests are limited by."""
+    size_bytes: int | Any = 0
+    """Length of the line it came in; what the sender's buffer and requests are limited by.
+
+    `Any`, so that nothing of this name in a line can spoil it: the decoder puts the length in its place.
+    """
 
 
 Message = Hello | End | Event
@@ -197,16 +204,21 @@ class LineDecoder:
     def close(self) -> list[Message | LineError]:
         """Take the end of the stream: a last line without newline counts, a torn one is reported."""
         results: list[Message | LineError] = []
-        if self._partial or self._skipping:
+        if self.in_a_line:
             self._finish(b"", results)
         return results
+
+    @property
+    def in_a_line(self) -> bool:
+        """Whether the bytes so far end inside a line."""
+        return bool(self._partial) or self._skipping
 
     def _keep(self, rest: bytes, results: list[Message | LineError]) -> None:
         if self._skipping:
             return
         self._partial += rest
         if len(self._partial) > MAX_EVENT_BYTES:
-            results.append(LineTooLong(self.line_number + 1))
+            results.append(LineTooLong(self.line_number + 1, is_hello=_names_a_hello(self._partial)))
             self._partial.clear()
             self._skipping = True
 
@@ -219,8 +231,10 @@ class LineDecoder:
             line = bytes(self._partial) + line
             self._partial.clear()
         if len(line) > MAX_EVENT_BYTES:
-            results.append(LineTooLong(self.line_number))
+            results.append(LineTooLong(self.line_number, is_hello=_names_a_hello(line)))
             return
+        if self.line_number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")  # the byte order mark that some editors begin a file with
         if not line or line.isspace():
             return
         results.append(self._decode(line))
@@ -233,14 +247,19 @@ class LineDecoder:
             if event.type == "end":
                 return msgspec.json.decode(line, type=End)
         except msgspec.ValidationError as error:
-            return NotAnEvent(self.line_number, str(error))
+            return NotAnEvent(self.line_number, str(error), is_hello=_names_a_hello(line))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            return CorruptLine(self.line_number, str(error))
+            return CorruptLine(self.line_number, str(error), is_hello=_names_a_hello(line))
         problem = _problem(event)
         if problem:
             return NotAnEvent(self.line_number, problem)
         event.size_bytes = len(line)
         return event
+
+
+def _names_a_hello(line: bytes | bytearray) -> bool:
+    """Whether a line that cannot be read holds the mark of a hello, perhaps behind a torn line that it is glued to."""
+    return b'"type":"hello"' in line.translate(None, b" \t\r")
 
 
 def _problem(event: Event) -> str:

@@ -153,7 +153,7 @@ def test_record_appends_what_was_accepted(serving, tmp_path):
     """--record adds the accepted events to the file, as they came and one a line, whatever they hold."""
     record = tmp_path / "events.jsonl"
     record.write_text('{"event": "earlier"}\n')
-    strange = {**EVENT, "event": "line\nbreak \ud800 ü", "properties": {"big": 2**70}}
+    strange = {**EVENT, "event": "line\nbreak \u2028 ü", "properties": {"big": 2**70}}
     server = serving("--record", str(record))
     server.post(EVENT, strange)
     server.post({**EVENT, "event": ""})
@@ -221,6 +221,21 @@ def test_arguments_out_of_range(arguments):
     assert (ended.returncode, ended.stdout) == (2, "")
     assert f"argument {arguments[0]}: " in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--port", "abc"), "'abc' is no whole number"),
+        (("--status", "ok"), "'ok' is no whole number"),
+        (("--delay", "long"), "'long' is no number"),
+    ],
+)
+def test_arguments_that_are_no_numbers(arguments, said):
+    """The message is about what was written, not about our code."""
+    ended = subprocess.run(command(*arguments), capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.endswith(f"argument {arguments[0]}: {said}\n")
 
 
 @needs_terminal

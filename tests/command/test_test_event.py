@@ -151,9 +151,12 @@ def test_no_key(hosts):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--host", "telemetry.example"), "'telemetry.example' is no http:// or https:// URL"),
-        (("--host", "http://"), "'http://' is no http:// or https:// URL"),
-        (("--host", "http://[::1"), "'http://[::1' is no http:// or https:// URL"),
+        (("--host", "telemetry.example"), "an http:// or https:// URL, not 'telemetry.example'"),
+        (("--host", "http://"), "an http:// or https:// URL, not 'http://'"),
+        (("--host", "http://[::1"), "the host 'http://[::1' is no URL"),
+        (("--host", "http://127.0.0.1:abc"), "the host 'http://127.0.0.1:abc' is no URL"),
+        (("--host", "http://127.0.0.1:99999"), "out of range"),
+        (("--host", "http://127.0.0.1:1/?a=b"), "a URL without query and fragment"),
         (("--timeout", "0"), "'0' is no number of seconds between 0 and 600"),
         (("--timeout", "soon"), "'soon' is no number of seconds between 0 and 600"),
         (("--timeout", "nan"), "'nan' is no number of seconds between 0 and 600"),

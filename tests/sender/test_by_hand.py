@@ -98,6 +98,23 @@ def test_bad_lines_are_named_and_cost_no_other(server):
     assert done.summary == "done: 2 events read, 2 delivered, 0 dropped, 8 bad lines"
 
 
+def test_an_event_that_cannot_be_prepared_costs_no_other(server):
+    """One that the decoder still took may be nested too deeply for what comes after."""
+    patch = """
+import atotelemetry.sender.batch as batch
+real = batch.prepare
+def prepare(event, *arguments, **fields):
+    if event.event == "deep":
+        raise RecursionError("maximum recursion depth exceeded")
+    return real(event, *arguments, **fields)
+batch.prepare = prepare
+"""
+    done = run_sender(event("a", 1), event("deep", 2), event("b", 3), arguments=to(server.url), patch=patch)
+    assert done.exit_code == 1
+    assert "dropped 1 event (deep): not encodable: maximum recursion depth exceeded" in done.lines
+    assert [event["event"] for event in server.events] == ["a", "b"]
+
+
 def test_a_recorded_stream_needs_no_options(server):
     """Its hello says where it goes; its end does not keep us."""
     done = run_sender(hello(server.url), event("e"), END)
@@ -140,6 +157,12 @@ def test_events_without_an_address_are_a_wrong_call():
         ({"host": "ftp://somewhere"}, "http://"),
         ({"host": ""}, "http://"),
         ({"host": "https://"}, "http://"),
+        ({"host": "http://user@"}, "http://"),
+        ({"host": "http://127.0.0.1:abc"}, "abc"),
+        ({"host": "http://127.0.0.1:99999"}, "out of range"),
+        ({"host": "http://[::1"}, "IPv6"),
+        ({"host": "http://127.0.0.1:1/?project=1"}, "without query and fragment"),
+        ({"host": "http://127.0.0.1:1/#top"}, "without query and fragment"),
         ({"api_key": ""}, "api_key"),
         ({"endpoint": "both"}, "endpoint"),
         ({"sender_deadline": 0}, "positive"),
@@ -158,6 +181,27 @@ def test_a_hello_that_cannot_be_used_is_a_wrong_call(server, settings, complaint
     assert [event["event"] for event in server.events] == ["before"]
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda line: b'{"event": "torn", "dist' + line, id="glued to a torn line"),
+        pytest.param(lambda line: line[:-5] + b"\n", id="torn"),
+        pytest.param(lambda line: line.replace(b'"host"', b'"hosts"'), id="without a host"),
+        pytest.param(lambda line: line[:-2] + b',"x":"' + b"x" * 1_000_000 + b'"}\n', id="too long"),
+    ],
+)
+def test_a_damaged_hello_is_no_line_to_be_skipped(server, damage):
+    """Its events must not go where the stream before it went."""
+    with CaptureServer() as other:
+        done = run_sender(
+            hello(server.url), event("before", 1), damage(hello(other.url)), event("after", 2), arguments=["-v"]
+        )
+        assert other.requests == []
+    assert done.exit_code == 2
+    assert "error: the hello line cannot be used: line 3: " in done.stderr
+    assert [event["event"] for event in server.events] == ["before"]
+
+
 @pytest.mark.parametrize("settings", [{"sender_deadline": 1e300}, {"request_timeout": 1e300}, {"max_retries": 10**9}])
 def test_settings_beyond_all_measure_still_work(server, settings):
     """They mean for ever."""
@@ -172,6 +216,9 @@ def test_settings_beyond_all_measure_still_work(server, settings):
         ["--host", "http://127.0.0.1:1"],
         ["--api-key", "k"],
         ["--host", "127.0.0.1:1", "--api-key", "k"],
+        ["--host", "http://127.0.0.1:abc", "--api-key", "k"],
+        ["--host", "http://127.0.0.1:99999", "--api-key", "k"],
+        ["--host", "http://127.0.0.1/?", "--api-key", "k"],
         ["--host", "http://127.0.0.1:1", "--api-key", ""],
         ["--timeout", "0"],
         ["--timeout", "soon"],
@@ -241,6 +288,20 @@ def test_dry_run_into_a_closed_pipe_ends():
     assert b"Traceback" not in done.stderr
 
 
+def test_dry_run_without_a_standard_output_is_a_wrong_call():
+    """There is nowhere to print to."""
+    script = f"exec {sys.executable} -P -m atotelemetry.sender --dry-run >&-"
+    done = subprocess.run(
+        ["/bin/sh", "-c", script],
+        input=hello("http://x") + event("e"),
+        env=environment(),
+        stderr=subprocess.PIPE,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (2, b"error: standard output is closed\n")
+
+
 @pytest.mark.parametrize("closed", ["0", "1", "2", "1 2", "0 1 2"])
 def test_closed_standard_streams_do_no_harm(server, tmp_path, closed):
     """A closed stdin is a wrong call; without the others there is just nobody to tell."""
@@ -257,19 +318,25 @@ def test_closed_standard_streams_do_no_harm(server, tmp_path, closed):
     assert b"Traceback" not in done.stderr
 
 
-def test_an_end_line_ends_it_when_nothing_follows(server):
-    """Though the input stays open."""
-    with RunningSender("-v") as sender:
-        sender.write(hello(server.url), event("e"), END)
-        done = sender.wait()
+def test_an_end_line_is_not_the_end_of_the_input(server):
+    """The next stream is read however long it takes to come."""
+    with RunningSender("-v", "--deadline", "0.3") as sender:
+        sender.write(hello(server.url), event("first", 1), END)
+        server.wait_for_events(1)
+        with pytest.raises(subprocess.TimeoutExpired):
+            sender.process.wait(1.5)
+        sender.write(hello(server.url), event("second", 2), END)
+        server.wait_for_events(2)
+        done = sender.finish()
     assert done.exit_code == 0, done.stderr
-    assert done.summary == "done: 1 event read, 1 delivered, 0 dropped"
+    assert done.summary == "done: 2 events read, 2 delivered, 0 dropped"
 
 
-def test_an_idle_input_counts_as_ended(server):
+@pytest.mark.parametrize("last", [b"", END], ids=["without end", "after an end line"])
+def test_an_idle_input_counts_as_ended(server, last):
     """`--idle`: what was read is delivered, and the process gone though the input stays open."""
     with RunningSender(*to(server.url, idle=0.3)) as sender:
-        sender.write(event("e"))
+        sender.write(event("e"), last)
         done = sender.wait()
     assert done.exit_code == 0, done.stderr
     assert len(server.events) == 1

@@ -3,10 +3,12 @@
 import contextlib
 import fcntl
 import os
+import re
 import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -212,6 +214,52 @@ delivery.Delivery.post = lambda *arguments: threading.Event().wait()
     assert done.summary.startswith("done: 3 events read, 0 delivered, 3 dropped (3 x no answer before the deadline)")
 
 
+def test_events_that_are_being_prepared_are_named_too():
+    """Between the buffer and a request an event is as lost as anywhere else."""
+    patch = """
+import threading
+import atotelemetry.sender.batch as batch
+batch.prepare = lambda *arguments, **fields: threading.Event().wait()
+"""
+    done = run_sender(events(3), arguments=to("http://127.0.0.1:1", deadline=1), patch=patch)
+    assert done.exit_code == 1
+    assert done.dropped() == ["e0", "e1", "e2"]
+    assert done.summary.startswith("done: 3 events read, 0 delivered, 3 dropped (3 x no answer before the deadline)")
+
+
+def test_events_that_wait_for_a_full_buffer_are_counted_too():
+    """What the reader could not put anywhere was read all the same."""
+    patch = """
+import threading
+import atotelemetry.sender.buffer as buffer
+import atotelemetry.sender.delivery as delivery
+buffer.Buffer.__init__.__defaults__ = (20_000,)
+delivery.Delivery.post = lambda *arguments: threading.Event().wait()
+"""
+    done = run_sender(events(400), arguments=to("http://127.0.0.1:1", deadline=1), patch=patch)
+    assert done.exit_code == 1
+    summary = re.match(r"done: (\d+) events read, 0 delivered, (\d+) dropped ", done.summary)
+    assert summary is not None, done.summary
+    read, dropped = map(int, summary.groups())
+    assert read == dropped > 100
+    assert " unnamed): no answer before the deadline" in done.stderr
+
+
+def test_without_time_nothing_is_prepared_any_more():
+    """A backlog is named, and not encoded for a request that will never be made."""
+    patch = """
+import atotelemetry.sender.batch as batch
+import atotelemetry.sender.watchdog as watchdog
+def prepare(*arguments, **fields):
+    raise ValueError("prepared")
+batch.prepare = prepare
+watchdog.Countdown.left = lambda self: 0.0
+"""
+    done = run_sender(events(3), arguments=to("http://127.0.0.1:1"), patch=patch)
+    assert done.exit_code == 1
+    assert "dropped 3 events (e0, e1, e2): no time left before the deadline" in done.lines
+
+
 @needs_linux
 def test_a_stderr_that_nobody_reads_does_not_outlive_it():
     """Not even the last words can be said then: the second alarm does not need them."""
@@ -345,18 +393,67 @@ def test_a_full_buffer_does_not_hide_that_the_host_is_gone():
     assert done.exit_code == 1
 
 
-@pytest.mark.parametrize("detached", [True, False])
-def test_an_end_line_starts_the_clock_though_the_pipe_stays_open(detached):
+def test_an_end_line_starts_the_clock_though_the_pipe_stays_open():
     """A child of the host may have inherited the pipe and hold it for hours."""
 
     def run():
-        with Staller(silence) as server, RunningSender(detached=detached) as sender:
+        with Staller(silence) as server, RunningSender(detached=True) as sender:
             # Seconds are counted from here, and the sender starts only now.
             sender.write(hello(server.url(), request_timeout=1000, sender_deadline=SHORT), event("e"), END)
             return sender.wait()
 
     done = in_time(run, SHORT + 1)
     assert done.exit_code == 1
+
+
+# Says when the input counts as ended, and when something was put into the buffer.
+TELL_PROGRESS = """
+import sys
+import atotelemetry.sender.buffer as buffer
+import atotelemetry.sender.watchdog as watchdog
+def telling(text, real):
+    def call(*arguments):
+        real(*arguments)
+        sys.stderr.write(text)
+    return call
+watchdog.Countdown.start = telling("the clock runs\\n", watchdog.Countdown.start)
+buffer.Buffer.put = telling("buffered\\n", buffer.Buffer.put)
+"""
+
+
+def test_what_comes_after_an_idle_input_counted_as_ended_is_still_delivered():
+    """While a request is on its way the sender is there anyway."""
+    may_go_on = threading.Event()
+
+    def hold(_):
+        assert may_go_on.wait(PATIENCE)
+        return Answer()
+
+    with (
+        CaptureServer() as server,
+        RunningSender(*to(server.url, idle=0.3, timeout=PATIENCE, deadline=PATIENCE), patch=TELL_PROGRESS) as sender,
+    ):
+        server.script(hold)
+        sender.write(event("in time", 1))
+        server.wait_for_requests(1)
+        sender.read_stderr_until("the clock runs")
+        sender.write(event("late", 2))
+        sender.read_stderr_until("buffered")
+        may_go_on.set()
+        done = sender.wait()
+        assert [event["event"] for event in server.events] == ["in time", "late"]
+    assert done.exit_code == 0, done.stderr
+    assert done.summary == "done: 2 events read, 2 delivered, 0 dropped"
+
+
+def test_an_input_that_falls_idle_inside_a_line_was_not_read_to_its_end():
+    """The rest of that event is lost, which is no success."""
+    with CaptureServer() as server, RunningSender(*to(server.url, idle=0.3)) as sender:
+        sender.write(event("whole"), b'{"event": "ha')
+        done = sender.wait()
+        assert len(server.events) == 1
+    assert done.exit_code == 1
+    assert done.summary == "done: 1 event read, 1 delivered, 0 dropped, input left unread"
 
 
 def test_an_idle_sender_is_gone_at_once():

@@ -195,3 +195,11 @@ def test_a_server_that_answers_late_is_waited_for(server):
     done = run_sender(hello(server.url), event("e"), END, detached=True)
     assert done.exit_code == 0
     assert len(server.events) == 1
+
+
+def test_a_torn_hello_is_a_wrong_call(server):
+    """Nothing says then where the events are to go."""
+    torn = hello(server.url)[:-10]
+    done = run_sender(torn, event("e", 1), event("e", 2), END, detached=True)
+    assert done.exit_code == 2
+    assert server.requests == []

@@ -314,6 +314,18 @@ def test_a_name_without_end_does_not_fill_the_log():
     assert len(world.journal.problems[0]) < 200
 
 
+def test_an_event_without_a_fate_is_no_success():
+    """Whatever was read must be delivered or dropped in the end; until then it may still be lost."""
+    tally = Tally()
+    assert tally.complete
+    tally.read = 3
+    assert not tally.complete
+    tally.delivered = 3
+    assert tally.complete
+    tally.read = 4
+    assert (tally.complete, tally.undecided) == (False, 1)
+
+
 def test_the_summary_names_what_is_wrong():
     """And only that."""
     tally = Tally()

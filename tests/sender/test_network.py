@@ -237,3 +237,20 @@ def test_the_user_agent_names_the_host_program(server):
     done = run_sender(hello(server.url, app="my-cli", app_version="1.2"), event("e"), END)
     assert done.exit_code == 0, done.stderr
     assert server.requests[0].headers["User-Agent"] == "my-cli/1.2"
+
+
+def test_an_http_library_that_is_broken_is_final(server):
+    """Nothing to be tried again: the reason is what its import raises, and nobody sees a traceback."""
+    patch = """
+import sys
+class Broken:
+    def find_spec(self, name, *rest):
+        if name == "httpx":
+            raise ImportError("broken httpx")
+sys.meta_path.insert(0, Broken())
+"""
+    done = run_sender(event("lost"), arguments=to(server.url), patch=patch)
+    assert done.exit_code == 1
+    assert "dropped 1 event (lost): ImportError: broken httpx" in done.lines
+    assert not any(line.startswith("retry ") for line in done.lines)
+    assert "Traceback" not in done.stderr

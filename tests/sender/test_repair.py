@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from atotelemetry.sender import repair
 from atotelemetry.sender.repair import mend_integers
 
 
@@ -23,9 +24,26 @@ def test_an_integer_beyond_64_bits_becomes_text(value):
         b'{"99999999999999999999999999":1}',
         b'{"a":0.12345678901234567890123456789}',
         b'{"a":1.5e300,"b":12345678901234567890123e-5}',
+        b'{"a":-999999999999999999,"b":-1000000000000000000,"c":[999999999999999999,-0.5e-10]}',
+        b'{"a":1234567890.123456789012345e+10,"b":-12345678901234567890E2,"c":1e19}',
         b"{}",
     ],
 )
 def test_everything_else_stays_as_it_is(raw):
     """Numbers that fit, fractions, and digits inside texts and names are not touched."""
     assert mend_integers(raw) == raw
+
+
+def test_small_numbers_cost_nothing_beside_a_large_one(monkeypatch):
+    """A long array is not looked at number by number because of one of them."""
+    looked_at = []
+    mend = repair._mend
+
+    def note(token):
+        looked_at.append(token.group())
+        return mend(token)
+
+    monkeypatch.setattr(repair, "_mend", note)
+    raw = b"[" + b"1," * 2100 + b"-1.5e3,18446744073709551616]"
+    assert mend_integers(raw) == raw.replace(b"18446744073709551616", b'"18446744073709551616"')
+    assert looked_at == [b"18446744073709551616"]

@@ -188,15 +188,25 @@ def _fail(reason: str) -> int:
 
 
 def _port(text: str) -> int:
-    return _between(int(text), 0, 65535)
+    return _between(_number(text, int), 0, 65535)
 
 
 def _status(text: str) -> int:
-    return _between(int(text), 200, 599)
+    return _between(_number(text, int), 200, 599)
 
 
 def _delay(text: str) -> float:
-    return _between(float(text), 0.0, 3600.0)
+    return _between(_number(text, float), 0.0, 3600.0)
+
+
+def _number(text: str, kind: type[_Number]) -> _Number:
+    import argparse
+
+    try:
+        return kind(text)
+    except ValueError:
+        # Left to itself, argparse would speak of a "_port value".
+        raise argparse.ArgumentTypeError(f"{text!r} is no {'whole ' if kind is int else ''}number") from None
 
 
 def _between(value: _Number, lowest: _Number, highest: _Number) -> _Number:

@@ -149,15 +149,12 @@ def _append(path: str, said: bytes) -> None:
 
 
 def _url(text: str) -> str:
-    from urllib.parse import urlsplit
+    from atotelemetry.sender.loop import fault_of_url
 
-    try:
-        parts = urlsplit(text)
-        if parts.scheme in {"http", "https"} and parts.hostname:
-            return text
-    except ValueError:
-        pass  # brackets without an address between them
-    raise _wrong(f"{text!r} is no http:// or https:// URL")
+    fault = fault_of_url(text)
+    if fault:
+        raise _wrong(fault)
+    return text
 
 
 def _seconds(text: str) -> float:

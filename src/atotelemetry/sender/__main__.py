@@ -28,7 +28,7 @@ _EPILOG = """\
 input, one JSON object per line:
   {"event": "build", "distinct_id": "me", "properties": {"ok": true}}
   What is missing (uuid, timestamp, distinct_id) is made up. A recorded stream begins with a "hello" line that says
-  where it goes, and then needs no options; those that are given win.
+  where it goes, and then needs no options; those that are given win. Streams may follow one another.
 
 examples:
   echo '{"event": "hello"}' | python -m atotelemetry.sender --host http://127.0.0.1:8000 --api-key test -v
@@ -63,6 +63,9 @@ def _run(options: argparse.Namespace | None, journal: Journal, *, detached: bool
 
     if sys.stdin is None:
         journal.problem("error: standard input is closed")
+        return 2
+    if options is not None and options.dry_run and sys.stdout is None:
+        journal.problem("error: standard output is closed")
         return 2
     if not detached and os.isatty(0):
         journal.problem("waiting for events, one JSON object per line; end with Ctrl-D (--help shows an example)")

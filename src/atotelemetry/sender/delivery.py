@@ -299,9 +299,10 @@ class _Connection:
 
     def _is_stale(self, error: Exception) -> bool:
         """Whether a request failed because the server had closed the connection after the one before."""
+        if self._connects == 0 or self._connects != self._connects_before:
+            return False
         httpx = _import_httpx()
-        reused = self._connects > 0 and self._connects == self._connects_before
-        return reused and isinstance(error, (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError))
+        return isinstance(error, (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError))
 
     def _watch(self, event: str, info: dict[str, Any]) -> None:
         """Note each socket as it is connected (httpcore's `trace` extension)."""
@@ -353,8 +354,11 @@ def _summary(body: bytes) -> str:
 
 def _translate(error: Exception) -> Outcome:
     """Turn whatever the HTTP library raised into an outcome."""
-    httpx = _import_httpx()
     reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    try:
+        httpx = _import_httpx()
+    except Exception:
+        return Outcome(REJECTED, reason)  # the library itself is broken, and that is what went wrong
     hopeless = (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError)
     if isinstance(error, httpx.TransportError) and not isinstance(error, hopeless):
         untrusted = _certificate_error(error)

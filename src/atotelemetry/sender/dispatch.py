@@ -87,7 +87,12 @@ class Tally:
     @property
     def complete(self) -> bool:
         """Whether nothing was lost."""
-        return not (self.dropped or self.bad_lines or self.unread)
+        return not (self.dropped or self.bad_lines or self.unread or self.undecided)
+
+    @property
+    def undecided(self) -> int:
+        """How many events were read and are not counted as anything else yet."""
+        return self.read - self.delivered - sum(self.dropped.values())
 
     def __str__(self) -> str:
         lost = sum(self.dropped.values())
@@ -202,10 +207,12 @@ class Dispatcher:
             self._time.pause(pause)
 
 
-def drop(names: list[str], reason: str, tally: Tally, journal: Journal) -> None:
-    """Give up on events, named."""
-    tally.drop(len(names), reason)
-    journal.problem(f"dropped {counted(len(names))} ({_listed(names)}): {reason}")
+def drop(names: list[str], reason: str, tally: Tally, journal: Journal, *, unnamed: int = 0) -> None:
+    """Give up on events, named where their names are known."""
+    count = len(names) + unnamed
+    tally.drop(count, reason)
+    listed = ", ".join(filter(None, (_listed(names), f"{unnamed} unnamed" if unnamed else "")))
+    journal.problem(f"dropped {counted(count)} ({listed}): {reason}")
 
 
 def utc_now() -> str:

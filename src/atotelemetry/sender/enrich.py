@@ -45,7 +45,7 @@ RUN_PROPERTIES: tuple[str, ...] = (
 """Every property of a run that the sender can work out, by its name on the event."""
 
 RUN_TIME_LIMIT = 3.0
-"""The longest that the sender waits for them."""
+"""What `run_properties` takes at the most, unless told otherwise. The sender gives it less before a short deadline."""
 
 LOADER_TIME_LIMIT = 1.0
 """The longest that a host waits which asks `PropertyLoaders` itself: a person may be sitting in front of it."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from atotelemetry.sender.journal import Journal
 
-__all__ = ["SENDER_IDLE", "WORKER_WAKE_INTERVAL", "Sender", "fault_of"]
+__all__ = ["SENDER_IDLE", "WORKER_WAKE_INTERVAL", "Sender", "fault_of", "fault_of_url"]
 
 WORKER_WAKE_INTERVAL = 0.1
 """How long the sender gathers events before it posts them."""
@@ -36,7 +36,6 @@ SENDER_IDLE = 60.0
 """When nothing has arrived for so long, the input counts as ended."""
 
 _READ_BYTES = 64 * 1024  # a pipe's capacity
-_AFTER_END = 1.0  # how long a person's next stream may keep us waiting after the `end` of one
 _ENRICHING = 3.0  # the most that working out the run's properties may take, or a quarter of a shorter deadline
 _DEFAULT_DEADLINE = 15.0
 _NO_SETTINGS = "events came before any hello line, and no --host and --api-key were given (see --help)"
@@ -44,15 +43,31 @@ _NO_SETTINGS = "events came before any hello line, and no --host and --api-key w
 
 def fault_of(settings: Hello) -> str:
     """Return what makes settings unusable, or an empty string."""
-    host = settings.host.strip().lower()
-    if not host.startswith(("http://", "https://")) or not host.partition("://")[2].strip("/"):
-        return f"the host must be an http:// or https:// URL, not {settings.host!r}"
+    fault = fault_of_url(settings.host)
+    if fault:
+        return fault
     if not settings.api_key:
         return "the api_key is empty"
     if settings.endpoint not in ("auto", "capture", "batch"):
         return f"the endpoint must be auto, capture or batch, not {settings.endpoint!r}"
     if settings.max_retries < 0 or settings.request_timeout <= 0 or settings.sender_deadline <= 0:
         return "times must be positive, and max_retries not negative"
+    return ""
+
+
+def fault_of_url(url: str) -> str:
+    """Return what makes a server's base URL unusable, or an empty string."""
+    from urllib.parse import urlsplit  # httpx, which whoever has a host is going to load, loads it too
+
+    try:
+        parts = urlsplit(url.strip())
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            return f"the host must be an http:// or https:// URL, not {url!r}"
+        parts.port  # noqa: B018 - raises if it is none
+    except ValueError as error:
+        return f"the host {url!r} is no URL: {error}"
+    if "?" in url or "#" in url:  # an empty one, too, would swallow the path that is going to follow
+        return f"the host must be a URL without query and fragment, not {url!r}"
     return ""
 
 
@@ -63,7 +78,7 @@ class Sender:
         overrides: fields of `Hello` that a person set by options; they win over what the stream says, and where they
             name host and api_key, events need no hello line.
         journal: told of every problem, request and drop.
-        stop_at_end: whether an `end` line ends the input at once; a person may put several streams one after another.
+        stop_at_end: whether an `end` line ends the input; a person may put several streams one after another.
         idle: seconds without input after which it counts as ended; None for never.
         dry_run: called with each request instead of sending it.
 
@@ -94,40 +109,43 @@ class Sender:
         # The reader's.
         self._greeted: Hello | None = None
         self._reading = True
+        self._decoder = LineDecoder()
+        self._taking = False  # whether something was taken from the input that is not all in the tally yet
         # The deliverer's.
         self._settings = Hello(protocol=PROTOCOL_VERSION, api_key="", host="")
         self._lanes: Lanes | None = None
         self._enrichment: _Enrichment | None = None
         self._common: dict[str, msgspec.Raw] = {}
         self._common_bytes = 0
+        self._in_hand: list[str] = []  # events on their way from the buffer to a lane
 
     def run(self, stdin: int) -> Tally:
         """Deliver what comes from the descriptor `stdin` until it ends; return what became of it."""
         if self._dry_run is not None:
             self.tally.delivered_is_called = "printed"
         threading.Thread(target=self._read, args=(stdin,), name="reader", daemon=True).start()
-        while self._buffer.wait(gather=self._gather(), idle=self._idle):
-            hello = self._buffer.take_hello()
-            if hello is not None:
-                self._adopt(hello)
-            else:
-                self._deliver_some()
+        self._deliver_all(idle=self._idle)
         self._end_of_input()
         self._wait_for_lanes()
+        while self._buffer.waiting():  # it came after an idle input had counted as ended
+            self._deliver_all(idle=0.0)
+            self._wait_for_lanes()
         self._deciding.acquire()  # from here on the watchdog would only repeat what we say
+        if self._reading and self._leaves_something(stdin):
+            self.tally.unread = True
         return self.tally
 
     # ---- reader thread
 
     def _read(self, stdin: int) -> None:
-        decoder = LineDecoder()
         try:
-            while data := os.read(stdin, _READ_BYTES):
+            while data := self._next(stdin):
                 self._buffer.touch()
-                if self._take(decoder.feed(data), stdin):
+                if self._take(self._decoder.feed(data), stdin):
                     break
+                self._taking = False
             else:
-                self._take(decoder.close(), stdin)
+                self._take(self._decoder.close(), stdin)
         except Exception as error:
             self.tally.unread = True
             self._journal.problem(f"reading stopped: {error}")
@@ -136,12 +154,24 @@ class Sender:
             self._end_of_input()
             self._buffer.close()
 
+    def _next(self, stdin: int) -> bytes:
+        # Said before anything is taken, where one can wait without taking: so whoever looks at the input, and then at
+        # this, does not miss what is between the two.
+        self._taking = _readable(stdin, None)
+        data = os.read(stdin, _READ_BYTES)
+        self._taking = True
+        return data
+
+    def _leaves_something(self, stdin: int) -> bool:
+        """Whether leaving now loses a part of the input. Asked by the deliverer, while the reader may go on reading."""
+        # In the order in which the reader passes it on; what is in the tally by then makes that incomplete.
+        return _readable(stdin, 0.0) or self._taking or self._decoder.in_a_line
+
     def _take(self, messages: Sequence[Event | Hello | End | LineError], stdin: int) -> bool:
         """Put decoded lines into the buffer; True when they say that the input ends here."""
         items: list[Event | Hello] = []
         ended = False
         for message in messages:
-            ended = False
             if isinstance(message, Event):
                 if self._greeted is None and not self._greet(None, items):
                     ended = True
@@ -149,6 +179,10 @@ class Sender:
                 items.append(message)
                 self.tally.read += 1
             elif isinstance(message, LineError):
+                if message.is_hello:
+                    self.called_wrongly = f"the hello line cannot be used: {message}"
+                    ended = True
+                    break
                 self.tally.bad_lines += 1
                 self._journal.problem(f"skipped {message}")
             elif isinstance(message, Hello):
@@ -158,12 +192,12 @@ class Sender:
             else:
                 if message.dropped:
                     self._journal.detail(f"the host captured {message.captured} events and dropped {message.dropped}")
-                ended = True
                 if self._stop_at_end:
+                    ended = True
                     break
         if items:
             self._buffer.put(items, lambda: self._look_for_hangup(stdin))
-        return ended and (self._stop_at_end or bool(self.called_wrongly) or not _more_comes(stdin, _AFTER_END))
+        return ended
 
     def _greet(self, hello: Hello | None, items: list[Event | Hello]) -> bool:
         """Let a hello line (None: only the options) hold from here on; False when that leaves nowhere to send to."""
@@ -195,6 +229,15 @@ class Sender:
     def _gather(self) -> float:
         return 0.0 if self._settings.endpoint == "capture" else WORKER_WAKE_INTERVAL
 
+    def _deliver_all(self, *, idle: float | None) -> None:
+        """Deliver what comes until the input has ended, or was idle for too long."""
+        while self._buffer.wait(gather=self._gather(), idle=idle):
+            hello = self._buffer.take_hello()
+            if hello is not None:
+                self._adopt(hello)
+            else:
+                self._deliver_some()
+
     def _adopt(self, settings: Hello) -> None:
         """Use these settings from here on; start what can go on while events gather."""
         if self._lanes is not None:
@@ -215,12 +258,20 @@ class Sender:
             self._common_bytes = len(encode(self._common))
             self._enrichment = None
         self._buffer.wait_for(lambda backlog: lanes.have_room(backlog=backlog), endpoint=endpoint)
-        events = self._buffer.take_events(
-            endpoint=endpoint,
-            limit_bytes=lanes.limit_bytes,
-            extra_bytes=self._common_bytes + batch.MADE_UP_BYTES,
-        )
+        with self._deciding:
+            events = self._buffer.take_events(
+                endpoint=endpoint,
+                limit_bytes=lanes.limit_bytes,
+                extra_bytes=self._common_bytes + batch.MADE_UP_BYTES,
+            )
+            self._in_hand = [event.event for event in events]
+            if events and self._countdown.left() == 0:  # there may be many: they are not worth preparing any more
+                drop(self._in_hand, "no time left before the deadline", self.tally, self._journal)
+                self._in_hand = []
+                return
         prepared = [done for done in map(self._prepare, events) if done is not None]
+        # First: better a moment in which their names are not known than one in which they would be named twice.
+        self._in_hand = []
         if prepared:
             lanes.deliver(prepared)
 
@@ -239,8 +290,9 @@ class Sender:
                 common = {**common, "$process_person_profile": msgspec.Raw(b"false")}
         try:
             return batch.prepare(event, common, uuid=uuid, distinct_id=distinct_id, timestamp=timestamp)
-        except (msgspec.MsgspecError, ValueError) as error:
+        except Exception as error:  # of one event: nesting that the decoder still took may be too deep here
             with self._deciding:
+                self._in_hand.remove(event.event)
                 drop([event.event], f"not encodable: {error}", self.tally, self._journal)
             return None
 
@@ -296,11 +348,15 @@ class Sender:
     def _out_of_time(self) -> None:
         """End a stuck process, with a word about what was lost. Called by the watchdog."""
         self._deciding.acquire(timeout=0.05)
-        lost = self._buffer.names()
-        if self._lanes is not None:
-            lost = self._lanes.undecided_names() + lost
-            if lost:
-                drop(lost, "no answer before the deadline", self.tally, self._journal)
+        # Against the direction in which events move, so that none is met twice.
+        names = self._lanes.undecided_names() if self._lanes is not None else []
+        names += self._in_hand
+        names += self._buffer.names()
+        lost = self.tally.undecided
+        if lost > 0:
+            names = names[:lost]
+            unnamed = lost - len(names)  # just read, or just handed on
+            drop(names, "no answer before the deadline", self.tally, self._journal, unnamed=unnamed)
         self.tally.unread = self.tally.unread or self._reading
         self._journal.detail(f"done: {self.tally}; out of time")
         os._exit(0 if self.tally.complete else 1)
@@ -367,16 +423,19 @@ def _hung_up(stdin: int) -> bool:
         return False
 
 
-def _more_comes(stdin: int, within: float) -> bool:
-    """Whether there is more to read, or an end to be read, within so many seconds; True where one cannot ask."""
+def _readable(stdin: int, within: float | None) -> bool:
+    """Whether there is something to read, or the end, within so many seconds (None: for ever).
+
+    False where one cannot ask: on Windows, and a terminal on macOS.
+    """
     try:
         import select
 
         poll = select.poll()
         poll.register(stdin, select.POLLIN)
-        return bool(poll.poll(within * 1000))
+        return any(what & (select.POLLIN | select.POLLHUP) for _, what in poll.poll(within and within * 1000))
     except (AttributeError, ImportError, OSError):
-        return True
+        return False
 
 
 def _without_credentials(url: str) -> str:
