@@ -35,10 +35,17 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure against the peers.")
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--quick", action="store_true", help="under a minute, without touching the README")
+    choice.add_argument("--again", metavar="SCENARIO", help="one scenario, put in the place of the committed one")
     choice.add_argument("--render", action="store_true", help="write the tables again from the committed results")
     options = parser.parse_args()
     if options.render:
         document = json.loads(COMMITTED.read_text(encoding="utf-8"))
+    elif options.again:
+        document = json.loads(COMMITTED.read_text(encoding="utf-8"))
+        again = measure(scenarios.FULL, options.again)
+        document["scenarios"] |= again["scenarios"]
+        document["again"] = {**document.get("again", {}), options.again: again["load"]}
+        document["budgets"] = judged(document["scenarios"])
     else:
         document = measure(scenarios.QUICK if options.quick else scenarios.FULL)
         SCRATCH.parent.mkdir(exist_ok=True)
@@ -55,8 +62,11 @@ def main():
     print(rewrite_readme(report.for_readme(document)))
 
 
-def measure(plan):
-    """Measure everything; return the document that is written as JSON. Holds no path and no name of the machine."""
+def measure(plan, only=""):
+    """Measure everything, or `only` one scenario; return the document that is written as JSON.
+
+    It holds no path and no name of the machine.
+    """
     started = time.monotonic()
     load_at_start = os.getloadavg()[0]
 
@@ -64,7 +74,7 @@ def measure(plan):
         print(f"[{time.monotonic() - started:5.0f} s] {what}", file=sys.stderr, flush=True)
 
     with Laboratory() as laboratory, Servers(laboratory) as servers:
-        measured = scenarios.measure(plan, laboratory, servers, say)
+        measured = scenarios.measure(plan, laboratory, servers, say, only)
     return {
         "made": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "seconds": time.monotonic() - started,
@@ -81,11 +91,16 @@ def measure(plan):
         },
         "load": {"start": load_at_start, "end": os.getloadavg()[0]},
         "scenarios": measured,
-        "budgets": [
-            dict(zip(("budget", "allowed", "measured", "used", "verdict"), row, strict=True))
-            for row in report.budget_rows(measured)
-        ],
+        "budgets": [] if only else judged(measured),
     }
+
+
+def judged(measured):
+    """Return the budget lines as dictionaries."""
+    return [
+        dict(zip(("budget", "allowed", "measured", "used", "verdict"), row, strict=True))
+        for row in report.budget_rows(measured)
+    ]
 
 
 def write_json(path, document):

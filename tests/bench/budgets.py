@@ -104,12 +104,8 @@ def judge(results):
             "times",
         )
     )
-    # Each in terms of the floor beside it, so that a machine that changed its pace between the two takes no part.
-    over_servers = [
-        ratio(gained("bare", behaviour, ours), gained("bare", behaviour, "floor"))
-        for behaviour in ("healthy", "refusing", "hanging", "unavailable")
-    ]
-    measured = [value for value in over_servers if value]
+    # Runs of their own, in turn, so that a machine that changes its pace takes no part.
+    measured = [each["median"] for each in (look("servers") or {}).values() if each["median"] > 0]
     if measured:
         # "The same" needs a tolerance: a quarter, which on a quiet machine is far above the noise.
         what = "two-event run gains the same whatever the server does: worst against best"

@@ -52,6 +52,7 @@ def times(value):
 def tables(results):
     """Yield each table as its title, its head and its rows."""
     yield from _runs(results["runs"])
+    yield _servers(results["servers"])
     yield _imports(results["import"])
     yield from _inside(results["inside"])
     yield _steady(results["steady"])
@@ -82,6 +83,11 @@ def _runs(runs):
             title = f"What two events add to a {frame} program, server {SERVERS[behaviour]}, ms"
             head = ["", "wall time", "iqr", "CPU time", "times the floor", "times less than posthog", "runs"]
             yield title, head, rows
+
+
+def _servers(servers):
+    title = "What two events add to a bare program, whatever the server does, runs in turn, ms"
+    return title, ["server", "wall time"], [[SERVERS[name], milliseconds(seen)] for name, seen in servers.items()]
 
 
 def _imports(imports):

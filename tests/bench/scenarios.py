@@ -32,6 +32,7 @@ IMPORTS = {
     SENTRY: "import sentry_sdk",
     FLOOR: "import msgspec",
 }
+MET_BY_A_HOST = ("healthy", "hanging", "refusing", "unavailable")
 WORK = 0.05
 """Seconds that the program works between its events, where it does."""
 
@@ -41,6 +42,7 @@ class Plan(NamedTuple):
 
     runs: dict[tuple[str, str], int]
     as_atopile: bool
+    servers: int
     imports: int
     inside: int
     steady: int
@@ -67,6 +69,7 @@ FULL = Plan(
         ("typer", "unavailable"): 3,
     },
     as_atopile=True,
+    servers=41,
     imports=25,
     inside=11,
     steady=5,
@@ -81,12 +84,12 @@ FULL = Plan(
         ("fast", POSTHOG, 20_000, 3),
         ("fast", BATCHING, 20_000, 3),
         ("fast", AS_ATOPILE, 1_000, 3),
-        ("fast", AS_ATOPILE, 20_000, 1),
+        ("fast", AS_ATOPILE, 5_000, 1),
         ("fast", SENTRY, 1_000, 3),
         ("fast", SENTRY, 5_000, 1),
         ("healthy", OURS, 20_000, 5),
         ("healthy", POSTHOG, 20_000, 2),
-        ("healthy", BATCHING, 20_000, 3),
+        ("healthy", BATCHING, 20_000, 1),
     ],
     at_once={1: 5, 8: 5, 64: 1},
     patience=20.0,
@@ -102,6 +105,7 @@ QUICK = Plan(
         ("typer", "healthy"): 2,
     },
     as_atopile=False,
+    servers=3,
     imports=5,
     inside=1,
     steady=1,
@@ -119,19 +123,25 @@ QUICK = Plan(
 )
 
 
-def measure(plan, laboratory, servers, say):
-    """Run everything; return the results by scenario. `say` is told what is being done."""
-    results = {"runs": {}}
+def measure(plan, laboratory, servers, say, only=""):
+    """Run everything, or `only` one scenario; return the results by scenario. `say` is told what is being done."""
+    results = {}
     for (frame, behaviour), rounds in plan.runs.items():
+        if only not in {"", "runs"}:
+            continue
         say(f"{frame} program, {behaviour} server ({rounds} rounds)")
-        results["runs"].setdefault(frame, {})[behaviour] = _runs(plan, laboratory, servers, frame, behaviour, rounds)
+        runs = results.setdefault("runs", {}).setdefault(frame, {})
+        runs[behaviour] = _runs(plan, laboratory, servers, frame, behaviour, rounds)
     for name, scenario in (
+        ("servers", _servers),
         ("import", _imports),
         ("inside", _inside),
         ("steady", _steady),
         ("stream", _streams),
         ("at_once", _at_once),
     ):
+        if only not in {"", name}:
+            continue
         say(name.replace("_", " "))
         results[name] = scenario(plan, laboratory, servers)
     return results
@@ -176,6 +186,20 @@ def _runs(plan, laboratory, servers, frame, behaviour, rounds):
         }
         for name in contenders
     }
+
+
+def _servers(plan, laboratory, servers):
+    """Let our program meet each server in turn, and none at all: whether the server makes a difference to the host."""
+    cases = {NONE: (NONE, "healthy")} | {behaviour: (OURS, behaviour) for behaviour in MET_BY_A_HOST}
+    wall = {case: [] for case in cases}
+    for turn in range(plan.servers + 1):
+        for case, (name, behaviour) in cases.items():
+            run = laboratory.run("cli_bare", name, servers.urls[behaviour], limit=plan.limit)
+            laboratory.settle()
+            if turn:
+                wall[case].append(run.wall)
+    laboratory.settle(until_gone=plan.patience)
+    return {case: summary(less(wall[case], wall[NONE])) for case in MET_BY_A_HOST}
 
 
 def _imports(plan, laboratory, servers):

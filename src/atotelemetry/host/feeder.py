@@ -404,8 +404,7 @@ class Feeder:
                 return self._queue.get(True, None if timeout < 0 else timeout)
             except Empty:
                 self._reap()
-                if self._sender is not None and idle.passed():
-                    self._end_sender(None)
+                if self._sender is not None and idle.passed() and self._end_sender(None):
                     idle = Deadline(None)
 
     def _feed(self, first: bytes, deadline: Deadline | None) -> _Flush | _Pause | None:
