@@ -497,16 +497,18 @@ def test_a_fork_while_another_thread_loads_what_an_odd_event_needs(hosts):
         WAIT
         + """
 import importlib.machinery
-started = threading.Event()
+started, forking = threading.Event(), threading.Event()
 load = importlib.machinery.SourceFileLoader.exec_module
 def slowly(self, module):
     if module.__name__ == "atotelemetry.host.values":
         started.set()
-        time.sleep(0.3)  # a cold disk
+        assert forking.wait(20)
+        time.sleep(0.1)  # a cold disk
     return load(self, module)
 importlib.machinery.SourceFileLoader.exec_module = slowly
 client = new_client()
 client.capture("ordinary", distinct_id="me")
+os.register_at_fork(before=forking.set)  # later than ours, so that it is called earlier
 thread = threading.Thread(target=client.capture, args=("odd",), kwargs={"distinct_id": 1})
 thread.start()
 started.wait()

@@ -504,6 +504,14 @@ def test_twelve_first_runs_at_once_share_one_id(file):
     assert files_below(file.parent) == ["telemetry.yaml"]
 
 
+def test_a_file_that_appears_after_consent_was_read_names_the_id(file):
+    """Two first runs a moment apart: the second one asked for consent when there was no file yet."""
+    consent = read_consent()
+    theirs = store(file, CANONICAL)
+    assert identity(consent=consent) == ID
+    assert file.read_bytes() == theirs
+
+
 def test_who_comes_second_uses_the_id_of_who_came_first(file, monkeypatch):
     """A file that appears between looking and creating is used, and not overwritten."""
     theirs = store(file, CANONICAL)

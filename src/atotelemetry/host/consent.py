@@ -221,9 +221,14 @@ def identity(app: str = "atopile", consent: Consent | None = None) -> str:
             consent = read_consent(app)
         if consent.id is not None:
             return consent.id
-        # A name that exists but holds no id (also a link to nothing) is the user's, and stays as it is.
-        if consent.mode == "on" and consent.path and not os.path.lexists(consent.path):
-            return _first_run(consent.path)
+        if consent.mode == "on" and consent.path:
+            if not os.path.lexists(consent.path):
+                return _first_run(consent.path)
+            # Made by another first run since this one looked. Or a name that holds no id (also a link to nothing): that
+            # is the user's, and stays as it is.
+            made = read_choice(consent.path).id
+            if made is not None:
+                return made
     except Exception as error:
         debug("telemetry keeps no id: %s", error)
     return _run_id(app)
