@@ -218,10 +218,12 @@ def circumstances(document):
     """Return one paragraph about machine, versions and noise."""
     machine, load = document["machine"], document["load"]
     peers = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
+    again = "".join(f" The scenario `{name}` is of a later run." for name in document.get("again", {}))
     return (
         f"{machine['implementation']} {machine['python']} on {machine['system']} {machine['kernel']}, "
         f"{machine['cpus']} CPUs; {peers}. Load average {load['start']:.2f} before and {load['end']:.2f} after "
         f"{document['seconds']:.0f} s of measuring; runs interleaved, first round discarded, median (min to max)."
+        f"{again}"
     )
 
 
