@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import types
 from typing import TYPE_CHECKING
 
@@ -223,7 +224,13 @@ def test_a_queued_event_keeps_nothing_but_its_line(new_client):
     client = new_client(queue_size=3000)
     client.capture("first", distinct_id="me", properties=TEN)
     with quiet_collector(), queued_up(client):
-        client.shutdown(20.0)  # ends the feeder's thread: from here on everything waits
+        # Ends the feeder's thread, once its sender has ended: from here on everything waits.
+        client.flush(20.0, delivered=True)
+        client.shutdown(20.0)
+        ends_at = time.monotonic() + 20.0
+        while client._feeder._running:
+            assert time.monotonic() < ends_at
+            time.sleep(0.002)
         client.disabled = False
         before = sys.getallocatedblocks()
         for _ in range(1000):

@@ -399,7 +399,7 @@ def test_ctrl_c_ends_it(server):
     with RunningSender(*to(server.url), patch=heed) as sender:
         sender.write(event("e"))
         server.wait_for_events(1)
-        sender.read_stderr_until("sending to ")
+        sender.read_stderr_until("POST /capture/")
         sender.process.send_signal(signal.SIGINT)
         done = sender.wait()
     assert done.exit_code == 130
