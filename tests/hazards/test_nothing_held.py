@@ -170,7 +170,10 @@ def ended():
     states = {}
     for thread in os.listdir("/proc/self/task"):
         for pid in open(f"/proc/self/task/{thread}/children").read().split():
-            states[pid] = open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0]
+            try:
+                states[pid] = open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0]
+            except FileNotFoundError:
+                continue  # reaped in this very moment
     return [pid for pid, state in states.items() if state == "Z"], len(states)
 
 client = new_client()

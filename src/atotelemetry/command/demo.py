@@ -72,13 +72,21 @@ def run(args: argparse.Namespace) -> int:
     previous = signal.signal(signal.SIGTERM, _end_by_signal)
     try:
         with contextlib.ExitStack() as cleanup:
-            directory = cleanup.enter_context(
-                tempfile.TemporaryDirectory(prefix="atotelemetry-demo-", ignore_cleanup_errors=True)
-            )
+            directory = tempfile.mkdtemp(prefix="atotelemetry-demo-")
+            cleanup.callback(_remove, directory)
             return _Demo(screen, directory, cleanup).run()
     finally:
         screen.progress("")
         signal.signal(signal.SIGTERM, previous)
+
+
+def _remove(directory: str) -> None:
+    """Remove the children's directory; again, when a sender that has just started put its log there meanwhile."""
+    for _ in range(100):
+        shutil.rmtree(directory, ignore_errors=True)
+        if not os.path.exists(directory):
+            return
+        time.sleep(0.02)
 
 
 # ---- what was seen, and whether it was right
