@@ -59,20 +59,20 @@ class Plan(NamedTuple):
 
 FULL = Plan(
     runs={
-        ("bare", "healthy"): 21,
+        ("bare", "healthy"): 17,
         ("bare", "hanging"): 5,
         ("bare", "refusing"): 7,
         ("bare", "unavailable"): 7,
-        ("typer", "healthy"): 11,
+        ("typer", "healthy"): 7,
         ("typer", "hanging"): 3,
         ("typer", "refusing"): 3,
         ("typer", "unavailable"): 3,
     },
     as_atopile=True,
     servers=41,
-    imports=25,
-    inside=11,
-    steady=5,
+    imports=17,
+    inside=9,
+    steady=3,
     steady_events=2000,
     streams=[
         ("fast", OURS, 1_000, 5),
@@ -91,7 +91,7 @@ FULL = Plan(
         ("healthy", POSTHOG, 20_000, 2),
         ("healthy", BATCHING, 20_000, 1),
     ],
-    at_once={1: 5, 8: 5, 64: 1},
+    at_once={1: 3, 8: 3, 64: 1},
     patience=20.0,
     limit=15.0,
 )
