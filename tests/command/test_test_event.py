@@ -118,7 +118,9 @@ def test_nobody_there(hosts):
 def test_a_server_that_hangs(hosts):
     """It gives up after `--timeout`, with exit code 1."""
     hosts.server.respond(Answer(hang=True))
-    done = send(hosts, *here(hosts), "--timeout", "1")
+    # Half a second of these three is kept for a word about what was lost (a fifth of a shorter time); a busy machine
+    # needs that.
+    done = send(hosts, *here(hosts), "--timeout", "3")
     assert done.returncode == 1
     assert "  dropped 1 event (telemetry:test): " in done.stderr
     assert len(hosts.server.requests) <= 1, "there was no time for a retry"
