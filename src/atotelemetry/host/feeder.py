@@ -7,7 +7,8 @@ locks for that. When no thread can be started (at interpreter exit, or the host 
 same work on the caller's thread, within its timeout.
 
 The pipe is non-blocking, so that a stuck sender holds up nobody: the feeder waits, the queue fills, `put` says no.
-Flush requests travel through the same queue as the events and so come after every event put before them.
+Flush requests travel through the same queue as the events and so come after every event put before them. Before a fork
+the thread ends, if need be in the middle of a line; what is left stays in `_lines` for whoever does the work next.
 """
 
 from __future__ import annotations
