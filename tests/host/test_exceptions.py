@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import gc
+import importlib
 import os
 import pickle
+import re
 import subprocess
 import sys
 import sysconfig
@@ -46,7 +48,9 @@ def frames_of(exception, **options):
 
 
 def printed(exception):
-    return "".join(traceback.format_exception(exception))
+    """Return what the standard library prints, but for the names that it suggests."""
+    text = "".join(traceback.format_exception(exception))
+    return re.sub(r"\. Did you mean: '\w+'\?$", "", text, flags=re.MULTILINE)
 
 
 def fail(message="it broke"):
@@ -192,7 +196,7 @@ NORMAL = [
 class TestTheTrio:
     @pytest.mark.parametrize("function", NORMAL)
     def test_stack_trace_is_the_standard_library_s(self, function):
-        """For an exception of any usual kind, `$exception_stack_trace` is what `traceback.format_exception` gives."""
+        """For an exception of any usual kind it is what `traceback.format_exception` gives, without suggestions."""
         error = caught(function)
         assert described(error)["$exception_stack_trace"] == printed(error)
 
@@ -242,6 +246,64 @@ class TestTheTrio:
         shown = text.count('  File "')
         assert 190 <= shown <= 204
         assert f"\n  [{803 - shown} frames left out]\n" in text
+
+    @pytest.mark.parametrize(("length", "frames"), [(3, 200), (10, 60), (50, 12), (150, 8)])
+    def test_a_long_chain_of_deep_stacks_is_printed_in_part(self, length, frames):
+        """The text of an event has so many frames in all, shared by its exceptions: printing them is what costs."""
+        error = None
+        for _ in range(length):
+            innermost = caught(fail_in_turns, 400)
+            innermost.__cause__ = error
+            error = innermost
+        nodes, _ = exceptions._walk(error, "")
+        counts = []
+        while nodes is not None:
+            exceptions._render(nodes, exceptions._frame_count(length))
+            counts.append(len(nodes.rendering.stack))
+            nodes = nodes.cause
+        assert len(counts) == length
+        assert all(frames <= count <= frames + 5 for count in counts), counts
+        assert described(error)["$exception_list"][0]["stacktrace"]["frames"][-1]["function"] == "fail"
+
+    @pytest.mark.parametrize("function", [fail_with_name, fail_with_attribute, fail_with_import])
+    def test_no_name_is_suggested(self, function):
+        """The text ends with the exception's own message: a suggestion would name something of the host's."""
+        error = caught(function)
+        assert described(error)["$exception_stack_trace"].endswith(f"{type(error).__name__}: {error}\n")
+
+    def test_an_import_that_failed_is_not_tried_again(self, tmp_path, monkeypatch):
+        """To suggest a name, Python 3.12 and later import the module once more: its code would run a second time."""
+        (tmp_path / "plugin_that_ran.py").write_text("ran.append(True)\nfrom plugin_beside_it import other\nname = 1\n")
+        (tmp_path / "plugin_beside_it.py").write_text("from plugin_that_ran import name\nother = 1\n")
+        ran = []
+        monkeypatch.setattr("builtins.ran", ran, raising=False)
+        monkeypatch.syspath_prepend(tmp_path)
+        error = caught(importlib.import_module, "plugin_that_ran")
+        assert type(error) is ImportError
+        text = described(error)["$exception_stack_trace"]
+        assert text.endswith(f"ImportError: {error}\n")
+        assert ran == [True]
+
+    def test_nothing_of_the_host_is_asked_for_a_suggestion(self):
+        """Neither a property of the object whose method failed, nor the `__dir__` of one that lacked an attribute."""
+        asked = []
+
+        class Host:
+            @property
+            def undefined_name(self):
+                asked.append("property")
+
+            def __dir__(self):
+                asked.append("dir")
+                return ["misspelt"]
+
+            def method(self):
+                return undefined_name  # noqa: F821
+
+        host = Host()
+        for error in (caught(host.method), caught(lambda: host.mispelt)):
+            described(error)
+        assert asked == []
 
     def test_text_has_no_colours(self, monkeypatch):
         """The text stays plain where the interpreter was told to print in colour."""
@@ -383,8 +445,6 @@ class TestWhoseCode:
 
     def test_frozen_modules(self):
         """Modules frozen into the interpreter are not the application's."""
-        import importlib
-
         frames = frames_of(caught(importlib.import_module, "no_such_module_anywhere"))
         assert frames[-1]["filename"].startswith("<frozen importlib")
         assert [frame["in_app"] for frame in frames] == [True] + [False] * (len(frames) - 1)
@@ -406,6 +466,15 @@ class TestWhoseCode:
         assert frames_of(own, project_root=str(root))[-1]["in_app"] is True
         assert frames_of(other, project_root=str(root))[-1]["in_app"] is False
         assert frames_of(below, project_root=str(root))[-1]["in_app"] is False
+
+    def test_an_application_of_a_single_module_has_that_file(self, tmp_path):
+        """What is installed beside it is not its own."""
+        module = tmp_path / "site-packages" / "tool.py"
+        own = caught(run_as, str(module), "tool")
+        other = caught(run_as, str(tmp_path / "site-packages" / "toolbox" / "a.py"), "toolbox.a")
+        assert frames_of(own)[-1]["in_app"] is False
+        assert frames_of(own, project_root=str(module))[-1]["in_app"] is True
+        assert frames_of(other, project_root=str(module))[-1]["in_app"] is False
 
     @pytest.mark.parametrize(
         ("path", "module", "expected"),
@@ -505,6 +574,18 @@ class TestSource:
         assert frame["context_line"] == "value = fail("
         whole = traceback.FrameSummary(str(path), 1, "f", lookup_line=False, end_lineno=5_002, colno=0, end_colno=1)
         assert exceptions._tamed(whole).end_lineno in {None, 1}
+
+    @pytest.mark.parametrize(("lines", "length"), [(1, 5_000), (190, 1_800), (60, 80)])
+    def test_statement_of_much_text(self, tmp_path, lines, length):
+        """A statement whose later lines are long shows its first: Python 3.13 would parse all of it for its carets."""
+        path = tmp_path / "large.py"
+        path.write_text("value = fail(\n" + f"    {'1,' * (length // 2)}\n" * lines + ")\n")
+        error = caught(exec, compile(path.read_text(), str(path), "exec"), {"fail": lambda *args: 1 / 0})
+        properties = described(error)
+        assert properties["$exception_list"][0]["stacktrace"]["frames"][-2]["context_line"] == "value = fail("
+        assert (
+            f'  File "{path}", line 1, in <module>\n    value = fail(\n  File' in properties["$exception_stack_trace"]
+        )
 
     def test_source_changed_since_import(self, tmp_path):
         """A file that was emptied after it was imported costs its lines and nothing else."""

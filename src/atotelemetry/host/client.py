@@ -282,8 +282,10 @@ class TelemetryClient:
                 person = self._new_uuid()
                 described["$process_person_profile"] = False
             # The application's own frames are "in app" also where pip has put them beside everybody else's.
-            own = getattr(sys.modules.get(self.app.replace("-", "_")), "__file__", None)
-            root = os.path.dirname(own) if own else None
+            module = sys.modules.get(self.app.replace("-", "_"))
+            root = getattr(module, "__file__", None)
+            if root and hasattr(module, "__path__"):  # a single module is its own file, and not all that lies beside it
+                root = os.path.dirname(root)
             described.update(exceptions.exception_properties(caught, distinct_id=person, project_root=root))
             described.update(properties or {})
         except Exception as error:

@@ -27,9 +27,12 @@ _MAX_GROUP_WIDTH = 49  # members of one group; the standard library prints 15 of
 _MAX_LISTED_FRAMES = 128  # per exception: the outermost and the innermost half
 _MAX_LISTED_FRAMES_IN_ALL = 256
 _MIN_LISTED_FRAMES = 8
+_MIN_PRINTED_FRAMES = 8
+_MAX_PRINTED_FRAMES_IN_ALL = 600
 _MAX_PRINTED_FRAMES = 200  # per exception, counted as printed: a repeated line counts three times at most
 _PRINTED_REPEATS = 3  # the standard library prints a repeated line three times and then says how often it follows
 _MAX_STATEMENT_LINES = 200
+_MAX_STATEMENT_CHARACTERS = 4_000  # 3.13 parses all of a statement for its carets
 _MAX_NOTES = 100
 
 _MAX_MESSAGE_BYTES = 8 * 1024
@@ -41,6 +44,7 @@ _MAX_NAME_BYTES = 300
 _MAX_LINE_BYTES = 300  # where PostHog cuts a context line
 _MAX_FORMATTED_LINE_CHARACTERS = 2_000
 _MAX_SOURCE_FILE_BYTES = 4 * 1024 * 1024
+_SUGGESTED_FROM = ("name", "name_from", "obj")
 
 _OWN_PACKAGE = __name__.partition(".")[0]
 _MARK = "__atotelemetry_reported__"
@@ -102,6 +106,7 @@ def exception_properties(
     `distinct_id` is the person for the old dashboards; `handled` is False when nothing caught the exception.
     `project_root` is a directory whose files are the application's own even where they would otherwise count as a
     library's, as with a CLI that is itself installed in site-packages; packages installed below it remain libraries.
+    Of an application that is a single module it is that file.
 
     Returns `$exception_message`, `$exception_type`, `$exception_stack_trace` (what `traceback.format_exception` gives,
     joined), `$exception_person`, `$exception_list` and `$exception_level`: built-in values, ready for JSON, less than
@@ -147,14 +152,15 @@ def _describe(
     """Return the text of the whole stack trace, and the entries of `$exception_list`."""
     root, complete = _walk(exception, message)
     shown = list(_in_order(root))
+    frame_count = _frame_count(len(shown))
     for node, _, _ in shown:
-        _render(node)
+        _render(node, frame_count)
     try:
         stack_trace = _format(shown)
     except Exception:
         # A SyntaxError with fields that are no numbers, for instance, breaks the standard library's formatting.
         for node, _, _ in shown:
-            _render(node, plain=True)
+            _render(node, frame_count, plain=True)
         stack_trace = _format(shown)
     if not complete:
         stack_trace += "[further exceptions left out]\n"
@@ -304,14 +310,17 @@ class _Alone:
 
     @property  # type: ignore[misc]
     def __class__(self) -> type[BaseException]:  # type: ignore[override]
-        # `isinstance` is asked about it, to suggest a name for a misspelt one.
         return type(self._exception)
 
     def __str__(self) -> str:
         return self._message
 
     def __getattr__(self, name: str) -> Any:
-        # Where a SyntaxError points to, what a NameError missed.
+        # Without these it makes no suggestion ("Did you mean"). To make one it would import the module that failed,
+        # once more, read properties of the host's objects, and name a variable of the host's.
+        if name in _SUGGESTED_FROM:
+            raise AttributeError(name)
+        # Where a SyntaxError points to.
         try:
             return getattr(self._exception, name)
         except KeyboardInterrupt:
@@ -320,13 +329,21 @@ class _Alone:
             raise AttributeError(name) from None
 
 
-def _render(node: _Node, *, plain: bool = False) -> None:
-    """Give `node` its `TracebackException` and its stack; `plain` when its own fields are known not to be printable."""
+def _frame_count(exceptions: int) -> int:
+    """Return how many frames are printed of each of so many exceptions."""
+    return min(_MAX_PRINTED_FRAMES, max(_MIN_PRINTED_FRAMES, _MAX_PRINTED_FRAMES_IN_ALL // exceptions))
+
+
+def _render(node: _Node, frame_count: int, *, plain: bool = False) -> None:
+    """Give `node` its `TracebackException` and its stack, of which no more than `frame_count` frames are printed.
+
+    `plain` when its own fields are known not to be printable.
+    """
     # Milliseconds to import, though a host that raises mostly has it.
     from traceback import TracebackException
 
     entries = _traceback_entries(node.exception)
-    kept, printed = _choose(entries)
+    kept, printed = _choose(entries, frame_count)
     # An explicit limit, because `sys.tracebacklimit` is about what is printed, not about what is known.
     options: dict[str, Any] = {"limit": max(len(kept), 1), "lookup_lines": False}
     rebuilt = _rebuilt([entries[index] for index in kept]) if len(kept) < len(entries) else None
@@ -373,7 +390,7 @@ def _traceback_entries(exception: BaseException) -> list[TracebackType]:
     return entries
 
 
-def _choose(entries: Sequence[TracebackType]) -> tuple[list[int], list[tuple[int, int, int]]]:
+def _choose(entries: Sequence[TracebackType], frame_count: int) -> tuple[list[int], list[tuple[int, int, int]]]:
     """Choose the frames worth summarising, and the runs of them to print.
 
     Returns the indexes of the former, and for the latter triples: the first index, how many frames stand on the same
@@ -392,7 +409,7 @@ def _choose(entries: Sequence[TracebackType]) -> tuple[list[int], list[tuple[int
             code, line, first = here, lineno, index
     if printable:
         runs.append(_run(first, len(printable)))
-    runs = _without_middle(runs)
+    runs = _without_middle(runs, frame_count)
 
     if len(entries) <= _MAX_LISTED_FRAMES:
         return list(range(len(entries))), runs
@@ -407,16 +424,16 @@ def _run(first: int, end: int) -> tuple[int, int, int]:
     return first, end - first, min(end - first, _PRINTED_REPEATS)
 
 
-def _without_middle(runs: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+def _without_middle(runs: list[tuple[int, int, int]], frame_count: int) -> list[tuple[int, int, int]]:
     """Replace what is too much to print, in the middle of `runs`, with one run of which nothing is printed."""
-    if sum(count for _, _, count in runs) <= _MAX_PRINTED_FRAMES:
+    if sum(count for _, _, count in runs) <= frame_count:
         return runs
     head, tail = 0, len(runs)
-    room = _MAX_PRINTED_FRAMES // 2
+    room = frame_count // 2
     while room > 0:
         room -= runs[head][2]
         head += 1
-    room = _MAX_PRINTED_FRAMES // 2
+    room = frame_count // 2
     while room > 0 and tail > head:
         tail -= 1
         room -= runs[tail][2]
@@ -489,7 +506,7 @@ def _tamed(summary: FrameSummary) -> FrameSummary:
     try:
         if _costs_too_much_to_read(summary.filename):
             return FrameSummary(*place, line="")
-        if (summary.end_lineno or 0) - (summary.lineno or 0) > _MAX_STATEMENT_LINES:
+        if _is_long_statement(summary):
             summary = FrameSummary(*place, lookup_line=False)
         line = summary.line or ""
         if len(line) > _MAX_FORMATTED_LINE_CHARACTERS:
@@ -498,6 +515,19 @@ def _tamed(summary: FrameSummary) -> FrameSummary:
     except Exception:
         # A loader of the host's that cannot give the source.
         return FrameSummary(*place, line="")
+
+
+def _is_long_statement(summary: FrameSummary) -> bool:
+    """Tell whether a frame's statement has more lines, or text in them, than is worth parsing."""
+    first, last = summary.lineno or 0, summary.end_lineno or 0
+    if last <= first:
+        return False
+    if last - first > _MAX_STATEMENT_LINES:
+        return True
+    import linecache  # loaded along with `traceback`
+
+    lines = linecache.getlines(summary.filename)[first - 1 : last]
+    return sum(map(len, lines)) > _MAX_STATEMENT_CHARACTERS
 
 
 def _costs_too_much_to_read(filename: str) -> bool:
@@ -600,7 +630,7 @@ def _gap(left_out: int) -> dict[str, object]:
 class _Sources:
     """Says of each source file where it is, what to call it and whose it is; each is worked out once per event."""
 
-    __slots__ = ("_known", "_library", "_root")
+    __slots__ = ("_known", "_library", "_module", "_root")
 
     def __init__(self, project_root: str | None) -> None:
         import os
@@ -610,6 +640,7 @@ class _Sources:
         # `os` may be frozen into the interpreter; this one is a file of the standard library.
         self._library = _directory(os.path.dirname(traceback.__file__))
         self._root = _directory(project_root)
+        self._module = self._root and self._root.removesuffix("/")
 
     def frame(self, entry: TracebackType, summary: FrameSummary) -> dict[str, object]:
         # `exec` takes subclasses of dict, which may have a `get` of their own.
@@ -651,6 +682,8 @@ class _Sources:
             in_app = False  # our decorator is in the stack of what it wraps
         elif inside is not None:
             in_app = not _is_installed("/" + inside)
+        elif comparable == self._module:
+            in_app = True
         else:
             in_app = not _is_installed(comparable) and not (self._library and comparable.startswith(self._library))
         parts = path.replace(os.sep, "/").split("/")
