@@ -280,6 +280,14 @@ DAMAGED = {
     "key without colon": f"{{telemetry, id: {ID}}}",
     "choice is a list": "telemetry: [true]\n",
     "choice is a mapping": "telemetry: {enabled: true}\n",
+    "key without space": "{telemetry:false}",
+    "key without space, after another": f"{{id: {ID}, telemetry:false}}",
+    "equals sign": f"{{id: {ID}, telemetry=false}}",
+    "dash before the key": f"id: {ID}\n-telemetry: false\n",
+    "colon in the key": f"id: {ID}\n'telemetry:': false\n",
+    "quotes around all": f'id: {ID}\n"telemetry: false":\n',
+    "invisible character in the key": f"id: {ID}\ntelemetry\u200b: false\n",
+    "plural": f"id: {ID}\nTelemetrys: false\n",
     "unclear once of twice": "telemetry: yes\ntelemetry: perhaps\n",
     "id cut off": "telemetry: true\nid: 0b6c1f3e-5a51-4d\n",
     "id alone, cut off": "id: 0b6c1f3e-5a51",
@@ -394,6 +402,21 @@ def test_a_link_is_followed_and_a_link_to_nothing_opts_out(file, tmp_path):
     assert read_consent().mode == "off"
     assert "symbolic link" in read_consent().reason
     store(target, CANONICAL)
+    assert read_consent().id == ID
+
+
+@pytest.mark.parametrize("link", ["atopile", ".config"])
+def test_a_directory_that_is_a_link_to_nothing_opts_out(file, tmp_path, link):
+    """The same where a directory on the way is the link; and no id is made meanwhile."""
+    place = file.parent if link == "atopile" else file.parent.parent
+    target = tmp_path / "not mounted"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(target)
+    assert read_consent().reason == f"damaged: {file}: the target of the symbolic link {place} does not exist"
+    assert (place.is_symlink(), target.exists()) == (True, False)
+    target.mkdir()
+    assert read_consent().reason == "no file yet: on by default"
+    store(file, CANONICAL)
     assert read_consent().id == ID
 
 

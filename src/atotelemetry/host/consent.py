@@ -384,9 +384,7 @@ def _read_bytes(path: str) -> bytes | None:
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         descriptor = os.open(path, flags)
     except (FileNotFoundError, NotADirectoryError):
-        # A link to nothing (a drive that is not mounted, say): there is a choice, and we cannot see it.
-        if os.path.islink(path):
-            raise ValueError("the target of the symbolic link does not exist") from None
+        _refuse_dangling_link(path)
         return None
     try:
         status = os.fstat(descriptor)
@@ -403,6 +401,21 @@ def _read_bytes(path: str) -> bytes | None:
         return raw
     finally:
         os.close(descriptor)
+
+
+def _refuse_dangling_link(path: str) -> None:
+    """Raise ValueError if `path`, or a directory on the way to it, is a link to nothing.
+
+    To a drive that is not mounted, say: there is a choice, and we cannot see it.
+    """
+    place = path
+    while not os.path.exists(place):
+        if os.path.islink(place):
+            which = "" if place == path else f" {place}"
+            raise ValueError(f"the target of the symbolic link{which} does not exist") from None
+        place, below = os.path.dirname(place), place
+        if place == below:
+            return
 
 
 def _read_canonical(raw: bytes) -> FileChoice | None:

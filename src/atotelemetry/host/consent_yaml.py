@@ -232,6 +232,12 @@ def _interpret(mapping: MappingNode) -> FileChoice:
     if ids and found_id is None:
         # Cut off by a full disk, or mistyped: who damaged the file, and what else is missing from it?
         return FileChoice("damaged", "the id is not a UUID", ids[-1].start_mark.line + 1)
+    if deciding is None:
+        # `{telemetry:false}` is YAML for a key of that name: somebody wanted to say something.
+        for key, _ in mapping.value:
+            if isinstance(key.value, str) and "telemetry" in key.value.lower():
+                reason = f"the key `{_quoted(key)}` should perhaps be `telemetry`"
+                return FileChoice("damaged", reason, key.start_mark.line + 1, found_id)
     return deciding or FileChoice("on", NO_CHOICE, None, found_id)
 
 
