@@ -52,6 +52,24 @@ def test_above_debug_there_is_nothing(caplog):
     assert caplog.records == []
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["logger exists", "no logger"])
+@pytest.mark.parametrize("silenced_by", ["level", "disable"])
+def test_a_line_that_nobody_reads_waits_for_nobody(monkeypatch, known, silenced_by):
+    """Another thread may hold the lock of `logging` for long, while it configures it anew."""
+    if known:
+        logging.getLogger("atotelemetry")
+    else:
+        monkeypatch.delitem(logging.root.manager.loggerDict, "atotelemetry", raising=False)
+    if silenced_by == "disable":
+        monkeypatch.setattr(logging.root, "level", logging.DEBUG)
+        monkeypatch.setattr(logging.root.manager, "disable", logging.DEBUG)
+    speaking = threading.Thread(target=debug, args=("lost",), daemon=True)
+    with logging._lock:
+        speaking.start()
+        speaking.join(20)
+        assert not speaking.is_alive()
+
+
 def test_a_host_without_logging_does_not_get_it():
     """Where nobody imported `logging` nobody can listen, so it is not imported for a line."""
     program = (

@@ -393,6 +393,54 @@ class TestDecorator:
         assert asyncio.run(both()) == ((3, ["start"]), ["start", "end", "start"])
         assert recorded.names == ["start", "end"] * 2
 
+    def test_object_with_an_asynchronous_call(self, recorded):
+        """What it returns is awaited, and what that raises is reported."""
+
+        class Job:
+            async def __call__(self, fails):
+                await asyncio.sleep(0)
+                if fails:
+                    raise ConnectionError
+                return list(recorded.names)
+
+        measured = recorded.telemetry.capture("start", "end")(Job())
+        assert asyncio.run(measured(fails=False)) == ["start"]
+        with pytest.raises(ConnectionError):
+            asyncio.run(measured(fails=True))
+        assert recorded.names == ["start", "end", "start", "$exception"]
+
+    def test_methods_of_a_class(self, recorded):
+        """Above `@staticmethod` and `@classmethod` it measures the function, which is called as without it."""
+        capture = recorded.telemetry.capture("start", "end")
+
+        class Host:
+            @capture
+            @staticmethod
+            def static(a, b):
+                return a, b
+
+            @capture
+            @classmethod
+            def of_class(cls, a):
+                return cls, a
+
+            @capture
+            @staticmethod
+            async def waiting(a):
+                await asyncio.sleep(0)
+                return a, list(recorded.names[-1:])
+
+            @staticmethod
+            @capture
+            def below(a):
+                return a
+
+        assert (Host().static(1, 2), Host.static(1, 2)) == ((1, 2), (1, 2))
+        assert (Host().of_class(3), Host.of_class(3)) == ((Host, 3), (Host, 3))
+        assert asyncio.run(Host().waiting(4)) == (4, ["start"])
+        assert Host().below(5) == 5
+        assert recorded.names == ["start", "end"] * 6
+
     def test_typer_command(self, recorded):
         """A decorated command has its options, which typer reads from the signature, and runs measured."""
         import typer
@@ -652,6 +700,29 @@ class TestConsent:
         assert recorded.names == ["start"]
 
 
+class TestOwnFailures:
+    def test_they_are_counted(self, recorded):
+        """An event that is lost in this layer is a dropped one, as if it were lost below."""
+
+        class Key(str):
+            __slots__ = ()
+
+            def __hash__(self):
+                return hash("duration")
+
+            def __eq__(self, other):
+                raise RuntimeError("never equal")
+
+        properties = {Key("x"): 1}
+        telemetry = recorded.telemetry
+        assert telemetry.capture_event("event", properties) is None
+        assert telemetry.capture_exception(ValueError(), properties) is None
+        with telemetry.capture("start", "end", properties):
+            pass
+        stats = telemetry.client.stats
+        assert (stats.captured, stats.dropped, stats.dropped_by_reason) == (4, 4, {"error": 4})
+
+
 class TestLogMode:
     @pytest.fixture(autouse=True)
     def log_mode(self, monkeypatch):
@@ -670,6 +741,14 @@ class TestLogMode:
         assert telemetry.client.stats.handed_over == 2
         assert telemetry.client.flush(delivered=True)
         assert files_below(tmp_path) == []
+
+    @pytest.mark.parametrize("before_send", [None, lambda event: event], ids=["", "before_send"])
+    def test_what_every_event_has(self, capsys, before_send):
+        """What the sender would be told once for all events is on each; an event's own wins."""
+        telemetry = Telemetry(properties={"plan": "pro", "tier": 1, "path": uuid.UUID(ID)}, before_send=before_send)
+        telemetry.capture_event("seen", {"tier": 2})
+        properties = json.loads(capsys.readouterr().err)["properties"]
+        assert (properties["plan"], properties["tier"], properties["path"]) == ("pro", 2, ID)
 
     def test_the_id_of_the_file(self, file, capsys):
         """Somebody who has an id sees it."""

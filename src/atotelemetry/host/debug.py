@@ -2,7 +2,8 @@
 
 Runs in the host, on any thread. A host that never imported `logging` cannot have a handler that would show the line,
 so `logging` (milliseconds to import) is only looked up, never loaded. A handler may itself capture telemetry: the
-guard keeps such a handler from calling back into itself through us.
+guard keeps such a handler from calling back into itself through us. Nor is its lock taken for a line that nobody is
+going to read: another thread may hold it for long, while it closes handlers.
 """
 
 from __future__ import annotations
@@ -10,7 +11,19 @@ from __future__ import annotations
 import sys
 from _thread import get_ident
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 _logging_threads: set[int] = set()
+
+
+def _is_heard(logging: Any) -> bool:
+    """Whether the host's `logging` is set to DEBUG for us; unlike its own functions this takes no lock."""
+    manager = logging.root.manager
+    logger = manager.loggerDict.get("atotelemetry")
+    level: int = (logger if isinstance(logger, logging.Logger) else logging.root).getEffectiveLevel()
+    return bool(level <= logging.DEBUG and manager.disable < logging.DEBUG)
 
 
 def debug(message: str, *args: object) -> None:
@@ -22,6 +35,8 @@ def debug(message: str, *args: object) -> None:
     try:
         logging = sys.modules.get("logging")
         if logging is None:
+            return
+        if not _is_heard(logging):
             return
         thread = get_ident()
         if thread in _logging_threads:

@@ -109,7 +109,7 @@ class Telemetry:
             debug("telemetry is off: %s", self._consent.reason)
             self.client.disabled = True
         elif self._consent.mode == "log":
-            divert(self.client, _print)
+            divert(self.client, _printer(self.client))
 
     def capture(self, event_start: str, event_end: str, properties: Mapping[str, Any] | None = None) -> Capture:
         """Capture the beginning and the end of what happens inside: a context manager, and a decorator.
@@ -148,7 +148,7 @@ class Telemetry:
         try:
             return client.capture(event, distinct_id=self._person(), properties=_with_own(properties, since))
         except Exception as error:
-            debug("an event was not captured: %r", error)
+            client._refuse(error)  # noqa: SLF001 - one layer in two: what is lost here is lost, too
             return None
 
     def _exception(self, exc: object, properties: Mapping[str, Any] | None, since: float) -> str | None:
@@ -158,7 +158,7 @@ class Telemetry:
         try:
             return client.capture_exception(exc, distinct_id=self._person(), properties=_with_own(properties, since))
         except Exception as error:
-            debug("an exception was not captured: %r", error)
+            client._refuse(error)  # noqa: SLF001
             return None
 
     def _person(self) -> str:
@@ -217,11 +217,16 @@ class Capture:
         """Capture every call of `function`; of a coroutine or generator function the whole life of what it returns."""
         from functools import partial, wraps  # whoever decorates functions has it
 
+        if isinstance(function, (staticmethod, classmethod)):  # still as it stands in the class
+            return type(function)(self(function.__func__))
+
         def again() -> Capture:
             return Capture(self._telemetry, self._start, self._end, self._properties)
 
         body = function.func if isinstance(function, partial) else function
-        flags = getattr(getattr(body, "__code__", None), "co_flags", 0)
+        # An object that can be called runs the code of its class.
+        code = getattr(body, "__code__", None) or getattr(getattr(type(body), "__call__", None), "__code__", None)  # noqa: B004
+        flags = getattr(code, "co_flags", 0)
         target: Any = function
         wrapper: Any
         if flags & _COROUTINE:
@@ -310,9 +315,19 @@ def divert(client: TelemetryClient, take: Callable[[bytes], object]) -> None:
     client.disabled = False
 
 
-def _print(line: bytes) -> None:
-    # In one write, so that the lines of several threads do not mix.
-    sys.stderr.write(line.decode() + "\n")
+def _printer(client: TelemetryClient) -> Callable[[bytes], None]:
+    """Return what shows an event's line on stderr, with the properties that the sender would be told once for all."""
+
+    def show(line: bytes) -> None:
+        if client._properties:  # noqa: SLF001 - see `divert`
+            json = load("msgspec").json
+            event = json.decode(line)
+            event["properties"] = {**json.decode(client._hello())["properties"], **event["properties"]}  # noqa: SLF001
+            line = json.encode(event)
+        # In one write, so that the lines of several threads do not mix.
+        sys.stderr.write(line.decode() + "\n")
+
+    return show
 
 
 # ---- the default instance: atopile's
