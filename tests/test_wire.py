@@ -333,6 +333,12 @@ def test_a_line_has_no_say_in_its_own_size(value):
         (b'{"event":"torn","dist{ "type" :\t"hello", "protocol":1,"api_key":"k","host":"h"}', True),
         (b'{"type":"hello","protocol":1,"api_key":"k"}', True),
         (b'{"type":"hello","x":"' + b"x" * MAX_EVENT_BYTES + b'"}', True),
+        (b'{"protocol":1,"api_key":"k","host":"h","type":"hello","app":', True),
+        (b'{"protocol":"one","type":"hello"}', True),
+        # Events that only speak of one: they cost themselves, as any other.
+        (b'{"event":"x","distinct_id":1.5,"properties":{"type":"hello"}}', False),
+        (b'{"event":"x","properties":{"type":"hello"},"distinct', False),
+        (b'{"event":"x","properties":{"type":"hello","x":"' + b"x" * MAX_EVENT_BYTES + b'"}}', False),
         (b'{"event":"torn","properties":{"text":"\\"type\\":\\"hello\\""', False),
         (b'{"event":""}', False),
         (b"x" * (MAX_EVENT_BYTES + 1), False),
@@ -341,9 +347,10 @@ def test_a_line_has_no_say_in_its_own_size(value):
 def test_a_damaged_hello_is_told_from_other_damage(line, is_hello):
     """After it, nothing may go to where the stream before it went."""
     for parts in ([line + b"\n"], [line[:20], line[20:], b"\n"]):
-        (error,) = decode(*parts)
+        error, after = decode(*parts, GOOD + b"\n")
         assert isinstance(error, LineError)
         assert error.is_hello == is_hello
+        assert isinstance(after, Event)
 
 
 def test_windows_line_ends_are_taken():

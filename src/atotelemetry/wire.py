@@ -258,8 +258,13 @@ class LineDecoder:
 
 
 def _names_a_hello(line: bytes | bytearray) -> bool:
-    """Whether a line that cannot be read holds the mark of a hello, perhaps behind a torn line that it is glued to."""
-    return b'"type":"hello"' in line.translate(None, b" \t\r")
+    """Whether a line that cannot be read is, or was, a hello, perhaps glued to a torn line before it."""
+    try:
+        return bytes(msgspec.json.decode(line, type=dict[str, msgspec.Raw]).get("type", b"")) == b'"hello"'
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # Not even JSON. A hello begins with its mark; an event that merely quotes one names no key beside it.
+        text = line.translate(None, b" \t\r")
+        return text.startswith(b'{"type":"hello"') or (b'"type":"hello"' in text and b'"api_key":"' in text)
 
 
 def _problem(event: Event) -> str:

@@ -182,6 +182,26 @@ def test_a_hello_that_cannot_be_used_is_a_wrong_call(server, settings, complaint
 
 
 @pytest.mark.parametrize(
+    "address",
+    [
+        "http://me:secret@127.0.0.1:1/?x=1",
+        "http://me:secret@127.0.0.1:abc",
+        "ftp://me:secret@somewhere",
+        "me:secret@somewhere",
+    ],
+)
+def test_a_password_is_not_repeated(address):
+    """What is wrong with an address is said without the credentials in it."""
+    for done in (
+        run_sender(event("e"), arguments=["--host", address, "--api-key", KEY]),
+        run_sender(hello(address), event("e")),
+    ):
+        assert done.exit_code == 2
+        assert "host" in done.stderr
+        assert "secret" not in done.stderr
+
+
+@pytest.mark.parametrize(
     "damage",
     [
         pytest.param(lambda line: b'{"event": "torn", "dist' + line, id="glued to a torn line"),

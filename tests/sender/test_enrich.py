@@ -440,8 +440,33 @@ class TestWhichGit:
         assert sum(line.startswith("--no-pager -C ") for line in lines) == 2
         for setting in ("GIT_OPTIONAL_LOCKS=0", "GIT_TERMINAL_PROMPT=0", "GIT_PAGER=cat", "GIT_NO_LAZY_FETCH=1"):
             assert lines.count(setting) == 2
-        assert not any(line.startswith(("GIT_TRACE", "GIT_CONFIG=")) for line in lines)
+        assert not any(line.startswith(("GIT_TRACE=", "GIT_CONFIG=")) for line in lines)
         assert not trace.exists()
+
+    @pytest.mark.parametrize("target", ["normalTarget", "eventTarget", "perfTarget"])
+    def test_traces_that_the_configuration_asks_for(self, git, repository, tmp_path, target):
+        """Git's configuration can ask for a trace of every command, too: ours are not in it."""
+        trace = tmp_path / "trace"
+        git(repository, "config", "--global", f"trace2.{target}", str(trace))
+        trace.unlink(missing_ok=True)
+        git(repository, "--version")
+        assert trace.exists()
+        trace.unlink()
+        assert git.facts(repository)["email"] == EMAIL
+        assert not trace.exists()
+
+    @posix_only
+    def test_planted_program(self, git, repository, tmp_path):
+        """A program of that name in the host's directory is not run, by whatever name PATH calls that directory."""
+        ran = tmp_path / "ran"
+        (repository / "git").write_text(f'#!/bin/sh\ntouch "{ran}"\n', encoding="utf-8")
+        (repository / "git").chmod(0o755)
+        link = tmp_path / "link"
+        link.symlink_to(repository)
+        for entry in (repository, link, f"{repository}/.", repository / "sub" / ".."):
+            environ = {**git.environ, "PATH": f"{entry}{os.pathsep}{git.environ['PATH']}"}
+            assert git.facts(repository, environ=environ)["email"] == EMAIL
+        assert not ran.exists()
 
 
 @posix_only

@@ -145,6 +145,7 @@ def test_http_goes_through_its_proxy(server):
     """As `HTTP_PROXY` says."""
     with Proxy() as proxy:
         done = run_sender(event("e"), arguments=to(server.url), env={"HTTP_PROXY": proxy.url()})
+        assert done.stderr.count(f", through the proxy {proxy.url().removeprefix('http://')}") == 1
         assert done.exit_code == 0, done.stderr
         assert proxy.asked == [f"POST {server.url}/capture/ HTTP/1.1"]
     assert names(server.events) == ["e"]
@@ -154,6 +155,7 @@ def test_https_goes_through_a_tunnel(authority, trusting):
     """As `HTTPS_PROXY` says, and the server's certificate is still the one that counts."""
     with serve_tls(authority.issue_cert("localhost")) as server, Proxy() as proxy:
         done = run_sender(events(2), arguments=to(server.url), env={**trusting, "HTTPS_PROXY": proxy.url()})
+        assert done.stderr.count(f", through the proxy {proxy.url().removeprefix('http://')}") == 1
         assert done.exit_code == 0, done.stderr
         assert proxy.asked == [f"CONNECT localhost:{server.port} HTTP/1.1"]
         assert names(server.events) == ["e0", "e1"]
@@ -174,6 +176,7 @@ def test_no_proxy_is_heeded(server, variable):
     env = {"HTTP_PROXY": f"http://127.0.0.1:{closed_port()}", variable: "127.0.0.1,localhost"}
     done = run_sender(event("e"), arguments=to(server.url), env=env)
     assert done.exit_code == 0, done.stderr
+    assert "proxy" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,7 @@ _REASON_LENGTH = 200
 _OPERATIONS = 3
 _BODY_PATIENCE = 0.25  # once the answer is known, for the rest of it: all there is to gain is a kept connection
 _KEEP_ALIVE = 60.0
+_PORTS = {"http": 80, "https": 443}
 
 
 class Outcome(NamedTuple):
@@ -131,6 +132,7 @@ class Delivery:
         self._compression = compression
         self._journal = journal
         self._connection: _Connection | None = None
+        self._proxy = ""
         self._trust: ssl.SSLContext | None = None
 
     def url(self, path: str) -> str:
@@ -149,6 +151,7 @@ class Delivery:
         self._journal.detail(
             f"POST {request.path} {events} event{'s' if events != 1 else ''}, {len(request.body)} bytes"
             f"{f' ({len(content)} gzipped)' if compressed else ''}: {outcome.reason} in {milliseconds:.0f} ms"
+            f"{f', through the proxy {self._proxy}' if self._proxy else ''}"
         )
         return outcome
 
@@ -176,6 +179,7 @@ class Delivery:
         connection.take(attempt)
         if attempt.answered.wait(limit):
             attempt.finished.wait(min(_BODY_PATIENCE, max(0.0, ends_at - time.monotonic())))
+        self._proxy = connection.proxy
         outcome = attempt.outcome or Outcome(RETRY, f"no answer within {limit:.1f} s")
         if not attempt.kept:
             self.close()
@@ -238,6 +242,9 @@ class _Connection:
         self._socket: socket.socket | None = None
         self._connects = 0
         self._connects_before = 0
+        self._server: tuple[str, int | None] = ("", None)
+        self.proxy = ""
+        """Host and port of the proxy that it goes through, empty where it goes to the server itself."""
         threading.Thread(target=self._work, name="connection", daemon=True).start()
 
     def take(self, attempt: _Attempt) -> None:
@@ -284,6 +291,7 @@ class _Connection:
             headers=attempt.headers,
             extensions={"trace": self._watch},
         )
+        self._server = (request.url.raw_host.decode("ascii"), request.url.port or _PORTS.get(request.url.scheme))
         response = client.send(request, stream=True)
         try:
             # Accepted is accepted, also if the rest of the answer never comes.
@@ -305,7 +313,10 @@ class _Connection:
         return isinstance(error, (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError))
 
     def _watch(self, event: str, info: dict[str, Any]) -> None:
-        """Note each socket as it is connected (httpcore's `trace` extension)."""
+        """Note where it connects to, and each socket as it is connected (httpcore's `trace` extension)."""
+        if event == "connection.connect_tcp.started":
+            host, port = info["host"], info["port"]
+            self.proxy = "" if (host, port) == self._server else f"{host}:{port}"
         if event != "connection.connect_tcp.complete":
             return
         self._connects += 1

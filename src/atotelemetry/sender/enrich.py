@@ -346,10 +346,10 @@ def _find_git(environ: Mapping[str, str], cwd: str) -> str | None:
     project could have put a program of that name; Windows would look there first.
     """
     program = "git.exe" if os.name == "nt" else "git"  # not git.cmd: that one would be run by a shell
-    here = os.path.normpath(cwd)
+    here = os.path.realpath(cwd)
     for entry in environ.get("PATH", "").split(os.pathsep):
         folder = entry.strip('"')
-        if not os.path.isabs(folder) or os.path.normpath(folder) == here:
+        if not os.path.isabs(folder) or os.path.realpath(folder) == here:
             continue
         path = os.path.join(folder, program)
         candidates = _MAC_GITS if sys.platform == "darwin" and path == _MAC_SHIM else (path,)
@@ -364,12 +364,15 @@ def _git_environment(environ: Mapping[str, str]) -> dict[str, str]:
     kept = {
         name: value
         for name, value in environ.items()
-        # Traces and redirections would write our two commands into files of the person's; GIT_CONFIG would make
-        # `git config` read another file than git itself does.
+        # Traces and redirections would write our two commands into files of the person's (see below for those that
+        # git's configuration asks for); GIT_CONFIG would make `git config` read another file than git itself does.
         if not name.upper().startswith(("GIT_TRACE", "GIT_REDIRECT_")) and name.upper() != "GIT_CONFIG"
     }
     return {
         **kept,
+        "GIT_TRACE2": "0",
+        "GIT_TRACE2_EVENT": "0",
+        "GIT_TRACE2_PERF": "0",
         "GIT_OPTIONAL_LOCKS": "0",
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_PAGER": "cat",

@@ -62,12 +62,12 @@ def fault_of_url(url: str) -> str:
     try:
         parts = urlsplit(url.strip())
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            return f"the host must be an http:// or https:// URL, not {url!r}"
+            return f"the host must be an http:// or https:// URL, not {_without_credentials(url)!r}"
         parts.port  # noqa: B018 - raises if it is none
     except ValueError as error:
-        return f"the host {url!r} is no URL: {error}"
+        return f"the host {_without_credentials(url)!r} is no URL: {error}"
     if "?" in url or "#" in url:  # an empty one, too, would swallow the path that is going to follow
-        return f"the host must be a URL without query and fragment, not {url!r}"
+        return f"the host must be a URL without query and fragment, not {_without_credentials(url)!r}"
     return ""
 
 
@@ -439,7 +439,8 @@ def _readable(stdin: int, within: float | None) -> bool:
 
 
 def _without_credentials(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
+    """Return `url`, which may be none, without the user and password that it may carry."""
+    scheme, separator, rest = url.rpartition("://")
     authority, slash, path = rest.partition("/")
     return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"
 
