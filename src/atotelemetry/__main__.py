@@ -3,7 +3,8 @@
 Runs in its own process, for a person or a script; no measured program loads it. This module only finds the subcommand.
 It alone is imported, so that `status` in a script stays as quick as it looks, and for `--help` the table below is
 enough. What every command line tool owes its user happens here once: Ctrl-C and a reader that went away end it
-quietly, and the exit code is 0 (well), 1 (something was not) or 2 (called wrongly).
+quietly, an output that cannot be written ends it with a reason, and the exit code is 0 (well), 1 (something was not) or
+2 (called wrongly).
 """
 
 from __future__ import annotations
@@ -104,17 +105,21 @@ _COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with `argv` (by default the process's own arguments); return the exit code, never raise it."""
+    _open_closed_streams()
     try:
         try:
             return _run(sys.argv[1:] if argv is None else list(argv))
         finally:
             # Here rather than at interpreter exit, where a reader that went away could not be told quietly.
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
         _let_go_of_stdout()
+        return _PROBLEM
+    except OSError as error:  # a full disk, most of all the one that the output goes to
+        _let_go_of_stdout()
+        _complain(error.strerror or str(error))
         return _PROBLEM
     except SystemExit as leaving:  # argparse: 0 after --help, 2 after an error
         return leaving.code if isinstance(leaving.code, int) else _PROBLEM
@@ -166,8 +171,24 @@ def _parsers(chosen: str) -> tuple[argparse.ArgumentParser, argparse.ArgumentPar
     return parser, found
 
 
+def _open_closed_streams() -> None:
+    """Let what is written to a closed output (`>&-`) go nowhere, as with `>/dev/null`: whoever closed it wants that."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # Left open to the end, as the interpreter's own are.
+            nowhere = open(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, name, nowhere)
+
+
+def _complain(text: str) -> None:
+    try:
+        sys.stderr.write(f"atotelemetry: {text}\n")
+    except OSError:
+        return  # nobody is left to be told
+
+
 def _let_go_of_stdout() -> None:
-    """Send what is still buffered nowhere, or the interpreter would complain about the closed pipe as it exits."""
+    """Send what is still buffered nowhere, or the interpreter would complain about it as it exits."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError):

@@ -26,16 +26,31 @@ sys.exit(code)
 """
 
 
-def run(*arguments, **options):
-    # Told not to buffer, the interpreter would write, and fail, at another moment than it does for users.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+def environment(home, unbuffered=""):
+    """Return the environment of a person without a choice, who has `home` for it."""
+    # Told not to buffer, the interpreter writes, and fails, at another moment than it does for most users.
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in {"PYTHONUNBUFFERED", "DO_NOT_TRACK", "ATO_TELEMETRY", "ATO_SERVICES_TELEMETRY_URL"}
+    }
+    return {**kept, "XDG_CONFIG_HOME": str(home), "PYTHONUNBUFFERED": unbuffered}
+
+
+def run(*arguments, home="/nowhere", unbuffered="", **options):
     return subprocess.run(
         [sys.executable, "-m", "atotelemetry", *arguments],
         capture_output="stdout" not in options,
         encoding="utf-8",
-        env=environment,
+        env=environment(home, unbuffered),
         check=False,
         **options,
+    )
+
+
+def run_shell(line, home):
+    return subprocess.run(
+        ["sh", "-c", line], capture_output=True, encoding="utf-8", env=environment(home), check=False, timeout=50
     )
 
 
@@ -124,6 +139,35 @@ def test_reader_that_went_away(arguments):
     with open(write_end, "wb") as output:
         ended = run(*arguments, stdout=output, stderr=subprocess.PIPE)
     assert (ended.returncode, ended.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("arguments", [("status",), ("show",), ("show", "--json"), ("disable",)])
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no full device")
+def test_output_that_cannot_be_written(arguments, unbuffered, tmp_path):
+    """On a full disk the command says so, with exit code 1 and no traceback, whenever the writing fails."""
+    with open("/dev/full", "wb") as output:
+        ended = run(*arguments, home=tmp_path, unbuffered=unbuffered, stdout=output, stderr=subprocess.PIPE)
+    assert (ended.returncode, ended.stderr) == (1, "atotelemetry: No space left on device\n")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize("arguments", ["--help", "status", "status --json", "show", "show --json", "disable"])
+def test_closed_output(arguments, closed, tmp_path):
+    """Whoever closed an output does not want to see it: the command does its work, and says what else it has to say."""
+    ended = run_shell(f"{sys.executable} -m atotelemetry {arguments} {closed}", home=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert bool(ended.stdout) == (closed == "2>&-")
+
+
+@pytest.mark.parametrize(("command", "answer"), [("disable", "telemetry: false"), ("enable", "telemetry: true")])
+@pytest.mark.parametrize("output", ["| true", ">/dev/full", ">&-"])
+def test_a_choice_is_made_though_nobody_can_be_told(command, answer, output, tmp_path):
+    """And nothing says that it was not."""
+    ended = run_shell(f"{sys.executable} -u -m atotelemetry {command} {output}", home=tmp_path)
+    assert " not " not in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert answer in (tmp_path / "atopile" / "telemetry.yaml").read_text(encoding="utf-8").splitlines()
 
 
 def listing(*arguments):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import pytest
@@ -171,6 +172,22 @@ def test_terminal_is_not_at_the_mercy_of_an_event(serving):
     assert (code, errors) == (0, "")
     assert output.count(r"\u001b[2J\u009b5n\n\ud800") == 4
     assert not {"\x1b", "\x9b"} & set(output)
+
+
+@pytest.mark.parametrize("depth", [900, 990, 3000, 100_000])
+def test_an_event_that_is_nested_deeply_is_refused(serving, depth):
+    """It is shown if it can be; in any case the server says so and goes on."""
+    server = serving()
+    nested = '{"x":' * depth + "1" + "}" * depth
+    text = '{"api_key":"k","batch":[{"event":"e","distinct_id":"d","properties":' + nested + "}]}"
+    with ThreadPoolExecutor() as pool:  # indented, it is more than a pipe holds
+        printed = pool.submit(server.process.communicate, timeout=30)
+        assert post(server.url, text) == 400
+        assert server.post(EVENT) == 200
+        server.process.send_signal(signal.SIGINT)
+        output, errors = printed.result()
+    assert (server.process.returncode, errors) == (0, "")
+    assert output.endswith("Accepted 1 event in 1 request, refused 1 request.\n")
 
 
 def test_port_that_is_taken():

@@ -143,12 +143,29 @@ def test_what_would_be_sent_if_it_were_on(hosts, variable, value, heading):
     assert (hosts.home / ".config" / "atopile" / "telemetry.yaml").read_bytes() == content
 
 
-def test_json_says_off_on_stderr(hosts):
+@pytest.mark.parametrize(
+    ("variable", "value", "what"),
+    [("DO_NOT_TRACK", "1", "is off"), ("ATO_TELEMETRY", "log", "only shows events on stderr")],
+)
+def test_json_says_off_on_stderr(hosts, variable, value, what):
     """A script that reads the body is told, beside it, that nothing of it would be sent."""
-    done = show(hosts, "--json", DO_NOT_TRACK="1")
+    done = show(hosts, "--json", **{variable: value})
     assert done.returncode == 0
-    assert done.stderr == "telemetry is off, nothing of this would be sent: DO_NOT_TRACK=1\n"
+    assert done.stderr == f"telemetry {what}, nothing of this would be sent: {variable}={value}\n"
     assert json.loads(done.stdout)["batch"]
+
+
+def test_what_is_no_text(hosts):
+    """Bytes that are none in the person's encoding are an error in words, as an argument and as a variable."""
+    variable = show(hosts, ATO_SERVICES_TELEMETRY_URL="http://127.0.0.1:9/\udcff")
+    assert (variable.returncode, variable.stdout) == (1, "")
+    assert variable.stderr == (
+        "a run in this directory would send nothing: "
+        "the server's address cannot be read as text: 'http://127.0.0.1:9/\\udcff'\n"
+    )
+    argument = show(hosts, "--app", "\udcff")
+    assert (argument.returncode, argument.stdout) == (2, "")
+    assert argument.stderr.endswith(" '\\udcff' is not the name of a program\n")
 
 
 @pytest.mark.parametrize("arguments", [(), ("--json",)])

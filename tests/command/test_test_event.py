@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -195,6 +196,25 @@ def test_the_persons_log(hosts):
     assert "1 delivered, 0 dropped" in lines[-1]
     status = [sys.executable, "-m", "atotelemetry", "status"]
     assert lines[-1] in hosts.run_command(status, environment={"ATO_TELEMETRY_LOG": str(log)}).stdout
+
+
+def test_a_log_that_is_a_pipe_nobody_reads(hosts):
+    """It keeps nobody: the result is there, and then what is wrong with the log."""
+    log = hosts.directory / "log"
+    os.mkfifo(log)
+    done = send(hosts, *here(hosts), ATO_TELEMETRY_LOG=str(log))
+    assert done.returncode == 0
+    assert done.stdout.startswith("delivered one event to ")
+    assert done.stderr == f"cannot write the log {log}: No such device or address\n"
+
+
+def test_an_address_that_is_no_text(hosts):
+    """Bytes that are none in the person's encoding: nothing was sent, and why."""
+    done = send(hosts, "--api-key", KEY, ATO_SERVICES_TELEMETRY_URL="http://127.0.0.1:9/\udcff")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "nothing was sent: the server's address cannot be read as text: 'http://127.0.0.1:9/\\udcff'\n"
+    )
 
 
 def test_no_sender(hosts):

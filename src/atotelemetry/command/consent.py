@@ -21,6 +21,7 @@ __all__ = [
     "DEFAULT_ENDPOINT",
     "add_choice_arguments",
     "add_status_arguments",
+    "is_text",
     "run_disable",
     "run_enable",
     "run_status",
@@ -112,10 +113,11 @@ def status(app: str = "atopile") -> dict[str, object]:
 
 def _choose(app: str, *, enabled: bool) -> int:
     try:
-        say(write_choice(app, enabled))
+        done = write_choice(app, enabled)
     except (OSError, ValueError) as error:
         say(f"telemetry was not {'enabled' if enabled else 'disabled'}: {error}", sys.stderr)
         return 1
+    say(done)
     consent = read_consent(app)
     if consent.mode != ("on" if enabled else "off"):
         say(f"but {consent.reason} decides here, so telemetry is {consent.mode} wherever that is set", sys.stderr)
@@ -149,11 +151,20 @@ def without_credentials(url: str) -> str:
 
 
 def _app_name(text: str) -> str:
-    if not text.strip(". ") or any(separator in text for separator in "/\\\0"):
+    if not text.strip(". ") or any(separator in text for separator in "/\\\0") or not is_text(text):
         import argparse
 
         raise argparse.ArgumentTypeError(f"{text!r} is not the name of a program")
     return text
+
+
+def is_text(text: str) -> bool:
+    """Whether the bytes of an argument or variable were text in the person's encoding, so that JSON can hold it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def say(text: str, stream: TextIO | None = None) -> None:

@@ -121,7 +121,13 @@ class _Display:
             self._append(request.events)
         else:
             self._refused += 1
-        self.line("\n".join([self._heading(request), *(self._event(event) for event in request.events)]))
+        lines = [self._heading(request)]
+        for event in request.events:
+            try:
+                lines.append(self._event(event))
+            except RecursionError:  # refused, but who sent it wants to see what was wrong
+                lines.append("(nested too deeply to be shown)")
+        self.line("\n".join(lines))
 
     def line(self, text: str) -> None:
         """Print it at once, unless nobody reads any more."""

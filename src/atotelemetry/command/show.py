@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-from atotelemetry.command.consent import add_choice_arguments, say, status
+from atotelemetry.command.consent import add_choice_arguments, is_text, say, status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,11 +40,12 @@ def run(args: argparse.Namespace) -> int:
     try:
         bodies = _bodies(_stream(args.app, known["id"], with_exception=args.exception))
     except _NothingToShow as reason:
-        sys.stderr.write(f"a run in this directory would send nothing: {reason}\n")
+        say(f"a run in this directory would send nothing: {reason}", sys.stderr)
         return 1
     if args.json:
-        if not known["enabled"]:
-            sys.stderr.write(f"telemetry is off, nothing of this would be sent: {known['reason']}\n")
+        if known["telemetry"] != "on":
+            what = "is off" if known["telemetry"] == "off" else "only shows events on stderr"
+            say(f"telemetry {what}, nothing of this would be sent: {known['reason']}", sys.stderr)
         sys.stdout.flush()
         # Bytes, since "exact" must not depend on the terminal's encoding.
         sys.stdout.buffer.write(b"".join(body + b"\n" for body in bodies))
@@ -67,6 +68,8 @@ def _stream(app: str, known_id: object, *, with_exception: bool) -> bytes:
 
     telemetry = Telemetry(app=app)
     client = telemetry.client
+    if not is_text(client.host):
+        raise _NothingToShow(f"the server's address cannot be read as text: {client.host!r}")
     lines: list[bytes] = []
     divert(client, lines.append)
     # Otherwise the first event would create the file, as it does in the first real run.

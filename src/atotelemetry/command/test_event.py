@@ -11,7 +11,7 @@ import os
 import sys
 import time
 
-from atotelemetry.command.consent import DEFAULT_ENDPOINT, add_choice_arguments, say, without_credentials
+from atotelemetry.command.consent import DEFAULT_ENDPOINT, add_choice_arguments, is_text, say, without_credentials
 from atotelemetry.host.consent import environment_prefix, read_consent
 
 TYPE_CHECKING = False
@@ -51,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
     host = args.host or os.environ.get(f"{prefix}_SERVICES_TELEMETRY_URL")
     if not host and args.app == "atopile":
         host = DEFAULT_ENDPOINT
+    if host and not is_text(host):
+        return _nothing_sent(f"the server's address cannot be read as text: {host!r}")
     if not host:
         return _nothing_sent(f"there is no server; give --host URL or set {prefix}_SERVICES_TELEMETRY_URL")
     return _send(args.app, consent.id, key, host, args.timeout)
@@ -89,18 +91,19 @@ def _send(app: str, known_id: str | None, key: str, host: str, timeout: float) -
             else:
                 os.environ[_LOG] = log_before
         said = _read(log_path)
-    if log_before:
-        _append(log_before, said)
     # Each line begins with a time and "sender[pid]"; the summary says nothing that is not in the others.
     lines = [line.partition("] ")[2] for line in said.decode("utf-8", "replace").splitlines()]
     lines = [line for line in lines if not line.startswith("done:")]
     where = f"{without_credentials(host).rstrip('/')}{PH_API_ENDPOINT}"
-    if not accepted:
-        return _not_delivered(where, seconds, lines or [*reasons, "no sender could be started"])
-    say(f"delivered one event to {where}; it took {seconds:.2f} s, with the start of the sender")
-    for line in [*lines, f"event {EVENT}, uuid {uuid}"]:
-        say(f"  {line}")
-    return 0
+    if accepted:
+        say(f"delivered one event to {where}; it took {seconds:.2f} s, with the start of the sender")
+        for line in [*lines, f"event {EVENT}, uuid {uuid}"]:
+            say(f"  {line}")
+    else:
+        _not_delivered(where, seconds, lines or [*reasons, "no sender could be started"])
+    if log_before:
+        _append(log_before, said)
+    return 0 if accepted else 1
 
 
 def _host_log() -> list[str]:
@@ -124,11 +127,10 @@ def _nothing_sent(reason: str) -> int:
     return 1
 
 
-def _not_delivered(where: str, seconds: float, reasons: list[str]) -> int:
+def _not_delivered(where: str, seconds: float, reasons: list[str]) -> None:
     say(f"not delivered to {where}; gave up after {seconds:.2f} s:", sys.stderr)
     for reason in reasons:
         say(f"  {reason}", sys.stderr)
-    return 1
 
 
 def _read(path: str) -> bytes:
@@ -141,8 +143,10 @@ def _read(path: str) -> bytes:
 
 def _append(path: str, said: bytes) -> None:
     """Keep what the sender said in the log that the person keeps, which it would have written into itself."""
+    # Without waiting, as the sender: a named pipe that nobody reads must not keep us.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NONBLOCK", 0)
     try:
-        with open(path, "ab") as file:
+        with open(os.open(path, flags, 0o600), "ab") as file:
             file.write(said)
     except OSError as error:
         say(f"cannot write the log {path}: {error.strerror}", sys.stderr)
