@@ -8,8 +8,9 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 
-# Where uv is not installed, pip puts it into a private, ignored folder; nothing outside this directory changes.
-UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+# Where uv is not installed, pip puts it into a private, ignored folder; outside of it only caches change, pip's and uv's.
+UV := $(if $(shell command -v uv 2>/dev/null),uv,.uv/bin/uv)
+UV_TO_INSTALL := $(filter-out uv,$(UV))
 BOOTSTRAP_PYTHON ?= python3
 PYTHON ?=
 ifneq ($(PYTHON),)
@@ -40,33 +41,33 @@ help: ## list the targets
 	  || { $(BOOTSTRAP_PYTHON) -m venv .uv/venv && .uv/venv/bin/python -m pip install --quiet uv \
 	       && mkdir -p .uv/bin && ln -sf ../venv/bin/uv .uv/bin/uv; }
 
-demo: $(UV) ## the main job, end to end, against a local capture server
+demo: $(UV_TO_INSTALL) ## the main job, end to end, against a local capture server
 	@$(RUN) --no-dev python -m atotelemetry demo
 
-test: $(UV) ## run the test suite
+test: $(UV_TO_INSTALL) ## run the test suite
 	@$(RUN) pytest $(PYTEST_ARGS)
 
-test-all: $(UV) ## run the suite on every supported Python found here
+test-all: $(UV_TO_INSTALL) ## run the suite on 3.11, 3.12 and 3.13
 	@for version in 3.11 3.12 3.13; do $(MAKE) --no-print-directory test PYTHON=$$version || exit 1; done
 
-lint: $(UV) ## check style and formatting
+lint: $(UV_TO_INSTALL) ## check style and formatting
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
 
-format: $(UV) ## apply the formatter and the safe fixes
+format: $(UV_TO_INSTALL) ## apply the formatter and the safe fixes
 	@$(RUN) ruff check --fix .
 	@$(RUN) ruff format .
 
-types: $(UV) ## mypy, strict
+types: $(UV_TO_INSTALL) ## mypy, strict
 	@$(RUN) mypy
 
-bench: $(UV) ## measure against the peers and rewrite the README's figures
+bench: $(UV_TO_INSTALL) ## measure against the peers and rewrite the README's figures
 	@$(RUN) --group bench python -m tests.bench
 
-bench-quick: $(UV) ## the same, under a minute, without touching the README
+bench-quick: $(UV_TO_INSTALL) ## the same, under a minute, without touching the README
 	@$(RUN) --group bench python -m tests.bench --quick
 
-soak: $(UV) ## a long-lived host against a flapping server (make soak SECONDS=600)
+soak: $(UV_TO_INSTALL) ## a long-lived host against a flapping server (make soak SECONDS=600)
 	@$(RUN) python -m tests.bench.soak --seconds $(or $(SECONDS),60)
 
 all: lint types test ## lint, types, test
