@@ -138,7 +138,7 @@ client.shutdown()
 CAPTURE = """
 import sys
 import atotelemetry
-client = atotelemetry.TelemetryClient("key", sys.argv[1], sender_deadline=5)
+client = atotelemetry.TelemetryClient("key", sys.argv[1])
 client.capture("built", distinct_id="me", properties={"a": 1})
 """
 
