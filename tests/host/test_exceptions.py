@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import importlib
+import itertools
 import os
 import pickle
 import re
@@ -50,7 +51,7 @@ def frames_of(exception, **options):
 def printed(exception):
     """Return what the standard library prints, but for the names that it suggests."""
     text = "".join(traceback.format_exception(exception))
-    return re.sub(r"\. Did you mean: '\w+'\?$", "", text, flags=re.MULTILINE)
+    return re.sub(r"\. Did you (mean:|forget to import) '.*$", "", text, flags=re.MULTILINE)
 
 
 def fail(message="it broke"):
@@ -66,6 +67,13 @@ def fail_with_cause():
         fail("the root")
     except ValueError as error:
         raise KeyError("the wrapper") from error
+
+
+def chained(errors):
+    """Return the last of `errors`, each the cause of the next."""
+    for cause, error in itertools.pairwise(errors):
+        error.__cause__ = cause
+    return errors[-1]
 
 
 def fail_with_context():
@@ -103,7 +111,12 @@ def fail_with_syntax():
 
 
 def fail_with_name():
-    return undefined_nmae  # noqa: F821
+    a_local_name = None  # noqa: F841  # it is what would be suggested
+    return a_local_nmae  # noqa: F821
+
+
+def fail_with_name_of_module():
+    return tempfile  # noqa: F821
 
 
 def fail_with_attribute():
@@ -181,6 +194,7 @@ NORMAL = [
     fail_with_notes,
     fail_with_syntax,
     fail_with_name,
+    fail_with_name_of_module,
     fail_with_attribute,
     fail_with_import,
     fail_in_text,
@@ -191,6 +205,20 @@ NORMAL = [
     share_a_context,
     chain_long,
 ]
+
+
+@pytest.fixture
+def formatted(monkeypatch):
+    """Record the summaries that the standard library formats."""
+    summaries = []
+    original = traceback.StackSummary.format_frame_summary
+
+    def recorded(self, summary, **options):
+        summaries.append(summary)
+        return original(self, summary, **options)
+
+    monkeypatch.setattr(traceback.StackSummary, "format_frame_summary", recorded)
+    return summaries
 
 
 class TestTheTrio:
@@ -248,24 +276,46 @@ class TestTheTrio:
         assert f"\n  [{803 - shown} frames left out]\n" in text
 
     @pytest.mark.parametrize(("length", "frames"), [(3, 200), (10, 60), (50, 12), (150, 8)])
-    def test_a_long_chain_of_deep_stacks_is_printed_in_part(self, length, frames):
+    def test_a_long_chain_of_deep_stacks_is_printed_in_part(self, length, frames, monkeypatch):
         """The text of an event has so many frames in all, shared by its exceptions: printing them is what costs."""
-        error = None
-        for _ in range(length):
-            innermost = caught(fail_in_turns, 400)
-            innermost.__cause__ = error
-            error = innermost
-        nodes, _ = exceptions._walk(error, "")
-        counts = []
-        while nodes is not None:
-            exceptions._render(nodes, exceptions._frame_count(length))
-            counts.append(len(nodes.rendering.stack))
-            nodes = nodes.cause
-        assert len(counts) == length
-        assert all(frames <= count <= frames + 5 for count in counts), counts
-        assert described(error)["$exception_list"][0]["stacktrace"]["frames"][-1]["function"] == "fail"
+        monkeypatch.setattr(exceptions, "_MAX_STACK_TRACE_BYTES", 1 << 30)
+        error = chained([caught(fail_in_turns, 400) for _ in range(length)])
+        properties = exception_properties(error, distinct_id="somebody")
+        parts = properties["$exception_stack_trace"].split("\nThe above exception was the direct cause of the ")
+        assert len(parts) == length
+        for part in parts:
+            shown = part.count('  File "')
+            assert frames <= shown <= frames + 4
+            assert f"\n  [{803 - shown} frames left out]\n" in part
+            assert "in caught\n" in part
+            assert "in fail\n" in part
 
-    @pytest.mark.parametrize("function", [fail_with_name, fail_with_attribute, fail_with_import])
+    @pytest.mark.parametrize(("length", "most"), [(50, 24), (150, 20)])
+    def test_frames_of_a_chain_are_summarised_where_they_are_used(self, length, most, monkeypatch):
+        """A summary looks up a line, so there are no more of them than are printed or listed."""
+        tamed = []
+        original = exceptions._tamed
+        monkeypatch.setattr(exceptions, "_tamed", lambda summary: tamed.append(summary) or original(summary))
+        described(chained([caught(fail_in_turns, 400) for _ in range(length)]))
+        assert len(tamed) <= most * length
+
+    def test_a_frame_that_recurs_is_formatted_once(self, formatted):
+        """Two functions that call each other, and a chain through the same lines, cost what their lines cost."""
+        error = chained([caught(fail_in_turns, 30) for _ in range(3)])
+        whole = printed(error)
+        formatted.clear()
+        assert described(error)["$exception_stack_trace"] == whole
+        # `caught`, `fail_in_turns` on its way and at its end, `fail_in_turns_too` and `fail`.
+        assert len(formatted) == 5
+
+    def test_frames_of_no_file_are_told_apart(self, formatted):
+        """A name in angle brackets may stand for several sources, so each of its frames is formatted."""
+        described(chained([caught(fail_in_text), caught(fail_in_text)]))
+        assert [summary.filename for summary in formatted].count("<made up>") == 4
+
+    @pytest.mark.parametrize(
+        "function", [fail_with_name, fail_with_name_of_module, fail_with_attribute, fail_with_import]
+    )
     def test_no_name_is_suggested(self, function):
         """The text ends with the exception's own message: a suggestion would name something of the host's."""
         error = caught(function)
@@ -475,6 +525,14 @@ class TestWhoseCode:
         assert frames_of(own)[-1]["in_app"] is False
         assert frames_of(own, project_root=str(module))[-1]["in_app"] is True
         assert frames_of(other, project_root=str(module))[-1]["in_app"] is False
+
+    @pytest.mark.parametrize("folder", ["site-packages", "dist-packages"])
+    def test_a_directory_of_everybody_s_packages_is_no_project_root(self, tmp_path, folder):
+        """Not even for a module beside them that claims to be a package, as some single modules do."""
+        root = tmp_path / folder
+        for name in ("toolbox/a.py", "tool.py"):
+            frame = frames_of(caught(run_as, str(root / name), "toolbox.a"), project_root=str(root))[-1]
+            assert frame["in_app"] is False
 
     @pytest.mark.parametrize(
         ("path", "module", "expected"),

@@ -106,7 +106,7 @@ def exception_properties(
     `distinct_id` is the person for the old dashboards; `handled` is False when nothing caught the exception.
     `project_root` is a directory whose files are the application's own even where they would otherwise count as a
     library's, as with a CLI that is itself installed in site-packages; packages installed below it remain libraries.
-    Of an application that is a single module it is that file.
+    Of an application that is a single module it is that file. A directory of everybody's packages is no root.
 
     Returns `$exception_message`, `$exception_type`, `$exception_stack_trace` (what `traceback.format_exception` gives,
     joined), `$exception_person`, `$exception_list` and `$exception_level`: built-in values, ready for JSON, less than
@@ -152,19 +152,20 @@ def _describe(
     """Return the text of the whole stack trace, and the entries of `$exception_list`."""
     root, complete = _walk(exception, message)
     shown = list(_in_order(root))
-    frame_count = _frame_count(len(shown))
+    chosen = _chosen(shown)
+    printed_count, listed_count = _printed_count(len(shown)), _listed_count(len(chosen))
     for node, _, _ in shown:
-        _render(node, frame_count)
+        _render(node, printed_count, listed_count)
     try:
         stack_trace = _format(shown)
     except Exception:
         # A SyntaxError with fields that are no numbers, for instance, breaks the standard library's formatting.
         for node, _, _ in shown:
-            _render(node, frame_count, plain=True)
+            _render(node, printed_count, listed_count, plain=True)
         stack_trace = _format(shown)
     if not complete:
         stack_trace += "[further exceptions left out]\n"
-    return stack_trace, _entries(shown, handled=handled, project_root=project_root)
+    return stack_trace, _entries(chosen, handled=handled, project_root=project_root)
 
 
 def _describe_briefly(exception: BaseException, message: str, *, handled: bool) -> tuple[str, list[dict[str, object]]]:
@@ -329,13 +330,13 @@ class _Alone:
             raise AttributeError(name) from None
 
 
-def _frame_count(exceptions: int) -> int:
+def _printed_count(exceptions: int) -> int:
     """Return how many frames are printed of each of so many exceptions."""
     return min(_MAX_PRINTED_FRAMES, max(_MIN_PRINTED_FRAMES, _MAX_PRINTED_FRAMES_IN_ALL // exceptions))
 
 
-def _render(node: _Node, frame_count: int, *, plain: bool = False) -> None:
-    """Give `node` its `TracebackException` and its stack, of which no more than `frame_count` frames are printed.
+def _render(node: _Node, printed_count: int, listed_count: int, *, plain: bool = False) -> None:
+    """Give `node` its `TracebackException`, its stack of at most `printed_count` frames, and the summaries to list.
 
     `plain` when its own fields are known not to be printable.
     """
@@ -343,7 +344,7 @@ def _render(node: _Node, frame_count: int, *, plain: bool = False) -> None:
     from traceback import TracebackException
 
     entries = _traceback_entries(node.exception)
-    kept, printed = _choose(entries, frame_count)
+    kept, printed = _choose(entries, printed_count, listed_count)
     # An explicit limit, because `sys.tracebacklimit` is about what is printed, not about what is known.
     options: dict[str, Any] = {"limit": max(len(kept), 1), "lookup_lines": False}
     rebuilt = _rebuilt([entries[index] for index in kept]) if len(kept) < len(entries) else None
@@ -366,8 +367,11 @@ def _render(node: _Node, frame_count: int, *, plain: bool = False) -> None:
 
 def _format(shown: Sequence[tuple[_Node, _Node | None, str | None]]) -> str:
     """Link the renderings and return the text of the first with all that hangs on it."""
+    texts: dict[tuple[object, ...], str] = {}
     for node, _, _ in shown:
         rendering = node.rendering
+        stack: Any = rendering.stack
+        stack.texts = texts
         context = node.visible_context
         rendering.__cause__ = None if node.cause is None else node.cause.rendering
         rendering.__context__ = None if context is None else context.rendering
@@ -390,7 +394,9 @@ def _traceback_entries(exception: BaseException) -> list[TracebackType]:
     return entries
 
 
-def _choose(entries: Sequence[TracebackType], frame_count: int) -> tuple[list[int], list[tuple[int, int, int]]]:
+def _choose(
+    entries: Sequence[TracebackType], printed_count: int, listed_count: int
+) -> tuple[list[int], list[tuple[int, int, int]]]:
     """Choose the frames worth summarising, and the runs of them to print.
 
     Returns the indexes of the former, and for the latter triples: the first index, how many frames stand on the same
@@ -409,12 +415,12 @@ def _choose(entries: Sequence[TracebackType], frame_count: int) -> tuple[list[in
             code, line, first = here, lineno, index
     if printable:
         runs.append(_run(first, len(printable)))
-    runs = _without_middle(runs, frame_count)
+    runs = _without_middle(runs, printed_count)
 
-    if len(entries) <= _MAX_LISTED_FRAMES:
+    if len(entries) <= listed_count:
         return list(range(len(entries))), runs
-    half = _MAX_LISTED_FRAMES // 2
-    kept = {*range(half), *range(len(entries) - half, len(entries))}
+    head, tail = _ends(len(entries), listed_count)
+    kept = {*head, *tail}
     for first, _, count in runs:
         kept.update(range(first, first + count))
     return sorted(kept), runs
@@ -424,16 +430,16 @@ def _run(first: int, end: int) -> tuple[int, int, int]:
     return first, end - first, min(end - first, _PRINTED_REPEATS)
 
 
-def _without_middle(runs: list[tuple[int, int, int]], frame_count: int) -> list[tuple[int, int, int]]:
+def _without_middle(runs: list[tuple[int, int, int]], printed_count: int) -> list[tuple[int, int, int]]:
     """Replace what is too much to print, in the middle of `runs`, with one run of which nothing is printed."""
-    if sum(count for _, _, count in runs) <= frame_count:
+    if sum(count for _, _, count in runs) <= printed_count:
         return runs
     head, tail = 0, len(runs)
-    room = frame_count // 2
+    room = printed_count // 2
     while room > 0:
         room -= runs[head][2]
         head += 1
-    room = frame_count // 2
+    room = printed_count // 2
     while room > 0 and tail > head:
         tail -= 1
         room -= runs[tail][2]
@@ -479,6 +485,8 @@ def _stack_class() -> Any:
         `format_frame_summary` is the standard library's hook for what is printed of a frame.
         """
 
+        # What is printed of the frames of an event: a recursion and a chain have the same ones again and again.
+        texts: dict[tuple[object, ...], str]
         gap: FrameSummary | None = None
         previous: FrameSummary | None = None
 
@@ -488,11 +496,19 @@ def _stack_class() -> Any:
             if frame_summary is self.previous:
                 return ""  # counted by the caller, not printed
             self.previous = frame_summary
+            place = (frame_summary.filename, frame_summary.lineno, frame_summary.name)
+            key = (*place, frame_summary.end_lineno, frame_summary.colno, frame_summary.end_colno)
+            text = self.texts.get(key)
+            if text is not None:
+                return text
             try:
-                return super().format_frame_summary(frame_summary, **options)
+                text = super().format_frame_summary(frame_summary, **options)
             except Exception:
                 # The file changed since it was imported, or its loader fails.
-                return f'  File "{frame_summary.filename}", line {frame_summary.lineno}, in {frame_summary.name}\n'
+                text = '  File "{}", line {}, in {}\n'.format(*place)
+            if not frame_summary.filename.startswith("<"):  # such a name may stand for several sources
+                self.texts[key] = text
+            return text
 
     _lazy_classes["stack"] = PrintableStack
     return PrintableStack
@@ -558,20 +574,29 @@ def _plain_type(kind: type[BaseException]) -> type[BaseException]:
 # -- The entries of $exception_list ----------------------------------------------------------------------------------
 
 
-def _entries(
-    shown: Sequence[tuple[_Node, _Node | None, str | None]], *, handled: bool, project_root: str | None
-) -> list[dict[str, object]]:
-    numbers: dict[int, int] = {}
-    chosen: list[tuple[_Node, _Node | None, str | None]] = []
+def _chosen(
+    shown: Sequence[tuple[_Node, _Node | None, str | None]],
+) -> list[tuple[_Node, _Node | None, str | None]]:
+    """Return what is listed: an exception that is a member and a context is printed twice and listed once."""
+    chosen: dict[int, tuple[_Node, _Node | None, str | None]] = {}
     for node, parent, source in shown:
-        # An exception that is a member and a context is printed twice and listed once.
-        if id(node.exception) not in numbers:
-            numbers[id(node.exception)] = len(chosen)
-            chosen.append((node, parent, source))
-            if len(chosen) == _MAX_EXCEPTIONS:
-                break
+        chosen.setdefault(id(node.exception), (node, parent, source))
+        if len(chosen) == _MAX_EXCEPTIONS:
+            break
+    return list(chosen.values())
+
+
+def _listed_count(exceptions: int) -> int:
+    """Return how many frames are listed of each of so many exceptions."""
+    return min(_MAX_LISTED_FRAMES, max(_MIN_LISTED_FRAMES, _MAX_LISTED_FRAMES_IN_ALL // exceptions))
+
+
+def _entries(
+    chosen: Sequence[tuple[_Node, _Node | None, str | None]], *, handled: bool, project_root: str | None
+) -> list[dict[str, object]]:
+    numbers = {id(node.exception): number for number, (node, _, _) in enumerate(chosen)}
     value_bytes = min(_MAX_MESSAGE_BYTES, max(_MIN_VALUE_BYTES, _MAX_ALL_VALUES_BYTES // len(chosen)))
-    frame_count = min(_MAX_LISTED_FRAMES, max(_MIN_LISTED_FRAMES, _MAX_LISTED_FRAMES_IN_ALL // len(chosen)))
+    frame_count = _listed_count(len(chosen))
     sources = _Sources(project_root)
     entries = []
     for number, (node, parent, source) in enumerate(chosen):
@@ -601,16 +626,18 @@ def _entries(
 
 def _frames(node: _Node, count: int, sources: _Sources) -> list[dict[str, object]]:
     """Return `count` frames at most, entry point first, crash site last; one more in the middle stands for the rest."""
-    total = len(node.entries)
+    head, tail = _ends(len(node.entries), count)
+    left_out = tail.start - head.stop
+    frames = [sources.frame(node.entries[index], node.summaries[index]) for index in (*head, *tail)]
+    if left_out:
+        frames.insert(len(head), _gap(left_out))
+    return frames
 
-    def frames(indexes: range) -> list[dict[str, object]]:
-        return [sources.frame(node.entries[index], node.summaries[index]) for index in indexes]
 
-    if total <= count:
-        return frames(range(total))
-    head = count // 2
-    tail = count - head
-    return [*frames(range(head)), _gap(total - count), *frames(range(total - tail, total))]
+def _ends(total: int, count: int) -> tuple[range, range]:
+    """Return the first and the last of `total` indexes, `count` at most in both."""
+    head = min(total, count // 2)
+    return range(head), range(max(head, total - (count - count // 2)), total)
 
 
 def _gap(left_out: int) -> dict[str, object]:
@@ -639,8 +666,10 @@ class _Sources:
         self._known: dict[tuple[str, str | None], tuple[str, str, bool]] = {}
         # `os` may be frozen into the interpreter; this one is a file of the standard library.
         self._library = _directory(os.path.dirname(traceback.__file__))
-        self._root = _directory(project_root)
-        self._module = self._root and self._root.removesuffix("/")
+        root = _directory(project_root)
+        # Whatever led to a directory of everybody's packages: it is not the application's.
+        self._root = None if root is None or root.endswith(("/site-packages/", "/dist-packages/")) else root
+        self._module = root and root.removesuffix("/")
 
     def frame(self, entry: TracebackType, summary: FrameSummary) -> dict[str, object]:
         # `exec` takes subclasses of dict, which may have a `get` of their own.
