@@ -88,6 +88,22 @@ os.execvp(sys.argv[1], sys.argv[1:])
 """
 
 
+def environment_of(pid: str) -> bytes:
+    """Return what `/proc` says of a process's environment.
+
+    In the middle of an `execve`, which on a busy machine may take its time, it has neither environment nor arguments;
+    taken for nobody's it would be missed by who looks for it.
+    """
+    process = Path("/proc", pid)
+    ends_at = time.monotonic() + PATIENCE
+    while True:
+        environ = (process / "environ").read_bytes()
+        if environ or (process / "cmdline").read_bytes() or time.monotonic() > ends_at:
+            return environ
+        (process / "exe").readlink()  # the kernel's own and zombies have none, and that raises
+        time.sleep(0.001)
+
+
 class Finished(NamedTuple):
     """What a host that has ended leaves behind."""
 
@@ -274,7 +290,7 @@ class Hosts:
         for name in os.listdir("/proc"):
             if name.isdigit():
                 try:
-                    environ = Path(f"/proc/{name}/environ").read_bytes().split(b"\0")
+                    environ = environment_of(name).split(b"\0")
                 except OSError:
                     continue  # it has ended, or is somebody else's
                 if token in environ:
