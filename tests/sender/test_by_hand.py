@@ -186,6 +186,7 @@ def test_a_hello_that_cannot_be_used_is_a_wrong_call(server, settings, complaint
     [
         "http://me:secret@127.0.0.1:1/?x=1",
         "http://me:secret@127.0.0.1:abc",
+        "http://me:secret@127.0.0.1:abc/a://b",
         "ftp://me:secret@somewhere",
         "me:secret@somewhere",
     ],

@@ -440,7 +440,9 @@ def _readable(stdin: int, within: float | None) -> bool:
 
 def _without_credentials(url: str) -> str:
     """Return `url`, which may be none, without the user and password that it may carry."""
-    scheme, separator, rest = url.rpartition("://")
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        scheme, rest = "", url
     authority, slash, path = rest.partition("/")
     return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"
 
