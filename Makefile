@@ -73,4 +73,4 @@ soak: $(UV_TO_INSTALL) ## a long-lived host against a flapping server (make soak
 all: lint types test ## lint, types, test
 
 clean: ## remove what the targets made
-	rm -rf .venv* .uv .bench .mypy_cache .pytest_cache .ruff_cache dist
+	rm -rf .venv* .uv .bench .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
