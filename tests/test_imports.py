@@ -287,8 +287,8 @@ def rule_for(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
         return ("atotelemetry.sender", "atotelemetry.wire"), ("msgspec", "httpx", "httpcore", "truststore")
     if place == "wire.py":
         return (), ("msgspec",)
-    if place == "testing.py":
-        return (), ()
+    if place.startswith("testing/"):
+        return ("atotelemetry.testing",), ()
     if place == "__init__.py":
         return ("atotelemetry.host", "atotelemetry.sender.enrich"), ()
     assert place == "__main__.py" or place.startswith("command/"), f"a file of no known process: {place}"

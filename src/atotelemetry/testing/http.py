@@ -1,0 +1,275 @@
+"""HTTP on one connection: requests as they were received, answers as a test wants them.
+
+Runs on the connection's own thread. `serve_connection` reads requests until either side ends the connection. It sends
+each to the server's `arrived`, which decides the answer, and calls `answering` before the first byte of that answer.
+Answers may be no HTTP at all: a reset, a hang, garbage.
+"""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import struct
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from atotelemetry.testing.posthog import BODY_LIMIT_BYTES
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Iterable
+    from email.message import Message
+
+__all__ = ["Answer", "AnswerSource", "RecordedRequest", "is_success", "serve_connection"]
+
+_CHUNK_BYTES = 64 * 1024
+_RESET_ON_CLOSE = struct.pack("hh" if hasattr(socket, "SO_EXCLUSIVEADDRUSE") else "ii", 1, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What the server does with one request; `Answer()` is PostHog's success, 200 `{"status": 1}`.
+
+    Answers with `hang`, `reset`, `drop` or `garbage` are no HTTP answer: such a request gets no status and none of its
+    events counts as accepted.
+    """
+
+    status: int = 200
+    """HTTP status; 2xx accepts the request's events, unless PostHog would refuse the request."""
+    body: str | bytes | None = None
+    """None: `{"status": 1}` after 2xx, the reason as plain text after anything else."""
+    headers: Sequence[tuple[str, str]] = ()
+    """More headers, for instance `[("Retry-After", "2")]`; a Content-Type or Content-Length replaces the server's."""
+    delay: float = 0.0
+    """Seconds before anything else happens."""
+    hang: bool = False
+    """Say nothing until the client goes away or the server stops."""
+    reset: bool = False
+    """Break the connection with a TCP reset."""
+    drop: bool = False
+    """Close the connection without an answer."""
+    garbage: bool = False
+    """Send bytes that are not HTTP, then close."""
+    trickle: float | None = None
+    """Seconds between single bytes of the answer, headers included; without a `body` it never ends."""
+    close: bool = False
+    """Answer, then close without having announced it; add a `Connection: close` header to announce it."""
+
+
+@dataclass(slots=True, eq=False)
+class RecordedRequest:
+    """One request as it arrived. Everything but `answer` and `status` is there when the request is first seen."""
+
+    method: str
+    path: str
+    """As sent, with its query and any doubled slash."""
+    headers: Message
+    """Lookup ignores case: `request.headers["user-agent"]`."""
+    body: bytes
+    """Decompressed; as sent if that failed or gave more than the 20 MB limit, empty if more than that was sent."""
+    wire_bytes: int
+    """Length of the body on the wire."""
+    received_at: float
+    """`time.time()` when the last byte of the body was read."""
+    connection: int
+    """Which connection it came on, counted from 0: equal numbers prove keep-alive."""
+    api_key: str | None = None
+    sent_at: str | None = None
+    events: list[dict[str, Any]] = field(default_factory=list)
+    """What could be read from the body, also when the request was refused."""
+    answer: Answer | None = None
+    """None until it is decided."""
+    status: int | None = None
+    """None until the answer begins, and for good when there is none."""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it was answered 2xx."""
+        return is_success(self.status)
+
+
+AnswerSource: TypeAlias = Answer | Callable[[RecordedRequest], Answer]
+"""An answer, or a function that chooses one; it runs on the connection's thread and must not raise."""
+
+
+def serve_connection(
+    connection: socket.socket,
+    number: int,
+    stopping: threading.Event,
+    arrived: Callable[[RecordedRequest], Answer],
+    answering: Callable[[RecordedRequest, int | None], None],
+) -> None:
+    """Serve one connection until either side ends it. Raises OSError when the client goes away.
+
+    Arguments:
+        connection: the socket; `number` is noted in every request on it.
+        stopping: ends delays and slow answers.
+        arrived: records a request and returns its answer.
+        answering: is told the status before it is sent; None when the answer is no HTTP.
+
+    """
+    _Handler(connection, number, stopping, arrived, answering)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One connection, served by its constructor: requests one after the other until either side ends it."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        number: int,
+        stopping: threading.Event,
+        arrived: Callable[[RecordedRequest], Answer],
+        answering: Callable[[RecordedRequest, int | None], None],
+    ) -> None:
+        self._number = number
+        self._stopping = stopping
+        self._arrived = arrived
+        self._answering = answering
+        # The base class only passes address and server on, to its log and to subclasses.
+        super().__init__(connection, ("127.0.0.1", 0), None)  # type: ignore[arg-type]
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base class's name
+        """Say nothing: tests read what was recorded."""
+
+    def do_POST(self) -> None:
+        """Record the request and do as its answer says."""
+        received = self._receive_body()
+        if received is None:
+            self.close_connection = True
+            return
+        body, wire_bytes = received
+        request = RecordedRequest(
+            method=self.command,
+            # The base class folds leading slashes, which would hide a client that joins its url carelessly.
+            path=self.requestline.split()[1],
+            headers=self.headers,
+            body=body,
+            wire_bytes=wire_bytes,
+            received_at=time.time(),
+            connection=self._number,
+        )
+        answer = self._arrived(request)
+        if answer.delay:
+            self._stopping.wait(answer.delay)
+        if self._stopping.is_set():
+            self.close_connection = True
+            return
+        silent = answer.hang or answer.reset or answer.drop or answer.garbage
+        self._answering(request, None if silent else answer.status)
+        if silent or answer.close or ("connection", "close") in {(n.lower(), v.lower()) for n, v in answer.headers}:
+            self.close_connection = True
+        self._send(answer)
+
+    do_GET = do_HEAD = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_POST  # noqa: N815  looked up by name
+
+    def _receive_body(self) -> tuple[bytes, int] | None:
+        """Return the body (empty if over the limit) and its length; None if the client went away inside it."""
+        if "chunked" in self.headers.get("Transfer-Encoding", "").lower():
+            return self._receive_chunks()
+        try:
+            length = int(self.headers.get("Content-Length", 0))
+        except ValueError:
+            return None
+        return self._receive(length)
+
+    def _receive(self, length: int) -> tuple[bytes, int] | None:
+        if length <= BODY_LIMIT_BYTES:
+            body = self.rfile.read(max(length, 0))
+            return (body, length) if len(body) == length else None
+        # Too much to keep, but a client hears its 413 only after it could send everything.
+        left = length
+        while left:
+            chunk = self.rfile.read(min(left, _CHUNK_BYTES))
+            if not chunk:
+                return None
+            left -= len(chunk)
+        return b"", length
+
+    def _receive_chunks(self) -> tuple[bytes, int] | None:
+        chunks: list[bytes] = []
+        total = 0
+        while True:
+            try:
+                length = int(self.rfile.readline(_CHUNK_BYTES).split(b";")[0], 16)
+            except ValueError:
+                return None
+            received = self._receive(length)
+            if received is None:
+                return None
+            self.rfile.readline(_CHUNK_BYTES)
+            if not length:
+                return b"".join(chunks) if total <= BODY_LIMIT_BYTES else b"", total
+            total += length
+            if total <= BODY_LIMIT_BYTES:
+                chunks.append(received[0])
+
+    def _send(self, answer: Answer) -> None:
+        if answer.hang:
+            # Ends with the client's connection or with ours, which `stop` shuts down.
+            while self.connection.recv(_CHUNK_BYTES):
+                pass
+        elif answer.reset:
+            # With a linger time of zero, close() discards what is under way and sends a reset.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        elif answer.garbage:
+            self.wfile.write(b"\x00\xff garbage \r\n\r\n\x16\x03\x01 \xfe" * 4)
+        elif answer.trickle is not None:
+            self._trickle(answer, answer.trickle)
+        elif not answer.drop:
+            body = _body_of(answer)
+            # A HEAD request is told the length and spared the body.
+            self.wfile.write(_head_of(answer, len(body)) + (body if self.command != "HEAD" else b""))
+
+    def _trickle(self, answer: Answer, interval: float) -> None:
+        response: Iterable[int]
+        if answer.body is None:
+            # No length is announced, so for the client more is always to come.
+            self.close_connection = True
+            response = itertools.chain(_head_of(answer, None), itertools.repeat(ord(" ")))
+        else:
+            body = _body_of(answer)
+            response = _head_of(answer, len(body)) + body
+        for byte in response:
+            self.wfile.write(bytes((byte,)))
+            if self._stopping.wait(interval):
+                self.close_connection = True
+                return
+
+
+def is_success(status: int | None) -> bool:
+    """Whether the status is 2xx."""
+    return status is not None and HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Unknown"
+
+
+def _body_of(answer: Answer) -> bytes:
+    if answer.status in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:
+        return b""  # HTTP allows none here: a client would take it for the next answer
+    if answer.body is None:
+        return b'{"status": 1}' if is_success(answer.status) else _phrase(answer.status).encode()
+    return answer.body.encode() if isinstance(answer.body, str) else answer.body
+
+
+def _head_of(answer: Answer, length: int | None) -> bytes:
+    headers = {"content-type": "application/json" if is_success(answer.status) else "text/plain; charset=utf-8"}
+    if length is not None and answer.status not in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:
+        headers["content-length"] = str(length)
+    for name, _ in answer.headers:
+        headers.pop(name.lower(), None)
+    lines = [f"HTTP/1.1 {answer.status} {_phrase(answer.status)}"]
+    lines += [f"{name}: {value}" for name, value in (*headers.items(), *answer.headers)]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")

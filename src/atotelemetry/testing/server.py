@@ -1,0 +1,322 @@
+"""`CaptureServer`: listens on loopback, records what arrives, answers as it is told.
+
+It runs in the test's process: one thread accepts, one thread serves each connection, and every wait in them ends when
+the server stops. `_changed` guards all mutable state. HTTP is `http.py`'s business, PostHog's rules are `posthog.py`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
+
+from atotelemetry.testing.http import Answer, RecordedRequest, is_success, serve_connection
+from atotelemetry.testing.posthog import read_body
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from ssl import SSLContext
+    from types import TracebackType
+
+    from atotelemetry.testing.http import AnswerSource
+
+__all__ = ["CaptureServer"]
+
+_BACKLOG = 256
+_LOOK_INTERVAL = 0.05  # how often a thread that waits for a callback's end looks whether the server stops
+# Threads end when their socket does; the limit only matters for an `on_request` or answer function that never returns.
+_JOIN_TIMEOUT = 5.0
+
+
+class CaptureServer:
+    """A PostHog-compatible endpoint on a loopback port, answering from `start` (or `with`) until `stop`.
+
+    Arguments:
+        port: the port to listen on; 0 takes a free one. A stopped server that is started again keeps its port.
+        judge: refuse what PostHog refuses; False accepts everything and still reads what it can.
+        on_request: called with every request once its answer is decided and before it is sent, on the connection's
+            thread and never twice at a time. It must not raise.
+        ssl_context: serve https with this context; the url then names `localhost`.
+
+    All methods may be called from any thread. Raises OSError from `start` when the port is taken.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        judge: bool = True,
+        on_request: Callable[[RecordedRequest], object] | None = None,
+        ssl_context: SSLContext | None = None,
+    ) -> None:
+        self._port = port
+        self._judges = judge
+        self._on_request = on_request
+        self._on_request_lock = threading.Lock()
+        self._ssl_context = ssl_context
+
+        # Guards everything below; notified when a request arrives and when its fate is known.
+        self._changed = threading.Condition()
+        self._requests: list[RecordedRequest] = []
+        self._accepted_events = 0
+        self._default_answer: AnswerSource = Answer()
+        self._script: list[AnswerSource] = []
+        self._connections: set[socket.socket] = set()
+        self._connection_count = 0
+
+        self._stopping = threading.Event()
+        self._listener: socket.socket | None = None
+        self._waker: socket.socket | None = None
+        self._acceptor: threading.Thread | None = None
+        # Touched by the acceptor, and by `stop` once that has ended.
+        self._threads: list[threading.Thread] = []
+
+    # -- life
+
+    def start(self) -> None:
+        """Listen and answer; returns when clients can connect. Raises OSError when the port is taken."""
+        if self._listener is not None:
+            raise RuntimeError("the capture server is already running")
+        self._listener = _listen(self._port)
+        self._port = self._listener.getsockname()[1]
+        self._stopping.clear()
+        # Closing a socket does not wake a thread that waits in accept() on it; the end of this pair does, everywhere.
+        self._waker, wakened = socket.socketpair()
+        self._acceptor = threading.Thread(
+            target=self._accept_until_stopped, args=(self._listener, wakened), name="capture-server", daemon=True
+        )
+        self._acceptor.start()
+
+    def stop(self) -> None:
+        """Refuse new connections, break those that are open, hanging ones too, and end every thread; never waits.
+
+        What was recorded stays readable. Does nothing when the server is not running.
+        """
+        listener, waker, acceptor = self._listener, self._waker, self._acceptor
+        if listener is None or waker is None or acceptor is None:
+            return
+        self._listener = self._waker = self._acceptor = None
+        self._stopping.set()
+        waker.close()
+        acceptor.join(_JOIN_TIMEOUT)
+        with self._changed:
+            for connection in self._connections:
+                _shut_down(connection)
+        for thread in self._threads:
+            # A callback on a connection's own thread may stop the server.
+            if thread is not threading.current_thread():
+                thread.join(_JOIN_TIMEOUT)
+        self._threads = []
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # -- what a test reads
+
+    @property
+    def port(self) -> int:
+        """The port it listens on, or did until it was stopped."""
+        if not self._port:
+            raise RuntimeError("the capture server has no port before it is started")
+        return self._port
+
+    @property
+    def url(self) -> str:
+        """What to give a client as its host; after `stop` connecting there is refused."""
+        if self._ssl_context is not None:
+            return f"https://localhost:{self.port}"
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def requests(self) -> list[RecordedRequest]:
+        """Every request in order of arrival, answered or not; a new list each time."""
+        with self._changed:
+            return list(self._requests)
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """The events of every request that was answered 2xx, in order of arrival; a new list each time."""
+        with self._changed:
+            return [event for request in self._requests if request.accepted for event in request.events]
+
+    @property
+    def connection_count(self) -> int:
+        """How many TCP connections were accepted, also those that never sent a request."""
+        with self._changed:
+            return self._connection_count
+
+    def wait_for_events(self, count: int, timeout: float = 30.0) -> list[dict[str, Any]]:
+        """Wait until at least `count` events were accepted and return all of them.
+
+        Raises TimeoutError after `timeout` seconds, saying what did arrive.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._accepted_events >= count, timeout):
+                raise TimeoutError(f"{count} events did not arrive within {timeout:g} s; {self._describe()}")
+        return self.events
+
+    def wait_for_requests(self, count: int, timeout: float = 30.0) -> list[RecordedRequest]:
+        """Wait until at least `count` requests arrived, answered or not, and return all of them.
+
+        Raises TimeoutError after `timeout` seconds, saying what did arrive.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: len(self._requests) >= count, timeout):
+                raise TimeoutError(f"{count} requests did not arrive within {timeout:g} s; {self._describe()}")
+        return self.requests
+
+    def clear(self) -> None:
+        """Forget every request and event so far; answers that are set stay set."""
+        with self._changed:
+            self._requests = []
+            self._accepted_events = 0
+
+    # -- what a test decides
+
+    def respond(self, answer: AnswerSource | None = None) -> None:
+        """From now on answer every request so; None goes back to success."""
+        with self._changed:
+            self._default_answer = Answer() if answer is None else answer
+
+    def script(self, *answers: AnswerSource) -> None:
+        """Give the next requests these answers, one each, after those still waiting from an earlier call.
+
+        A script outranks `respond`, which holds again afterwards.
+        """
+        with self._changed:
+            self._script.extend(answers)
+
+    # -- the connections' side
+
+    def _accept_until_stopped(self, listener: socket.socket, wakened: socket.socket) -> None:
+        with listener, wakened, selectors.DefaultSelector() as selector:
+            selector.register(listener, selectors.EVENT_READ)
+            selector.register(wakened, selectors.EVENT_READ)
+            while not self._stopping.is_set():
+                selector.select()
+                # A client that gave up between select() and accept() must not hold us here: the listener never blocks.
+                with contextlib.suppress(OSError):
+                    self._adopt(listener.accept()[0])
+
+    def _adopt(self, connection: socket.socket) -> None:
+        connection.setblocking(True)  # some systems let it inherit the listener's mode
+        with self._changed:
+            number = self._connection_count
+            self._connection_count += 1
+        if self._ssl_context is not None:
+            try:
+                # Only wraps: the handshake is the connection's own thread's, a client that stalls it blocks nobody.
+                connection = self._ssl_context.wrap_socket(
+                    connection, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=True
+                )
+            except OSError:
+                connection.close()
+                return
+        thread = threading.Thread(
+            target=self._serve, args=(connection, number), name=f"capture-server-{number}", daemon=True
+        )
+        with self._changed:
+            self._connections.add(connection)
+        thread.start()
+        self._threads = [known for known in self._threads if known.is_alive()]
+        self._threads.append(thread)
+
+    def _serve(self, connection: socket.socket, number: int) -> None:
+        try:
+            if self._ssl_context is not None:
+                from ssl import SSLSocket  # whoever made the context paid for the import
+
+                assert isinstance(connection, SSLSocket)  # noqa: S101  for the type checker
+                connection.do_handshake()
+            serve_connection(connection, number, self._stopping, self._arrived, self._answering)
+        except OSError:
+            # The client went away, refused our certificate, or the server stops: its connection is all that ends.
+            return
+        finally:
+            with self._changed:
+                self._connections.discard(connection)
+            connection.close()
+
+    def _arrived(self, request: RecordedRequest) -> Answer:
+        """Record it, decide its answer."""
+        refusal = read_body(request)
+        with self._changed:
+            self._requests.append(request)
+            source = self._script.pop(0) if self._script else self._default_answer
+            self._changed.notify_all()
+        answer = source(request) if callable(source) else source
+        # A failure that was asked for stands before PostHog, as a broken proxy would; a success is PostHog's to give.
+        if self._judges and refusal is not None and is_success(answer.status):
+            status, reason = refusal
+            answer = replace(answer, status=status, body=reason)
+        request.answer = answer
+        return answer
+
+    def _answering(self, request: RecordedRequest, status: int | None) -> None:
+        """Count it and tell whoever waits, before the client can know: a client that is answered finds it counted."""
+        with self._changed:
+            request.status = status
+            # A request that `clear` forgot while it was delayed is not counted. It is near the end, if anywhere.
+            if request.accepted and any(known is request for known in reversed(self._requests)):
+                self._accepted_events += len(request.events)
+            self._changed.notify_all()
+        if self._on_request is not None:
+            # The callback that holds the lock may be stopping us, and then waits for this thread.
+            while not self._on_request_lock.acquire(timeout=_LOOK_INTERVAL):
+                if self._stopping.is_set():
+                    return
+            try:
+                self._on_request(request)
+            finally:
+                self._on_request_lock.release()
+
+    def _describe(self) -> str:
+        if not self._requests:
+            return f"no request came, on {self._connection_count} connections"
+        lines = [f"{self._accepted_events} events were accepted, {len(self._requests)} requests came:"]
+        for request in self._requests[:20]:
+            names = ", ".join(repr(event.get("event")) for event in request.events[:5])
+            more = ", …" if len(request.events) > 5 else ""  # noqa: PLR2004  as many as above
+            reason = ""
+            if request.answer is not None and request.answer.body is not None and not request.accepted:
+                reason = f" {request.answer.body!r:.200}"
+            status = "no answer" if request.status is None else request.status
+            lines.append(
+                f"  {request.method} {request.path}: {status}{reason}; {len(request.events)} events {names}{more}"
+            )
+        if len(self._requests) > 20:  # noqa: PLR2004  as many as above
+            lines.append("  …")
+        return "\n".join(lines)
+
+
+def _listen(port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):
+            # On Windows SO_REUSEADDR would let two servers share a port.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _shut_down(connection: socket.socket) -> None:
+    # The plain socket's method: SSLSocket's would also take the TLS object from the thread that is reading.
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
