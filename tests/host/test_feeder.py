@@ -90,7 +90,7 @@ class Spawner:
         self.may_go_on.set()
         self.called = threading.Event()
 
-    def __call__(self, keep: list[int]) -> PipeSender:
+    def __call__(self) -> PipeSender:
         self.calls += 1
         self.called.set()
         assert self.may_go_on.wait(PATIENCE)
@@ -169,7 +169,7 @@ def new_feeder(spawner):
     spawner.plan = [CannotSpawn("the test is over")] * 10
     for feeder in made:
         feeder.flush(PATIENCE, stop=True)
-        wait_until(lambda feeder=feeder: not feeder._running and not feeder._working.locked())
+        wait_until(lambda feeder=feeder: not feeder._running and not feeder._worker)
 
 
 @pytest.fixture
@@ -540,7 +540,7 @@ def test_stop_ends_the_thread_and_an_event_after_it_starts_another(feeder, spawn
     """A stopped feeder holds nothing, and is not broken by an event that comes late."""
     feeder.put(event(1))
     assert feeder.flush(PATIENCE, stop=True)
-    wait_until(lambda: not feeder._working.locked())
+    wait_until(lambda: not feeder._worker)
     assert not feeder._running
     feeder.put(event(2))
     assert feeder.flush(PATIENCE)
@@ -636,7 +636,7 @@ def test_a_fork_stops_the_thread_in_the_middle_of_a_line(feeder, spawner):
     wait_until(spawner.sender(1).is_full)
     feeder.before_fork()
     assert not feeder._running
-    assert (feeder.handed_over, feeder._begun > 0, feeder._waiting()) == (0, True, True)
+    assert (feeder.handed_over, feeder._outbox._written > 0, feeder._waiting()) == (0, True, True)
     feeder.after_fork_in_parent()
     feeder.put(event(99))
     assert told(spawner.sender(1).read(event(99))) == told([HELLO, *lines, event(99)])

@@ -1,14 +1,15 @@
 """The bounded queue, and the thread that empties it into a sender's pipe.
 
 Runs in the host. `put` is called by whoever captures: any thread, a signal handler, a `__del__` in the middle of
-another `put`; so it takes no lock of ours (`SimpleQueue.put` is reentrant by contract). Everything else happens on
-one thread of our own, started at the first event: it alone starts senders, writes, closes and reaps, and needs no
-locks for that. When no thread can be started (at interpreter exit, or the host is out of threads), `flush` does the
-same work on the caller's thread, within its timeout.
+another `put`. So it takes no lock of ours (`SimpleQueue.put` is reentrant by contract). Everything else, starting
+senders, writing to them, ending and reaping them, is *the work*, and is done by whoever holds the lock of that name:
 
-The pipe is non-blocking, so that a stuck sender holds up nobody: the feeder waits, the queue fills, `put` says no.
-Flush requests travel through the same queue as the events and so come after every event put before them. Before a fork
-the thread ends, if need be in the middle of a line; what is left stays in `_lines` for whoever does the work next.
+- the feeder's thread, started by the first event;
+- a `flush` that finds no thread and cannot start one (interpreter exit, or the host is out of threads);
+- a fork, which takes the work away so that nothing is half done in the child, and then lets it go on.
+
+The pipe is non-blocking, so that a stuck sender holds up nobody: the work waits, the queue fills, `put` says no.
+Flush requests travel through the same queue as the events and so come after every event put before them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from _thread import RLock, allocate_lock, get_ident, get_native_id, start_new_th
 from time import monotonic, sleep
 
 from atotelemetry.host.debug import debug
+from atotelemetry.host.outbox import Outbox
+from atotelemetry.host.signals import BrokenPipeIgnored, block_signals
 from atotelemetry.host.spawn import CannotSpawn, Sender, start_sender
 
 TYPE_CHECKING = False
@@ -39,14 +42,13 @@ _DIED_AT_ONCE = 1.0  # a sender that stops reading within this time of its start
 _RETRY_SPAWN = 0.1  # between attempts: a process limit may be a moment's
 _REAP_INTERVAL = 0.25  # how often a feeder with nothing else to do asks whether an ended sender is gone
 _WRITE_BYTES = 64 * 1024  # gather about a pipe's capacity for one write
-# What a fork waits for this thread: first for it to hand over what is queued, then for it to stop in the middle of
-# that, because it is stuck before a full pipe or the machine is too busy to let it run.
-_FORK_PATIENCE = 0.2
-_FORK_INSISTENCE = 2.0
+_FORK_PATIENCE = 0.2  # what a fork waits for everything queued to be handed over
+_FORK_INSISTENCE = 2.0  # and then for the work to stop wherever it is: the machine may be busy
 _LOOK_UP = 0.05  # how often a wait that a fork may end looks for one
 # Python warns a program that forks with threads. Up to 3.12 it counts them before it calls our hook, later after.
 _MAY_START_AFTER_FORK = sys.version_info < (3, 13)
 _FOR_EVER = 1e6  # a longer timeout than a lock takes is for ever
+_WAKE_UP = b""  # in the queue: no event, only a reason to look around
 
 
 class Deadline:
@@ -67,13 +69,6 @@ class Deadline:
         return self._end is not None and monotonic() >= self._end
 
 
-# Why a write ended.
-_WRITTEN = "written"
-_READER_GONE = "reader gone"
-_TIMED_OUT = "timed out"
-_FORK_WAITS = "fork waits"
-
-
 class _Flush:
     """A request that travels through the queue behind the events it is about."""
 
@@ -84,26 +79,12 @@ class _Flush:
         self.done.acquire()
 
 
-class _Pause:
-    """A request to the feeder's thread to end for a fork: when all queued before it is handed over, or `now`."""
-
-    def __init__(self) -> None:
-        self.now = False
-        self.settled = allocate_lock()  # acquired once: by the feeder that ends, or by a fork that waited too long
-        self.native_id = 0
-        self.done = allocate_lock()
-        self.done.acquire()
-
-    def wait(self, timeout: float) -> bool:
-        """Wait until the feeder's thread has nothing left to do but end."""
-        done = self.done.acquire(timeout=timeout)
-        if done:
-            self.done.release()  # for a fork inside of this fork, or one of another thread
-        return done
+class _Interrupted(Exception):
+    """A fork wants the work: whoever has it next goes on where it stopped."""
 
 
 class _GaveUp(Exception):
-    """The deadline passed while a sender's pipe was full, or there can be no sender."""
+    """The deadline passed while a sender's pipe was full."""
 
 
 class Feeder:
@@ -112,6 +93,9 @@ class Feeder:
     `hello` and `end` return the first and the last line of a stream; `on_drop(reason, count)` is told of every event
     that was queued and cannot be handed over; `on_give_up(reason)` of the end of all telemetry in this process.
     """
+
+    refusal = "queue full"
+    """Why `put` says no."""
 
     def __init__(
         self,
@@ -130,28 +114,23 @@ class Feeder:
         self._reset()
 
     def _reset(self) -> None:
-        _resting.discard(self)
-        self._queue: SimpleQueue[bytes | _Flush | _Pause] = SimpleQueue()
+        self._queue: SimpleQueue[bytes | _Flush] = SimpleQueue()
         self.put_unbounded = self._queue.put
         self.qsize = self._queue.qsize
-        # Held while this feeder's work is done by some thread: its own, or one that flushes without it.
-        self._working = allocate_lock()
-        # Held from the making of a pipe to the moment it is on record, so that no fork falls in between. Reentrant: a
-        # signal handler may fork in the middle of a fork.
-        self._spawning = RLock()
-        self._running = False
+        self.handed_over = 0
+        # Who does the work. Reentrant, because a signal handler may fork in the middle of a fork.
+        self._working = RLock()
+        self._worker = 0  # the thread that holds it
+        self._running = False  # the feeder's thread is there, or about to be
+        self._native_id = 0  # of that thread
         self._stopping = False
-        self._worker = 0  # the thread that holds `_working`
-        self._pause: _Pause | None = None
-        self._paused_at = 0.0
-        self._forks = 0  # in progress: a signal handler may fork in the middle of one. Too many, if it raised there
-        self._forking = 0  # the thread that did so last
-        self._left_early = False  # the last pause came before everything queued was handed over
-        self._in_pipe_making: list[int] = []
-        # Taken from the queue and not yet in a pipe as a whole; of the first one the pipe has so many bytes.
-        self._lines: list[bytes] = []
-        self._begun = 0
-        self._greeting = False  # the first of them is a hello
+        self._forks = 0  # that have, or want, the work. Too many, if a signal handler raised in the middle of one
+        self._forker = 0  # the thread of the last one
+        self._fork_insists_at = 0.0
+        self._left_early = False  # whether the last one found something that the pipe had not taken
+        self._rested_since = 0.0
+        # The work: one sender, what it still has to be told, and those before it that have not exited yet.
+        self._outbox = Outbox()
         self._sender: Sender | None = None
         self._sender_started = 0.0
         self._on_probation = False  # nobody has looked yet whether it survived its start
@@ -159,12 +138,8 @@ class Feeder:
         self._failures = 0
         self._gave_up = False
         self._all_accepted = True
-        self.handed_over = 0
 
     # ---- called by whoever captures
-
-    refusal = "queue full"
-    """Why `put` says no."""
 
     def put(self, line: bytes) -> bool:
         """Queue one encoded event; False when the queue is full. Never blocks, never raises but for lack of memory."""
@@ -196,8 +171,8 @@ class Feeder:
         request = _Flush(stop=stop)
         self.put_unbounded(request)
         while True:
-            # Again, if the thread ended for a fork before it came to this request, and that fork is over.
-            if not self._running and (not self._forks or self._forking == get_ident()) and not self._start_thread():
+            # Again, if a fork took the work before it came to this request.
+            if not self._running and (self._forks or not self._start_thread()):
                 self._work_here(deadline)
             if request.done.acquire(timeout=deadline.remaining(_LOOK_UP)):
                 break
@@ -209,7 +184,7 @@ class Feeder:
 
     def _waiting(self) -> bool:
         """Whether anything still has to be written."""
-        return bool(self.qsize() or self._lines)
+        return bool(self.qsize() or len(self._outbox))
 
     def _start_thread(self) -> bool:
         """Start the feeder's thread unless there is one; False when there can be none now.
@@ -249,65 +224,62 @@ class Feeder:
     # ---- around a fork, on the thread that forks
 
     def before_fork(self) -> None:
-        """Let the feeder's thread end, and wait for a pipe that is just being made, so that the child knows of it.
+        """Take the work away from whoever does it, and let the feeder's thread end.
 
-        Python 3.12 and later warn a program that forks while it has threads; one that has none itself is not to hear
-        of ours. And no child inherits a lock (of an import, of a library) that this thread held at that moment.
+        So nothing is half done in the child, and Python 3.12 and later, which warn a program that forks while it has
+        threads, do not count ours. It is waited for until all that is queued is handed over, but not for long.
         """
         self._forks += 1
-        self._forking = get_ident()
-        if self._running and self._worker != get_ident():
-            pause = self._pause
-            if pause is None:
-                pause = self._pause = _Pause()
-                self.put_unbounded(pause)
-            if not pause.settled.locked() and not pause.wait(_FORK_PATIENCE):
-                pause.now = True
-                if not pause.wait(_FORK_INSISTENCE) and not pause.settled.acquire(False):
-                    pause.wait(_FORK_INSISTENCE)
-            _wait_for_thread(pause.native_id)
+        self._forker = get_ident()
+        if self._worker == self._forker:
+            self._working.acquire()  # a signal handler or a finalizer of the host's, in the middle of the work
+            return
+        self._fork_insists_at = monotonic() + _FORK_PATIENCE
+        self.put_unbounded(_WAKE_UP)
+        deadline = Deadline(_FORK_PATIENCE + _FORK_INSISTENCE)
+        while self._working.acquire(timeout=deadline.remaining()):
+            if not self._running or deadline.passed():
+                break
+            self._working.release()  # a thread that was only just started is not there yet
+            sleep(0.0005)
+        _wait_for_thread(self._native_id)
+        self._native_id = 0
+        self._left_early = self._waiting()
         self._reap()
-        self._spawning.acquire(timeout=_FORK_INSISTENCE)
 
     def after_fork_in_parent(self) -> None:
         """Go on: at once where there is something to do and Python does not mind, else with the next event or flush."""
+        try:
+            self._working.release()
+        except RuntimeError:
+            pass  # not taken in time
+        self._forks = max(0, self._forks - 1)
         if _MAY_START_AFTER_FORK:
             # Also for a sender that is to be ended in time, or has ended and must not stay a zombie.
             goes_on = self._waiting() or self._sender is not None or bool(self._ended)
         else:
             goes_on = self._waiting() and not self._left_early
-        self._forks = max(0, self._forks - 1)
         if goes_on and not self._forks:
             self._start_thread()
-        try:
-            self._spawning.release()
-        except RuntimeError:
-            return  # not acquired in time
 
     def after_fork_in_child(self) -> None:
-        """Forget the parent's events, and let go of its pipes: each process feeds its own sender."""
-        descriptors = set(self._in_pipe_making)
+        """Forget the parent's events, and let go of its pipe: each process feeds its own sender."""
         if self._sender is not None and self._sender.pipe >= 0:
-            descriptors.add(self._sender.pipe)
-        for descriptor in descriptors:
             try:
-                os.close(descriptor)
+                os.close(self._sender.pipe)
             except OSError:
-                continue  # gone already
+                pass  # gone already
         self._reset()
 
-    # ---- the feeder's own thread, or `flush` without one
+    # ---- the work
 
     def _run(self) -> None:
+        """Be the feeder's thread."""
         try:
-            _resting.discard(self)
-            _block_signals()
+            block_signals()
+            self._native_id = get_native_id()
             with self._working:
-                self._worker = get_ident()
-                try:
-                    self._work(None)
-                finally:
-                    self._worker = 0
+                self._do_work(None)
         except Exception as error:
             # A bug of ours is no traceback on the host's terminal. The next event starts a new thread.
             debug("the feeder failed: %r", error)
@@ -315,68 +287,52 @@ class Feeder:
 
     def _work_here(self, deadline: Deadline) -> None:
         """Do the feeder's work on the calling thread until the queue is empty or the deadline has passed."""
-        if self._working.acquire(timeout=deadline.remaining()):
-            self._worker = get_ident()
+        if self._working.acquire(timeout=deadline.remaining(_LOOK_UP if self._forks else -1.0)):
+            ignore_broken_pipe = BrokenPipeIgnored()
             try:
-                self._work(deadline)
+                self._do_work(deadline)
             finally:
-                self._worker = 0
+                ignore_broken_pipe.restore()
                 self._working.release()
 
-    def _work(self, deadline: Deadline | None) -> None:
+    def _do_work(self, deadline: Deadline | None) -> None:
         """Take what is queued and hand it over; for ever, or until `deadline` or an empty queue if there is one."""
-        ignore_broken_pipe = _BrokenPipeIgnored() if deadline is not None else None
+        self._worker = get_ident()
         try:
-            if self._paused_at and monotonic() - self._paused_at > FEEDER_IDLE and not self._lines:
+            if self._rested_since and monotonic() - self._rested_since > FEEDER_IDLE and not len(self._outbox):
                 self._end_sender(deadline)  # nobody was there to do it in time
-            self._paused_at = 0.0
-            if self._lines:
-                self._hand_over(deadline)
-            while True:
-                item = self._next(deadline)
-                if item is None:
-                    return
+            self._rested_since = 0.0
+            self._hand_over(deadline)
+            while (item := self._next(deadline)) is not None:
                 request = self._feed(item, deadline) if isinstance(item, bytes) else item
-                if isinstance(request, _Pause):
-                    if self._pauses(request, deadline):
-                        return
-                elif request is not None:
+                if request is not None:
                     self._answer(request, deadline)
+        except _Interrupted:
+            self._rested_since = monotonic()
         except _GaveUp:
-            return  # only with a deadline: the flush that brought it says False
+            pass  # only with a deadline: the flush that brought it says False
         finally:
-            if ignore_broken_pipe is not None:
-                ignore_broken_pipe.restore()
+            self._worker = 0
+            if deadline is None:
+                self._running = False
+
+    def _make_way(self) -> None:
+        """Raise `_Interrupted` for a fork that wants the work: when nothing is queued, or it has waited long enough."""
+        if self._forks and self._forker != get_ident() and (not self.qsize() or monotonic() > self._fork_insists_at):
+            raise _Interrupted
 
     def _answer(self, request: _Flush, deadline: Deadline | None) -> None:
         """End the sender, for the flush that asks for it; later, if a fork comes first."""
-        if self._lines or not self._end_sender(deadline):
+        try:
+            self._end_sender(deadline)
+        except BaseException:
             self.put_unbounded(request)
-            return
+            raise
         self._stopping = self._stopping or request.stop
         request.handed_over = not self._gave_up
         request.done.release()
 
-    def _fork_waits(self) -> _Pause | None:
-        """Return the request of a fork that waits no longer for what is queued."""
-        pause = self._pause
-        return pause if pause is not None and pause.now else None
-
-    def _pauses(self, pause: _Pause, deadline: Deadline | None) -> bool:
-        """Whether this thread ends now, for a fork that still waits for it."""
-        if self._pause is pause:
-            self._pause = None
-        if deadline is not None or not pause.settled.acquire(False):
-            return False
-        self._running = False
-        self._paused_at = monotonic()
-        self._left_early = pause.now
-        _resting.add(self)
-        pause.native_id = get_native_id()
-        pause.done.release()
-        return True
-
-    def _next(self, deadline: Deadline | None) -> bytes | _Flush | _Pause | None:
+    def _next(self, deadline: Deadline | None) -> bytes | _Flush | None:
         """Take the next item; while there is none, end an idle sender and reap those that ended.
 
         None ends the work: an empty queue when there is a deadline, else a stop with every sender reaped, so that a
@@ -386,13 +342,8 @@ class Feeder:
             return self._queue.get_nowait() if self.qsize() else None
         idle = Deadline(FEEDER_IDLE if self._sender is not None else None)
         while True:
-            if (pause := self._fork_waits()) is not None:
-                return pause
-            if self._lines:  # a fork came and waited in vain
-                self._hand_over(deadline)
-                continue
+            self._make_way()
             if self._stopping and self._sender is None and not self._ended and not self.qsize():
-                self._running = False
                 return None
             timeout = idle.remaining(_REAP_INTERVAL if self._ended else -1.0)
             if self._on_probation and self._sender is not None:
@@ -405,101 +356,77 @@ class Feeder:
                 return self._queue.get(True, None if timeout < 0 else timeout)
             except Empty:
                 self._reap()
-                if self._sender is not None and idle.passed() and self._end_sender(None):
+                if self._sender is not None and idle.passed():
+                    self._end_sender(None)
                     idle = Deadline(None)
 
-    def _feed(self, first: bytes, deadline: Deadline | None) -> _Flush | _Pause | None:
+    def _feed(self, first: bytes, deadline: Deadline | None) -> _Flush | None:
         """Write `first` and the events queued behind it, as many as fit one write; return a request met there."""
-        self._lines.append(first)
-        size_bytes = len(first)
-        request = None
-        while size_bytes < _WRITE_BYTES and self.qsize():
-            item = self._queue.get_nowait()
-            if not isinstance(item, bytes):
-                request = item
+        item: bytes | _Flush = first
+        size_bytes = 0
+        while isinstance(item, bytes):
+            if item is not _WAKE_UP:
+                self._outbox.add(item)
+                size_bytes += len(item)
+            if size_bytes >= _WRITE_BYTES or not self.qsize():
                 break
-            self._lines.append(item)
-            size_bytes += len(item)
+            item = self._queue.get_nowait()
+        request = None if isinstance(item, bytes) else item
         try:
             self._hand_over(deadline)
-        except _GaveUp:
+        except BaseException:
             if request is not None:
                 self.put_unbounded(request)
             raise
         return request
 
     def _hand_over(self, deadline: Deadline | None) -> None:
-        """Write `_lines` into a sender's pipe; what a dying sender did not take goes to the next one.
-
-        Some are left when a fork waits for this thread to end; whoever does the work next goes on where it stopped.
-        """
-        while self._lines and not self._gave_up:
-            if deadline is None and self._fork_waits() is not None:
-                return
+        """Write the outbox into a sender's pipe; what a dying sender did not take goes to the next one."""
+        while len(self._outbox) and not self._gave_up:
             sender = self._sender or self._start_sender(deadline)
             if sender is None:
                 continue
-            data = b"\n".join(self._lines) + b"\n"
-            taken, ended = self._write(sender, memoryview(data)[self._begun :], deadline)
-            self._begun += taken
-            while self._lines and self._begun > len(self._lines[0]):
-                self._begun -= len(self._lines[0]) + 1
-                del self._lines[0]
-                if self._greeting:
-                    self._greeting = False
-                else:
-                    self.handed_over += 1
-            if ended is _TIMED_OUT:
+            try:
+                self._write(sender, self._outbox.rest(), deadline, self._count)
+            except _GaveUp:
                 self._let_go(sender)
-                self._drop_lines("flush timed out")
-                raise _GaveUp
-            if ended is _READER_GONE:
+                self._drop("flush timed out", self._outbox.clear())
+                raise
+            except OSError:  # EPIPE, or EBADF after a host closed descriptors that are not its own
                 self._lose_sender(sender, deadline)
-        if self._lines:
-            self._drop_lines("no sender")
+        if len(self._outbox):
+            self._drop("no sender", self._outbox.clear())
 
-    def _drop_lines(self, reason: str) -> None:
-        count = len(self._lines)
-        self._lines.clear()
-        self._drop(reason, count)
+    def _count(self, written: int) -> None:
+        self.handed_over += self._outbox.wrote(written)
 
     def _drop(self, reason: str, count: int) -> None:
         self._all_accepted = False
         self._on_drop(reason, count)
 
-    def _write(self, sender: Sender, data: bytes | memoryview, deadline: Deadline | None) -> tuple[int, str]:
-        """Write `data`; return how much of it the pipe took, and why it was no more."""
-        view = memoryview(data)
-        written = 0
-        while written < len(data):
+    def _write(
+        self, sender: Sender, data: memoryview, deadline: Deadline | None, wrote: Callable[[int], object]
+    ) -> None:
+        """Write all of `data`, telling `wrote` of each part. Raises `OSError` when the reader is gone."""
+        while data:
             try:
-                written += os.write(sender.pipe, view[written:])
+                count = os.write(sender.pipe, data)
             except BlockingIOError:
                 if deadline is not None and deadline.passed():
-                    return written, _TIMED_OUT
-                if deadline is None and self._fork_waits() is not None:
-                    return written, _FORK_WAITS
+                    raise _GaveUp from None
+                self._make_way()
                 _wait_writable(sender.pipe, _LOOK_UP if deadline is None else deadline.remaining(_LOOK_UP))
-            except OSError:  # EPIPE, or EBADF after a host closed descriptors that are not its own
-                return written, _READER_GONE
-        return written, _WRITTEN
+            else:
+                wrote(count)
+                data = data[count:]
+
+    # ---- one sender after the other
 
     def _start_sender(self, deadline: Deadline | None) -> Sender | None:
         """Start a sender, with its hello as the first line to be written; None when that failed this time."""
         try:
             hello = self._hello()
-            locked = self._spawning.acquire(timeout=_FORK_INSISTENCE)
-            if not locked:
-                # A signal handler of the host's raised in the middle of a fork, which then could not let go of it.
-                self._spawning = RLock()
-            try:
-                kept: list[int] = []
-                self._in_pipe_making = kept
-                sender = self._sender = start_sender(kept)
-                self._in_pipe_making = []
-            finally:
-                if locked:
-                    self._spawning.release()
+            self._sender = start_sender()
         except CannotSpawn as error:
             self._give_up(str(error))
             return None
@@ -509,9 +436,8 @@ class Feeder:
             return None
         self._sender_started = monotonic()
         self._on_probation = True
-        self._lines.insert(0, hello)
-        self._greeting = True
-        return sender
+        self._outbox.greet(hello)
+        return self._sender
 
     def _lose_sender(self, sender: Sender, deadline: Deadline | None) -> None:
         """Let go of a sender that stopped reading by itself."""
@@ -525,10 +451,7 @@ class Feeder:
 
     def _let_go(self, sender: Sender) -> None:
         """Close the pipe of a sender that does not, or shall not, get all of it."""
-        if self._greeting:
-            self._greeting = False
-            del self._lines[0]
-        self._begun = 0  # a line of which the pipe took only a part never reached the sender as a whole
+        self._outbox.start_again()
         self._sender = None
         self._all_accepted = False
         sender.close()
@@ -561,21 +484,21 @@ class Feeder:
         self._all_accepted = False
         self._on_give_up(reason)
 
-    def _end_sender(self, deadline: Deadline | None) -> bool:
-        """Say `end` and close the pipe, so that the sender drains and exits; False when a fork comes first."""
+    def _end_sender(self, deadline: Deadline | None) -> None:
+        """Say `end` and close the pipe, so that the sender drains and exits."""
         sender = self._sender
         if sender is None:
-            return True
+            return
         self._reap()  # a host that flushes all the time never has the idle moment in which the feeder reaps
-        # A pipe takes so short a line as a whole or not at all (pipe(7), PIPE_BUF).
-        ended = self._write(sender, self._end() + b"\n", deadline)[1]
-        if ended is _FORK_WAITS:
-            return False
-        sender.complete = ended is _WRITTEN
+        try:
+            # A pipe takes so short a line as a whole or not at all (pipe(7), PIPE_BUF).
+            self._write(sender, memoryview(self._end() + b"\n"), deadline, bool)
+            sender.complete = True
+        except (OSError, _GaveUp):
+            sender.complete = False
         self._sender = None
         sender.close()
         self._ended.append(sender)
-        return True
 
     def _reap(self) -> None:
         for sender in list(self._ended):
@@ -606,11 +529,6 @@ def reason_not_to_start_threads() -> str:
     return ""
 
 
-# Feeders that paused for a fork: without a thread that holds on to them, a client that its host forgets would take an
-# open pipe with it.
-_resting: set[Feeder] = set()
-
-
 def _wait_for_thread(native_id: int) -> None:
     """Wait until the operating system has ended a thread, too; it counts threads for Python's warning at a fork."""
     entry = f"/proc/self/task/{native_id}"  # elsewhere the thread is as good as gone
@@ -635,47 +553,3 @@ def _wait_writable(pipe: int, at_most: float) -> None:
     except Exception:
         # No select module (no descriptor left to load it with), or a descriptor that is gone: the next write tells.
         sleep(min(at_most, 0.01))
-
-
-def _block_signals() -> None:
-    """Keep the host's signals for the host's threads, and SIGPIPE from killing a host that set it to default.
-
-    A signal taken by this thread would not interrupt the main thread's system call. SIGPIPE is delivered to the thread
-    that writes; blocked there, the write fails with EPIPE and that is all (signal(7), pipe(7)).
-    """
-    try:
-        # The built-in half of `signal`, which every interpreter has loaded: nothing to wait for, see `_wait_writable`.
-        import _signal as signal  # type: ignore[import-not-found]
-
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    except Exception as error:
-        debug("the feeder's signals stay unblocked: %s", error)
-
-
-class _BrokenPipeIgnored:
-    """Holds SIGPIPE back on a thread of the host's while it does the feeder's work, and takes it off again after."""
-
-    def __init__(self) -> None:
-        self._signal = None
-        self._was_blocked = True
-        try:
-            import _signal as signal  # as in `_block_signals`
-
-            if hasattr(signal, "SIGPIPE"):
-                before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
-                self._signal = signal
-                self._was_blocked = signal.SIGPIPE in before
-        except Exception as error:
-            debug("SIGPIPE stays as it is: %s", error)
-
-    def restore(self) -> None:
-        """Take a SIGPIPE of ours off the thread, then let others through again."""
-        signal = self._signal
-        if signal is None or self._was_blocked:
-            return
-        try:
-            if signal.SIGPIPE in signal.sigpending():
-                signal.sigwait({signal.SIGPIPE})
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPIPE})
-        except Exception as error:
-            debug("SIGPIPE stays blocked on this thread: %s", error)

@@ -138,18 +138,16 @@ def reason_not_to_spawn() -> str:
     return ""
 
 
-def start_sender(keep: list[int]) -> Sender:
+def start_sender() -> Sender:
     """Start a detached sender that reads from a new pipe.
 
-    `keep` receives the descriptors of the pipe the moment they exist and loses those that were closed again: a process
-    forked meanwhile finds there what it must close. Raises `CannotSpawn` where it makes no sense to try again, and
-    `OSError` where it may.
+    Raises `CannotSpawn` where it makes no sense to try again, and `OSError` where it may.
     """
     arguments = [sys.executable, "-P", "-S", "-m", "atotelemetry.sender"]
     environment = sender_environment(os.environ.copy(), import_path())
     if _WINDOWS:
         return _start_windows(arguments, environment)
-    return _start_posix(arguments, environment, keep)
+    return _start_posix(arguments, environment)
 
 
 def sender_environment(environ: dict[str, str], path: Iterable[str]) -> dict[str, str]:
@@ -219,16 +217,16 @@ def _current_directory() -> str | None:
         return None
 
 
-def _start_posix(arguments: list[str], environment: Mapping[str, str], keep: list[int]) -> Sender:
-    read_end, write_end = _pipe_above_standard_streams(keep)
+def _start_posix(arguments: list[str], environment: Mapping[str, str]) -> Sender:
+    read_end, write_end = _pipe_above_standard_streams()
     try:
         os.set_blocking(write_end, False)
         pid = _posix_spawn(arguments, environment, read_end)
     except BaseException:
-        _close_kept(write_end, keep)
+        os.close(write_end)
         raise
     finally:
-        _close_kept(read_end, keep)
+        os.close(read_end)
     return Sender(pid, write_end)
 
 
@@ -254,29 +252,22 @@ def _posix_spawn(arguments: list[str], environment: Mapping[str, str], stdin: in
         raise CannotSpawn("the interpreter is gone") from None
 
 
-def _pipe_above_standard_streams(keep: list[int]) -> tuple[int, int]:
+def _pipe_above_standard_streams() -> tuple[int, int]:
     """Make a pipe whose ends are no standard streams, also when the host has closed some of those.
 
     Otherwise a library that writes to descriptor 1 would write into our pipe.
     """
     ends = os.pipe()
-    keep.extend(ends)
     if min(ends) > 2:  # noqa: PLR2004 - stderr
         return ends
     import fcntl  # only a host without standard streams comes here
 
     try:
-        above = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in ends]
-        keep.extend(above)
-        return above[0], above[1]
+        read_end, write_end = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in ends)
+        return read_end, write_end
     finally:
         for end in ends:
-            _close_kept(end, keep)
-
-
-def _close_kept(descriptor: int, keep: list[int]) -> None:
-    keep.remove(descriptor)
-    os.close(descriptor)
+            os.close(end)
 
 
 def _start_windows(arguments: list[str], environment: Mapping[str, str]) -> Sender:

@@ -1,0 +1,60 @@
+"""The lines on their way into one pipe: which of them are in there, and how much of the next.
+
+Pure: no descriptor, no clock, no thread. A pipe may stop taking bytes anywhere, and its reader may go away at any
+moment; then the lines that it did not take as a whole start again in the next one.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Outbox"]
+
+
+class Outbox:
+    """Lines in order, the first of them perhaps partly written."""
+
+    def __init__(self) -> None:
+        self._hello: list[bytes] = []
+        self._lines: list[bytes] = []
+        self._written = 0  # bytes, of the hello and the lines that are still here
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def add(self, line: bytes) -> None:
+        """Put an event at the end."""
+        self._lines.append(line)
+
+    def greet(self, hello: bytes) -> None:
+        """Begin a new pipe: this line goes first, and counts as no event."""
+        self._hello = [hello]
+        self._written = 0
+
+    def rest(self) -> memoryview:
+        """Return the bytes that are still to be written."""
+        return memoryview(b"\n".join([*self._hello, *self._lines, b""]))[self._written :]
+
+    def wrote(self, count: int) -> int:
+        """Note that the pipe took so many bytes; return how many events that completed."""
+        self._written += count
+        if self._hello and self._written > len(self._hello[0]):
+            self._written -= len(self._hello[0]) + 1
+            self._hello = []
+        events = 0
+        if not self._hello:
+            while events < len(self._lines) and self._written > len(self._lines[events]):
+                self._written -= len(self._lines[events]) + 1
+                events += 1
+            del self._lines[:events]
+        return events
+
+    def start_again(self) -> None:
+        """Forget what a pipe took only a part of: nobody can read it any more."""
+        self._hello = []
+        self._written = 0
+
+    def clear(self) -> int:
+        """Drop every event; return how many there were."""
+        count = len(self._lines)
+        self._lines.clear()
+        self.start_again()
+        return count

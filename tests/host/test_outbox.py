@@ -1,0 +1,50 @@
+"""The outbox: whatever a pipe takes, each event reaches one pipe as a whole, in order, and is counted once."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atotelemetry.host.outbox import Outbox
+
+LINES = st.lists(st.binary(max_size=12).map(lambda line: line.replace(b"\n", b"")), max_size=8)
+# A pipe takes so many bytes; None: it breaks, and another one is greeted.
+STEPS = st.lists(st.one_of(st.integers(1, 40), st.none()), max_size=30)
+
+
+@given(LINES, STEPS)
+def test_every_event_reaches_one_pipe_as_a_whole(lines: list[bytes], steps: list[int | None]) -> None:
+    """What breaks off a line in one pipe repeats that line in the next, and no other."""
+    outbox = Outbox()
+    for line in lines:
+        outbox.add(line)
+    pipes = [b""]
+    outbox.greet(b"hello")
+    counted = 0
+    for step in [*steps, 10_000]:
+        if step is None:
+            outbox.start_again()
+            outbox.greet(b"hello")
+            pipes.append(b"")
+            continue
+        taken = bytes(outbox.rest()[:step])
+        pipes[-1] += taken
+        counted += outbox.wrote(len(taken))
+        assert counted + len(outbox) == len(lines)
+    whole = [pipe.split(b"\n")[:-1] for pipe in pipes]  # behind the last line break is what no reader makes sense of
+    assert all(read[:1] in ([], [b"hello"]) for read in whole)
+    assert [line for read in whole for line in read[1:]] == lines
+    assert counted == len(lines)
+
+
+@given(LINES, st.integers(0, 60))
+def test_dropped_and_counted_are_all(lines: list[bytes], size_bytes: int) -> None:
+    """What was not written as a whole is dropped, once, and nothing is left."""
+    outbox = Outbox()
+    for line in lines:
+        outbox.add(line)
+    outbox.greet(b"hello")
+    taken = outbox.rest()[:size_bytes]
+    counted = outbox.wrote(len(taken))
+    assert counted + outbox.clear() == len(lines)
+    assert (len(outbox), bytes(outbox.rest())) == (0, b"")
