@@ -11,8 +11,10 @@ import pytest
 
 from atotelemetry import wire
 from atotelemetry.wire import (
+    MAX_ANSWER_BYTES,
     MAX_EVENT_BYTES,
     PROTOCOL_VERSION,
+    AnswerDecoder,
     CorruptLine,
     End,
     Event,
@@ -22,6 +24,8 @@ from atotelemetry.wire import (
     LineError,
     LineTooLong,
     NotAnEvent,
+    Outcome,
+    Ready,
     WireError,
     encode,
     encode_event,
@@ -493,3 +497,44 @@ def test_values_without_json_form_are_the_callers_business(value):
 def test_the_limit_is_that_of_the_design():
     """900 KiB, protocol version 1."""
     assert (wire.MAX_EVENT_BYTES, wire.PROTOCOL_VERSION) == (900 * 1024, 1)
+
+
+ANSWERS = [Ready(), Outcome(delivered=3, dropped={"refused (401)": 2}), Outcome(delivered=4, last=True)]
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_answers_arrive_however_the_pipe_cuts_them(size):
+    """The host reads whatever is there at the moment."""
+    data = b"".join(encode(answer) + b"\n" for answer in ANSWERS)
+    decoder = AnswerDecoder()
+    read = [answer for start in range(0, len(data), size) for answer in decoder.feed(data[start : start + size])]
+    assert read == ANSWERS
+
+
+NO_ANSWERS = [b"", b"{", b"\xff", b"null", b'{"type":"hello"}', b'{"type":"outcome","delivered":"x"}']
+
+
+@pytest.mark.parametrize("line", NO_ANSWERS, ids=range(len(NO_ANSWERS)))
+def test_a_line_that_is_no_answer_is_ignored(line):
+    """Whatever writes to that pipe, the answers after it are read."""
+    assert AnswerDecoder().feed(line + b'\n{"type":"ready"}\n') == [Ready()]
+
+
+def test_an_endless_answer_takes_no_memory():
+    """A host reads the pipe for as long as it lives."""
+    decoder = AnswerDecoder()
+    chunk = b'{"type":"ready",' + b'"a":1,' * 10_000
+    decoder.feed(chunk)
+    tracemalloc.start()
+    for _ in range(100):
+        decoder.feed(chunk)
+    held_bytes = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held_bytes < 4 * MAX_ANSWER_BYTES
+    assert decoder.feed(b'"a":1}\n{"type":"ready"}\n') == [Ready()]
+
+
+def test_an_end_may_ask_to_discard():
+    """The person said no meanwhile."""
+    assert decode(b'{"type":"end","captured":3,"discard":true}\n') == [End(captured=3, discard=True)]
+    assert encode(End(captured=3)) == b'{"type":"end","captured":3}'

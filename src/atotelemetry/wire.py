@@ -1,4 +1,4 @@
-"""What crosses the pipe between the host and the sender: one JSON object per line.
+"""The messages between the host and the sender: one JSON object per line.
 
 Pure: bytes in, messages out. No I/O, no clock, no threads, so both processes and every test can use it freely. The host
 encodes each event once; the sender keeps an event's `properties` and `context` as raw JSON (`msgspec.Raw`) and never
@@ -7,6 +7,11 @@ re-encodes a value. Three kinds of line:
     {"type": "hello", …}   first: settings of this run, and the properties common to all its events
     {"uuid": …, "event": …, …}   any number: what PostHog takes, and nothing else
     {"type": "end", …}     last: what the host counted
+
+A second pipe leads back, and carries the sender's answers:
+
+    {"type": "ready"}      once: the sender reads its input
+    {"type": "outcome", …} whenever the fate of events is known: counts since this sender began
 
 A line that is corrupt, truncated or too long costs that line alone. Because a stream is plain text, a person can write,
 read, `tee` and replay one.
@@ -19,8 +24,11 @@ from typing import Any
 import msgspec
 
 __all__ = [
+    "MAX_ANSWER_BYTES",
     "MAX_EVENT_BYTES",
     "PROTOCOL_VERSION",
+    "Answer",
+    "AnswerDecoder",
     "CorruptLine",
     "End",
     "Event",
@@ -31,7 +39,9 @@ __all__ = [
     "LineTooLong",
     "Message",
     "NotAnEvent",
+    "Outcome",
     "OutgoingEvent",
+    "Ready",
     "WireError",
     "encode",
     "encode_event",
@@ -41,6 +51,9 @@ PROTOCOL_VERSION = 1
 
 # PostHog refuses events of about 1 MB (https://posthog.com/docs/api/capture); the sender still adds a little.
 MAX_EVENT_BYTES = 900 * 1024
+
+# A pipe takes a line up to this size as a whole or not at all (pipe(7), PIPE_BUF).
+MAX_ANSWER_BYTES = 4096
 
 encode = msgspec.json.Encoder().encode
 
@@ -118,6 +131,8 @@ class Hello(msgspec.Struct, tag="hello", tag_field="type", kw_only=True, omit_de
     """Names of the run properties that the sender works out (see `sender/enrich.py`)."""
     cwd: str | None = None
     """The host's working directory, where the sender looks for the git facts."""
+    patient: bool = False
+    """Whether events are kept through an outage: retried while the host lives; without room the oldest are dropped."""
 
 
 class End(msgspec.Struct, tag="end", tag_field="type", kw_only=True, omit_defaults=True):
@@ -125,6 +140,28 @@ class End(msgspec.Struct, tag="end", tag_field="type", kw_only=True, omit_defaul
 
     captured: int = 0
     dropped: int = 0
+    discard: bool = False
+    """Whether the person said no meanwhile: the sender drops every event that it has not posted."""
+
+
+class Ready(msgspec.Struct, tag="ready", tag_field="type"):
+    """The sender reads its input. The first answer; a sender that ends without it never worked."""
+
+
+class Outcome(msgspec.Struct, tag="outcome", tag_field="type", kw_only=True, omit_defaults=True):
+    """The fate of the events that this sender has read so far.
+
+    Counts are cumulative, so a line that a full pipe did not take is made good by the next one.
+    """
+
+    delivered: int = 0
+    dropped: dict[str, int] = msgspec.field(default_factory=dict)
+    """Number of events by reason (the reasons stand in `sender/answers.py`)."""
+    last: bool = False
+    """Whether this sender says no more. Events that it was given and that are not counted here were never read."""
+
+
+Answer = Ready | Outcome
 
 
 class Event(msgspec.Struct, kw_only=True):
@@ -255,6 +292,29 @@ class LineDecoder:
             return NotAnEvent(self.line_number, problem)
         event.size_bytes = len(line)
         return event
+
+
+class AnswerDecoder:
+    """Turns the bytes of the answer pipe, cut anywhere, into answers. Ignores any line that is none.
+
+    Keeps at most `MAX_ANSWER_BYTES` of an unfinished line.
+    """
+
+    def __init__(self) -> None:
+        self._decode = msgspec.json.Decoder(Answer).decode
+        self._partial = b""
+
+    def feed(self, data: bytes) -> list[Answer]:
+        """Take the next bytes; return the answers that they completed, in order."""
+        *lines, partial = (self._partial + data).split(b"\n")
+        self._partial = partial if len(partial) <= MAX_ANSWER_BYTES else b"\0"  # whatever follows, it is no JSON
+        answers: list[Answer] = []
+        for line in lines:
+            try:
+                answers.append(self._decode(line))
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                continue
+        return answers
 
 
 def _names_a_hello(line: bytes | bytearray) -> bool:
