@@ -19,7 +19,7 @@ import weakref
 
 import pytest
 
-from atotelemetry.host import exceptions
+from atotelemetry.host import exceptions, stack_trace
 from atotelemetry.host.exceptions import current_exception, exception_properties, mark_reported
 from support_posthog_rules import check_exception_properties
 
@@ -294,8 +294,8 @@ class TestTheTrio:
     def test_frames_of_a_chain_are_summarised_where_they_are_used(self, length, most, monkeypatch):
         """A summary looks up a line, so there are no more of them than are printed or listed."""
         tamed = []
-        original = exceptions._tamed
-        monkeypatch.setattr(exceptions, "_tamed", lambda summary: tamed.append(summary) or original(summary))
+        original = stack_trace._tamed
+        monkeypatch.setattr(stack_trace, "_tamed", lambda summary: tamed.append(summary) or original(summary))
         described(chained([caught(fail_in_turns, 400) for _ in range(length)]))
         assert len(tamed) <= most * length
 
@@ -631,7 +631,7 @@ class TestSource:
         frame = entries_of(error)[0]["stacktrace"]["frames"][-2]
         assert frame["context_line"] == "value = fail("
         whole = traceback.FrameSummary(str(path), 1, "f", lookup_line=False, end_lineno=5_002, colno=0, end_colno=1)
-        assert exceptions._tamed(whole).end_lineno in {None, 1}
+        assert stack_trace._tamed(whole).end_lineno in {None, 1}
 
     @pytest.mark.parametrize(("lines", "length"), [(1, 5_000), (190, 1_800), (60, 80)])
     def test_statement_of_much_text(self, tmp_path, lines, length):

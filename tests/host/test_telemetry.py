@@ -22,7 +22,8 @@ import pytest
 
 import atotelemetry
 from atotelemetry.host import telemetry as module
-from atotelemetry.host.telemetry import Telemetry, divert
+from atotelemetry.host.divert import divert
+from atotelemetry.host.telemetry import Telemetry
 from atotelemetry.testing import CaptureServer
 from support_home import ID, files_below, fresh_home, store
 from support_hosts import Hosts, children, needs_proc

@@ -64,7 +64,8 @@ class _NothingToShow(Exception):
 
 def _stream(app: str, known_id: object, *, with_exception: bool) -> bytes:
     """Return what a run would write to its sender: greeting, a start and an end event, perhaps an exception, end."""
-    from atotelemetry.host.telemetry import Telemetry, divert
+    from atotelemetry.host.divert import divert
+    from atotelemetry.host.telemetry import Telemetry
 
     telemetry = Telemetry(app=app)
     client = telemetry.client

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 
+from atotelemetry.host.block import Capture
 from atotelemetry.host.client import DEFAULT_QUEUE_SIZE, FLUSH_TIMEOUT, TelemetryClient
 from atotelemetry.host.consent import environment_prefix, identity, random_id, read_consent
 from atotelemetry.host.debug import debug
@@ -19,12 +20,8 @@ from atotelemetry.host.imports import load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from types import TracebackType
-    from typing import Any, Literal, ParamSpec, TypeVar
-
-    Parameters = ParamSpec("Parameters")
-    Result = TypeVar("Result")
+    from collections.abc import Mapping
+    from typing import Any
 
     client: TelemetryClient
 
@@ -61,10 +58,6 @@ RUN_PROPERTIES = (
 """What the sender says about a run, unless the host cuts the list."""
 
 _DEFAULT_HOSTS = {"atopile": PH_API_HOST}
-
-# Flags of a code object: the `inspect` module's CO_COROUTINE and CO_ITERABLE_COROUTINE, CO_GENERATOR, and
-# CO_ASYNC_GENERATOR.
-_COROUTINE, _GENERATOR, _ASYNC_GENERATOR = 0x80 | 0x100, 0x20, 0x200
 
 
 class Telemetry:
@@ -109,7 +102,7 @@ class Telemetry:
             debug("telemetry is off: %s", self._consent.reason)
             self.client.disabled = True
         elif self._consent.mode == "log":
-            divert(self.client, _printer(self.client))
+            load("atotelemetry.host.divert").show_on_stderr(self.client)
 
     def capture(self, event_start: str, event_end: str, properties: Mapping[str, Any] | None = None) -> Capture:
         """Capture the beginning and the end of what happens inside: a context manager, and a decorator.
@@ -119,7 +112,7 @@ class Telemetry:
         has `duration`, the seconds since the block was entered, and `properties` as they are at that moment: what is
         put into the dict meanwhile is on the later event.
         """
-        return Capture(self, event_start, event_end, properties)
+        return Capture(self._event, self._exception, event_start, event_end, properties)
 
     def capture_event(
         self, event: str, properties: Mapping[str, Any] | None = None, *, flush: bool = False
@@ -186,148 +179,6 @@ def _run_id() -> str:
     package = vars(sys.modules["atotelemetry"])
     known: str = package.get("_run_id") or package.setdefault("_run_id", random_id())
     return known
-
-
-class Capture:
-    """What `Telemetry.capture` returns. One object may be entered again, also inside itself."""
-
-    def __init__(self, telemetry: Telemetry, start: str, end: str, properties: Mapping[str, Any] | None) -> None:
-        self._telemetry = telemetry
-        self._start = start
-        self._end = end
-        self._properties = properties
-        self._entered: list[float] = []
-
-    def __enter__(self) -> None:
-        self._telemetry._event(self._start, self._properties, None)  # noqa: SLF001 - one class in two
-        # After it, because what the first event of a process costs is no part of what is measured.
-        self._entered.append(time.perf_counter())
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> Literal[False]:
-        entered = self._entered.pop()
-        if error is None:
-            self._telemetry._event(self._end, self._properties, entered)  # noqa: SLF001
-        elif isinstance(error, Exception):
-            self._telemetry._exception(error, self._properties, entered)  # noqa: SLF001
-        return False
-
-    def __call__(self, function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-        """Capture every call of `function`; of a coroutine or generator function the whole life of what it returns."""
-        from functools import partial, wraps  # whoever decorates functions has it
-
-        if isinstance(function, (staticmethod, classmethod)):  # still as it stands in the class
-            return type(function)(self(function.__func__))
-
-        def again() -> Capture:
-            return Capture(self._telemetry, self._start, self._end, self._properties)
-
-        body = function.func if isinstance(function, partial) else function
-        # An object that can be called runs the code of its class.
-        code = getattr(body, "__code__", None) or getattr(getattr(type(body), "__call__", None), "__code__", None)  # noqa: B004
-        flags = getattr(code, "co_flags", 0)
-        target: Any = function
-        wrapper: Any
-        if flags & _COROUTINE:
-
-            async def wrapper(*args: Any, **kwargs: Any) -> Any:
-                with again():
-                    return await target(*args, **kwargs)
-
-        elif flags & _ASYNC_GENERATOR:
-
-            async def wrapper(*args: Any, **kwargs: Any) -> Any:
-                with again():
-                    # What `yield from` does below, for which there is no word in an async generator (PEP 525).
-                    generator = target(*args, **kwargs)
-                    step = generator.__anext__()
-                    while True:
-                        try:
-                            value = await step
-                        except StopAsyncIteration:
-                            return
-                        try:
-                            step = generator.asend((yield value))
-                        except GeneratorExit:
-                            await generator.aclose()
-                            raise
-                        except BaseException as error:
-                            step = generator.athrow(error)
-
-        elif flags & _GENERATOR:
-
-            def wrapper(*args: Any, **kwargs: Any) -> Any:
-                with again():
-                    return (yield from target(*args, **kwargs))
-
-        else:
-
-            def wrapper(*args: Any, **kwargs: Any) -> Any:
-                with again():
-                    return target(*args, **kwargs)
-
-        wrapped: Callable[Parameters, Result] = wraps(function)(wrapper)
-        return wrapped
-
-
-class _Diversion:
-    """Stands in a client where the feeder does, and gives each event's line to a function."""
-
-    def __init__(self, take: Callable[[bytes], object]) -> None:
-        self._take = take
-        self.handed_over = 0
-
-    refusal = "not taken"
-
-    def put(self, line: bytes) -> bool:
-        try:
-            self._take(line)
-        except Exception as error:
-            debug("an event went nowhere: %r", error)
-            return False
-        self.handed_over += 1
-        return True
-
-    def flush(self, timeout: float | None, *, delivered: bool = False, stop: bool = False) -> bool:
-        del timeout, delivered, stop
-        return True
-
-    def note_loss(self) -> None:
-        """Nobody is promised a delivery."""
-
-    def before_fork(self) -> None:
-        """There is no pipe to think of."""
-
-    after_fork_in_parent = before_fork
-
-    def after_fork_in_child(self) -> None:
-        """Count the child's own."""
-        self.handed_over = 0
-
-
-def divert(client: TelemetryClient, take: Callable[[bytes], object]) -> None:
-    """Give every event of `client` to `take`, as the line that a sender would read, and start no sender.
-
-    Needs no key. `take` is called on the thread that captures; what it raises loses the event, no more.
-    """
-    client._feeder = _Diversion(take)  # type: ignore[assignment]  # noqa: SLF001 - the one other place an event may go
-    client.disabled = False
-
-
-def _printer(client: TelemetryClient) -> Callable[[bytes], None]:
-    """Return what shows an event's line on stderr, with the properties that the sender would be told once for all."""
-
-    def show(line: bytes) -> None:
-        if client._properties:  # noqa: SLF001 - see `divert`
-            json = load("msgspec").json
-            event = json.decode(line)
-            event["properties"] = {**json.decode(client._hello())["properties"], **event["properties"]}  # noqa: SLF001
-            line = json.encode(event)
-        # In one write, so that the lines of several threads do not mix.
-        sys.stderr.write(line.decode() + "\n")
-
-    return show
 
 
 # ---- the default instance: atopile's

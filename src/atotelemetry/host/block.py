@@ -1,0 +1,123 @@
+"""The block whose beginning and end are captured: a context manager, and a decorator.
+
+Runs in the host, on the thread that runs the block. It is given two functions that capture and knows no `Telemetry`.
+"""
+
+from __future__ import annotations
+
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+    from typing import Any, Literal, ParamSpec, TypeVar
+
+    Parameters = ParamSpec("Parameters")
+    Result = TypeVar("Result")
+
+__all__ = ["Capture"]
+
+# Flags of a code object: the `inspect` module's CO_COROUTINE and CO_ITERABLE_COROUTINE, CO_GENERATOR, and
+# CO_ASYNC_GENERATOR.
+_COROUTINE, _GENERATOR, _ASYNC_GENERATOR = 0x80 | 0x100, 0x20, 0x200
+
+
+class Capture:
+    """A context manager and a decorator that captures two events. It may be entered again, also inside itself.
+
+    Args:
+        event: captures an event, given its name, properties, and when it began (None is now).
+        failed: captures an exception, given itself, properties, and when it began.
+        start: the name of the event on entering.
+        end: the name of the event on leaving.
+        properties: of every event, as they are when it is captured.
+
+    """
+
+    def __init__(
+        self,
+        event: Callable[[str, Mapping[str, Any] | None, float | None], object],
+        failed: Callable[[object, Mapping[str, Any] | None, float], object],
+        start: str,
+        end: str,
+        properties: Mapping[str, Any] | None,
+    ) -> None:
+        self._event = event
+        self._failed = failed
+        self._start = start
+        self._end = end
+        self._properties = properties
+        self._entered: list[float] = []
+
+    def __enter__(self) -> None:
+        self._event(self._start, self._properties, None)
+        # After it, because what the first event of a process costs is no part of what is measured.
+        self._entered.append(time.perf_counter())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> Literal[False]:
+        entered = self._entered.pop()
+        if error is None:
+            self._event(self._end, self._properties, entered)
+        elif isinstance(error, Exception):
+            self._failed(error, self._properties, entered)
+        return False
+
+    def __call__(self, function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+        """Capture every call of `function`; of a coroutine or generator function the whole life of what it returns."""
+        from functools import partial, wraps  # whoever decorates functions has it
+
+        if isinstance(function, (staticmethod, classmethod)):  # still as it stands in the class
+            return type(function)(self(function.__func__))
+
+        def again() -> Capture:
+            return Capture(self._event, self._failed, self._start, self._end, self._properties)
+
+        body = function.func if isinstance(function, partial) else function
+        # An object that can be called runs the code of its class.
+        code = getattr(body, "__code__", None) or getattr(getattr(type(body), "__call__", None), "__code__", None)  # noqa: B004
+        flags = getattr(code, "co_flags", 0)
+        target: Any = function
+        wrapper: Any
+        if flags & _COROUTINE:
+
+            async def wrapper(*args: Any, **kwargs: Any) -> Any:
+                with again():
+                    return await target(*args, **kwargs)
+
+        elif flags & _ASYNC_GENERATOR:
+
+            async def wrapper(*args: Any, **kwargs: Any) -> Any:
+                with again():
+                    # What `yield from` does below, for which there is no word in an async generator (PEP 525).
+                    generator = target(*args, **kwargs)
+                    step = generator.__anext__()
+                    while True:
+                        try:
+                            value = await step
+                        except StopAsyncIteration:
+                            return
+                        try:
+                            step = generator.asend((yield value))
+                        except GeneratorExit:
+                            await generator.aclose()
+                            raise
+                        except BaseException as error:
+                            step = generator.athrow(error)
+
+        elif flags & _GENERATOR:
+
+            def wrapper(*args: Any, **kwargs: Any) -> Any:
+                with again():
+                    return (yield from target(*args, **kwargs))
+
+        else:
+
+            def wrapper(*args: Any, **kwargs: Any) -> Any:
+                with again():
+                    return target(*args, **kwargs)
+
+        wrapped: Callable[Parameters, Result] = wraps(function)(wrapper)
+        return wrapped

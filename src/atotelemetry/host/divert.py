@@ -1,0 +1,78 @@
+"""Events that go to a function instead of to a sender: log mode, `atotelemetry show`, and tests.
+
+Runs in the host, on the thread that captures. An ordinary run does not import this.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from atotelemetry.host.debug import debug
+from atotelemetry.host.imports import load
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from atotelemetry.host.client import TelemetryClient
+
+__all__ = ["divert", "show_on_stderr"]
+
+
+class _Diversion:
+    """Stands in a client where the feeder does, and gives each event's line to a function."""
+
+    def __init__(self, take: Callable[[bytes], object]) -> None:
+        self._take = take
+        self.handed_over = 0
+
+    refusal = "not taken"
+
+    def put(self, line: bytes) -> bool:
+        try:
+            self._take(line)
+        except Exception as error:
+            debug("an event went nowhere: %r", error)
+            return False
+        self.handed_over += 1
+        return True
+
+    def flush(self, timeout: float | None, *, delivered: bool = False, stop: bool = False) -> bool:
+        del timeout, delivered, stop
+        return True
+
+    def note_loss(self) -> None:
+        """Nobody is promised a delivery."""
+
+    def before_fork(self) -> None:
+        """There is no pipe to think of."""
+
+    after_fork_in_parent = before_fork
+
+    def after_fork_in_child(self) -> None:
+        """Count the child's own."""
+        self.handed_over = 0
+
+
+def divert(client: TelemetryClient, take: Callable[[bytes], object]) -> None:
+    """Give every event of `client` to `take`, as the line that a sender would read, and start no sender.
+
+    Needs no key. `take` is called on the thread that captures; what it raises loses the event, no more.
+    """
+    client._feeder = _Diversion(take)  # type: ignore[assignment]  # noqa: SLF001 - the one other place an event may go
+    client.disabled = False
+
+
+def show_on_stderr(client: TelemetryClient) -> None:
+    """Print every event of `client` on stderr, with the properties that the sender would be told once for all."""
+
+    def show(line: bytes) -> None:
+        if client._properties:  # noqa: SLF001 - see `divert`
+            json = load("msgspec").json
+            event = json.decode(line)
+            event["properties"] = {**json.decode(client._hello())["properties"], **event["properties"]}  # noqa: SLF001
+            line = json.encode(event)
+        # In one write, so that the lines of several threads do not mix.
+        sys.stderr.write(line.decode() + "\n")
+
+    divert(client, show)

@@ -1,0 +1,91 @@
+"""Questions to the host's objects, whose answers may raise, lie or be huge, and texts cut to a size.
+
+Runs in the host, on the thread that captures, and only once an exception is described.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = [
+    "MAX_LINE_BYTES",
+    "MAX_MESSAGE_BYTES",
+    "MAX_NAME_BYTES",
+    "clip",
+    "clip_middle",
+    "is_exception",
+    "plain_type_name",
+    "read",
+    "text_of",
+    "type_name",
+]
+
+MAX_MESSAGE_BYTES = 8 * 1024
+MAX_NAME_BYTES = 300
+MAX_LINE_BYTES = 300  # where PostHog cuts a context line
+
+
+def is_exception(value: object) -> bool:
+    """Tell whether `value` is an exception."""
+    return issubclass(type(value), BaseException)  # not `isinstance`, which believes a mock's `__class__`
+
+
+def read(value: object, name: str, *, default: Any) -> Any:
+    """Read an attribute of the host's object. Like the standard library, let nothing out that a property raises."""
+    try:
+        return getattr(value, name, default)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        return default
+
+
+def text_of(value: object, what: str) -> str:
+    """Return `str(value)`, or what the standard library prints when that fails."""
+    try:
+        text = str(value)
+        return text if type(text) is str else str.__str__(text)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        return f"<{what} str() failed>"
+
+
+def type_name(exception: BaseException) -> str:
+    """Return the name of the class of `exception`."""
+    return plain_type_name(type(exception))
+
+
+def plain_type_name(kind: type) -> str:
+    """Return the name of a class."""
+    name = read(kind, "__name__", default=None)
+    return name if type(name) is str and name else "<unknown>"
+
+
+def clip(text: str, limit_bytes: int) -> str:
+    """Return `text` as JSON can carry it, cut to about `limit_bytes` of UTF-8; the end says so."""
+    kept = _encodable(text[:limit_bytes], limit_bytes)
+    if len(text) <= limit_bytes and len(kept) >= len(text):
+        return kept
+    return f"{kept}... [cut]"
+
+
+def clip_middle(text: str, limit_bytes: int) -> str:
+    """Like `clip`, but keep both ends: a stack trace starts with the root cause and ends with what was caught."""
+    if len(text) <= limit_bytes:
+        whole = _encodable(text, limit_bytes)
+        if len(whole) >= len(text):
+            return whole
+    half = limit_bytes // 2
+    head = _encodable(text[:half], half)
+    tail = _encodable(text[-half:][::-1], half)[::-1]
+    return f"{head}\n[{len(text) - len(head) - len(tail)} characters left out]\n{tail}"
+
+
+def _encodable(text: str, limit_bytes: int) -> str:
+    """Return what fits of `text`, with `?` for lone surrogates: they have no UTF-8."""
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "replace")[:limit_bytes].decode("utf-8", "ignore")

@@ -1,0 +1,352 @@
+"""The text of an exception's stack trace, as `traceback.format_exception` gives it, in bounds.
+
+Runs in the host, on the thread that captures. One `TracebackException` is made for each exception, without its chain,
+and linked here: the standard library would follow the chain without bounds. Its summaries of frames serve the
+structured list, too.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from atotelemetry.host.guarded import MAX_LINE_BYTES, MAX_MESSAGE_BYTES, clip, plain_type_name, read, text_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from traceback import FrameSummary, StackSummary
+    from types import TracebackType
+    from typing import Any
+
+    from atotelemetry.host.exceptions import Node
+
+__all__ = ["ends", "print_all"]
+
+_MIN_PRINTED_FRAMES = 8
+_MAX_PRINTED_FRAMES_IN_ALL = 600
+_MAX_PRINTED_FRAMES = 200  # per exception, counted as printed: a repeated line counts three times at most
+_PRINTED_REPEATS = 3  # the standard library prints a repeated line three times and then says how often it follows
+_MAX_STATEMENT_LINES = 200
+_MAX_STATEMENT_CHARACTERS = 4_000  # 3.13 parses all of a statement for its carets
+_MAX_NOTES = 100
+_MAX_FORMATTED_LINE_CHARACTERS = 2_000
+_MAX_SOURCE_FILE_BYTES = 4 * 1024 * 1024
+_SUGGESTED_FROM = ("name", "name_from", "obj")
+
+_lazy_classes: dict[str, Any] = {}
+
+
+class _Alone:
+    """What a `TracebackException` asks of one exception, without its chain and with answers that do not raise.
+
+    The chain is linked by `format_all` instead: `TracebackException` would follow it without bounds.
+    """
+
+    __slots__ = ("__notes__", "__suppress_context__", "_exception", "_message")
+
+    __cause__ = None
+    __context__ = None
+    exceptions = ()
+
+    def __init__(self, node: Node) -> None:
+        self._exception = node.exception
+        self._message = node.message
+        self.__suppress_context__ = node.suppressed
+        self.__notes__ = _notes(node.exception)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type[BaseException]:  # type: ignore[override]
+        return type(self._exception)
+
+    def __str__(self) -> str:
+        return self._message
+
+    def __getattr__(self, name: str) -> Any:
+        # Without these it makes no suggestion ("Did you mean"). To make one it would import the module that failed,
+        # once more, read properties of the host's objects, and name a variable of the host's.
+        if name in _SUGGESTED_FROM:
+            raise AttributeError(name)
+        # Where a SyntaxError points to.
+        try:
+            return getattr(self._exception, name)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            raise AttributeError(name) from None
+
+
+def print_all(shown: Sequence[tuple[Node, Node | None, str | None]], listed_count: int) -> str:
+    """Return the text of the first exception with all that hangs on it.
+
+    Also gives each its `entries` and `summaries`: of at least the `listed_count` frames that the structured list takes.
+    """
+    printed_count = _printed_count(len(shown))
+    for node, _, _ in shown:
+        _render(node, printed_count, listed_count)
+    try:
+        return _format(shown)
+    except Exception:
+        # A SyntaxError with fields that are no numbers, for instance, breaks the standard library's formatting.
+        for node, _, _ in shown:
+            _render(node, printed_count, listed_count, plain=True)
+        return _format(shown)
+
+
+def _printed_count(exceptions: int) -> int:
+    """Return how many frames are printed of each of so many exceptions."""
+    return min(_MAX_PRINTED_FRAMES, max(_MIN_PRINTED_FRAMES, _MAX_PRINTED_FRAMES_IN_ALL // exceptions))
+
+
+def _render(node: Node, printed_count: int, listed_count: int, *, plain: bool = False) -> None:
+    """Give `node` its `TracebackException`, its stack of at most `printed_count` frames, and the summaries to list.
+
+    `plain` when its own fields are known not to be printable.
+    """
+    # Milliseconds to import, though a host that raises mostly has it.
+    from traceback import TracebackException
+
+    entries = _traceback_entries(node.exception)
+    kept, printed = _choose(entries, printed_count, listed_count)
+    # An explicit limit, because `sys.tracebacklimit` is about what is printed, not about what is known.
+    options: dict[str, Any] = {"limit": max(len(kept), 1), "lookup_lines": False}
+    rebuilt = _rebuilt([entries[index] for index in kept]) if len(kept) < len(entries) else None
+    start = rebuilt or (entries[0] if entries else None)
+    kind = type(node.exception)
+    try:
+        if plain:
+            kind = _plain_type(kind)
+        node.rendering = TracebackException(kind, _Alone(node), start, **options)  # type: ignore[arg-type]
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        # Nothing that it does for a better message (it lists the attributes of the object that lacked one) is let out.
+        node.rendering = TracebackException(_plain_type(kind), _Alone(node), start, **options)  # type: ignore[arg-type]
+    summaries = [_tamed(summary) for summary in node.rendering.stack]
+    node.entries = entries
+    node.summaries = dict(zip(kept, summaries, strict=True))
+    node.rendering.stack = _printable(node.summaries, printed)
+
+
+def _format(shown: Sequence[tuple[Node, Node | None, str | None]]) -> str:
+    """Link the renderings and return the text of the first with all that hangs on it."""
+    texts: dict[tuple[object, ...], str] = {}
+    for node, _, _ in shown:
+        rendering = node.rendering
+        stack: Any = rendering.stack
+        stack.texts = texts
+        context = node.visible_context
+        rendering.__cause__ = None if node.cause is None else node.cause.rendering
+        rendering.__context__ = None if context is None else context.rendering
+        rendering.exceptions = None
+        if node.width is not None:
+            members = [member.rendering for member in node.members]
+            # Only the first fifteen are printed, but the rest are counted.
+            rendering.exceptions = members + members[-1:] * (node.width - len(members))
+    return "".join(shown[0][0].rendering.format())
+
+
+def _traceback_entries(exception: BaseException) -> list[TracebackType]:
+    from types import TracebackType  # loaded along with `traceback`
+
+    entries = []
+    entry = read(exception, "__traceback__", default=None)
+    while type(entry) is TracebackType:
+        entries.append(entry)
+        entry = entry.tb_next
+    return entries
+
+
+def _choose(
+    entries: Sequence[TracebackType], printed_count: int, listed_count: int
+) -> tuple[list[int], list[tuple[int, int, int]]]:
+    """Choose the frames worth summarising, and the runs of them to print.
+
+    Returns the indexes of the former, and for the latter triples: the first index, how many frames stand on the same
+    line, and how many of these are printed. A run that is all left out has 0 there. A summary costs microseconds and
+    printing one ten times that, so this decides before either, for a recursion of 100,000 frames too.
+    """
+    limit = getattr(sys, "tracebacklimit", None)
+    printable = entries[: max(limit, 0)] if type(limit) is int else entries
+    runs: list[tuple[int, int, int]] = []
+    code, line, first = None, None, 0
+    for index, entry in enumerate(printable):
+        here, lineno = entry.tb_frame.f_code, entry.tb_lineno
+        if here is not code or lineno != line:
+            if index:
+                runs.append(_run(first, index))
+            code, line, first = here, lineno, index
+    if printable:
+        runs.append(_run(first, len(printable)))
+    runs = _without_middle(runs, printed_count)
+
+    if len(entries) <= listed_count:
+        return list(range(len(entries))), runs
+    head, tail = ends(len(entries), listed_count)
+    kept = {*head, *tail}
+    for first, _, count in runs:
+        kept.update(range(first, first + count))
+    return sorted(kept), runs
+
+
+def _run(first: int, end: int) -> tuple[int, int, int]:
+    return first, end - first, min(end - first, _PRINTED_REPEATS)
+
+
+def _without_middle(runs: list[tuple[int, int, int]], printed_count: int) -> list[tuple[int, int, int]]:
+    """Replace what is too much to print, in the middle of `runs`, with one run of which nothing is printed."""
+    if sum(count for _, _, count in runs) <= printed_count:
+        return runs
+    head, tail = 0, len(runs)
+    room = printed_count // 2
+    while room > 0:
+        room -= runs[head][2]
+        head += 1
+    room = printed_count // 2
+    while room > 0 and tail > head:
+        tail -= 1
+        room -= runs[tail][2]
+    left_out = sum(length for _, length, _ in runs[head:tail])
+    gap = [(runs[head][0], left_out, 0)] if left_out else []
+    return [*runs[:head], *gap, *runs[tail:]]
+
+
+def _rebuilt(entries: Sequence[TracebackType]) -> TracebackType | None:
+    """Chain copies of these traceback entries: the originals belong to the host."""
+    chain: TracebackType | None = None
+    for entry in reversed(entries):
+        chain = type(entry)(chain, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    return chain
+
+
+def _printable(summaries: dict[int, FrameSummary], runs: Sequence[tuple[int, int, int]]) -> StackSummary:
+    """Build the stack to print: where a line repeats, the last printed summary stands for all that follow it."""
+    from traceback import FrameSummary
+
+    stack = _stack_class()()
+    for first, length, count in runs:
+        if not count:
+            stack.gap = FrameSummary(f"<{length} frames left out>", None, "", lookup_line=False)
+            stack.append(stack.gap)
+            continue
+        printed = [summaries[index] for index in range(first, first + count)]
+        stack.extend(printed)
+        stack.extend(printed[-1:] * (length - count))
+    return stack  # type: ignore[no-any-return]
+
+
+def _stack_class() -> Any:
+    """Return the class of printable stacks, made once: its base is not imported before an exception is described."""
+    found = _lazy_classes.get("stack")
+    if found is not None:
+        return found
+    from traceback import StackSummary
+
+    class PrintableStack(StackSummary):
+        """A stack that is cheap where lines repeat, and prints a frame without its source where that cannot be done.
+
+        `format_frame_summary` is the standard library's hook for what is printed of a frame.
+        """
+
+        # What is printed of the frames of an event: a recursion and a chain have the same ones again and again.
+        texts: dict[tuple[object, ...], str]
+        gap: FrameSummary | None = None
+        previous: FrameSummary | None = None
+
+        def format_frame_summary(self, frame_summary: FrameSummary, **options: Any) -> str:
+            if frame_summary is self.gap:
+                return f"  [{frame_summary.filename[1:-1]}]\n"
+            if frame_summary is self.previous:
+                return ""  # counted by the caller, not printed
+            self.previous = frame_summary
+            place = (frame_summary.filename, frame_summary.lineno, frame_summary.name)
+            key = (*place, frame_summary.end_lineno, frame_summary.colno, frame_summary.end_colno)
+            text = self.texts.get(key)
+            if text is not None:
+                return text
+            try:
+                text = super().format_frame_summary(frame_summary, **options)
+            except Exception:
+                # The file changed since it was imported, or its loader fails.
+                text = '  File "{}", line {}, in {}\n'.format(*place)
+            if not frame_summary.filename.startswith("<"):  # such a name may stand for several sources
+                self.texts[key] = text
+            return text
+
+    _lazy_classes["stack"] = PrintableStack
+    return PrintableStack
+
+
+def _tamed(summary: FrameSummary) -> FrameSummary:
+    """Return `summary`, or one without the part of its source that would cost too much to print."""
+    from traceback import FrameSummary
+
+    place = summary.filename, summary.lineno, summary.name
+    try:
+        if _costs_too_much_to_read(summary.filename):
+            return FrameSummary(*place, line="")
+        if _is_long_statement(summary):
+            summary = FrameSummary(*place, lookup_line=False)
+        line = summary.line or ""
+        if len(line) > _MAX_FORMATTED_LINE_CHARACTERS:
+            return FrameSummary(*place, line=clip(line, MAX_LINE_BYTES))
+        return summary
+    except Exception:
+        # A loader of the host's that cannot give the source.
+        return FrameSummary(*place, line="")
+
+
+def _is_long_statement(summary: FrameSummary) -> bool:
+    """Tell whether a frame's statement has more lines, or text in them, than is worth parsing."""
+    first, last = summary.lineno or 0, summary.end_lineno or 0
+    if last <= first:
+        return False
+    if last - first > _MAX_STATEMENT_LINES:
+        return True
+    import linecache  # loaded along with `traceback`
+
+    lines = linecache.getlines(summary.filename)[first - 1 : last]
+    return sum(map(len, lines)) > _MAX_STATEMENT_CHARACTERS
+
+
+def _costs_too_much_to_read(filename: str) -> bool:
+    """Tell whether looking up a line of this file might read something huge, or wait for a pipe or a terminal."""
+    import linecache  # loaded along with `traceback`
+    import os
+    import stat
+
+    if filename.startswith("<"):
+        return False  # not a file, and not opened as one
+    cached = linecache.cache.get(filename)
+    if cached is not None and len(cached) > 1:
+        return False
+    try:
+        status = os.stat(filename)
+    except (OSError, ValueError):
+        return False  # it cannot be opened either; its loader may know the source
+    return not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_SOURCE_FILE_BYTES
+
+
+def _plain_type(kind: type[BaseException]) -> type[BaseException]:
+    """Make a stand-in of the same name for an exception class whose instances cannot be printed."""
+    module = read(kind, "__module__", default=None)
+    names = {"__module__": module if type(module) is str else "<unknown>"}
+    return type(plain_type_name(kind), (Exception,), names)
+
+
+def _notes(exception: BaseException) -> object:
+    """Return the notes for printing, in bounds."""
+    notes = read(exception, "__notes__", default=None)
+    if type(notes) in (str, bytes):
+        return notes[:MAX_LINE_BYTES]
+    if type(notes) not in (list, tuple):
+        return notes
+    kept = [clip(text_of(note, "note"), MAX_MESSAGE_BYTES) for note in notes[:_MAX_NOTES]]
+    if len(notes) > _MAX_NOTES:
+        kept.append(f"[{len(notes) - _MAX_NOTES} more notes]")
+    return kept
+
+
+def ends(total: int, count: int) -> tuple[range, range]:
+    """Return the first and the last of `total` indexes, `count` at most in both."""
+    head = min(total, count // 2)
+    return range(head), range(max(head, total - (count - count // 2)), total)
