@@ -50,9 +50,10 @@ test: $(UV_TO_INSTALL) ## run the test suite
 test-all: $(UV_TO_INSTALL) ## run the suite on 3.11, 3.12 and 3.13
 	@for version in 3.11 3.12 3.13; do $(MAKE) --no-print-directory test PYTHON=$$version || exit 1; done
 
-lint: $(UV_TO_INSTALL) ## check style and formatting
+lint: $(UV_TO_INSTALL) ## check style, formatting, and which part imports which
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
+	@$(RUN) python tests/test_house.py
 
 format: $(UV_TO_INSTALL) ## apply the formatter and the safe fixes
 	@$(RUN) ruff check --fix .

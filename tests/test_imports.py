@@ -270,39 +270,6 @@ def imports_of(path: Path) -> set[str]:
     return found
 
 
-def allowed(name: str, ours: tuple[str, ...], others: tuple[str, ...]) -> bool:
-    top = name.partition(".")[0]
-    if top == "atotelemetry":
-        # `from atotelemetry import wire` names the package itself, too; its `__init__` loads nothing.
-        return name in ("atotelemetry", "atotelemetry.__version__") or any(below(home, {name}) for home in ours)
-    return top in sys.stdlib_module_names or top in others
-
-
-def rule_for(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return what a file may import of this package, and of others beside the standard library."""
-    place = path.relative_to(PACKAGE).as_posix()
-    if place.startswith("host/"):
-        return ("atotelemetry.host", "atotelemetry.wire"), ("msgspec", "yaml")
-    if place.startswith("sender/"):
-        return ("atotelemetry.sender", "atotelemetry.wire"), ("msgspec", "httpx", "httpcore", "truststore")
-    if place == "wire.py":
-        return (), ("msgspec",)
-    if place.startswith("testing/"):
-        return ("atotelemetry.testing",), ()
-    if place == "__init__.py":
-        return ("atotelemetry.host", "atotelemetry.sender.enrich"), ()
-    assert place == "__main__.py" or place.startswith("command/"), f"a file of no known process: {place}"
-    return ("atotelemetry",), ("msgspec",)
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_imports_point_one_way(path):
-    """`host → wire ← sender`: each folder imports itself, the wire, and what its process may know."""
-    ours, others = rule_for(path)
-    wrong = {name for name in imports_of(path) if not allowed(name, ours, others)}
-    assert not wrong
-
-
 def test_only_one_file_knows_httpx():
     """The HTTP library stays replaceable."""
     knowing = [path.name for path in FILES if any(name.partition(".")[0] == "httpx" for name in imports_of(path))]
