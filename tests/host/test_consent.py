@@ -14,19 +14,19 @@ import uuid
 
 import pytest
 
+from atotelemetry.host import choice as choice_module
 from atotelemetry.host import consent as consent_module
+from atotelemetry.host import edit as edit_module
+from atotelemetry.host.choice import canonical_id, random_id
 from atotelemetry.host.consent import (
     TelemetryConfig,
-    canonical_id,
     config_directory,
     environment_prefix,
     identity,
-    random_id,
     read_choice,
     read_consent,
-    write_choice,
 )
-from atotelemetry.host.consent_yaml import with_choice
+from atotelemetry.host.edit import with_choice, write_choice
 from support_home import ID, files_below, fresh_home, store
 
 CANONICAL = f"id: {ID}\ntelemetry: true\n"
@@ -442,9 +442,9 @@ def test_an_unexpected_error_opts_out(file, monkeypatch):
 )
 def test_the_fast_reader_agrees_with_yaml(content):
     """What is understood without PyYAML means the same with it."""
-    from atotelemetry.host.consent_yaml import interpret
+    from atotelemetry.host.choice_yaml import interpret
 
-    fast, slow = consent_module._read_canonical(content.encode()), interpret(content.encode())
+    fast, slow = choice_module.read_plain(content.encode()), interpret(content.encode())
     assert fast is not None
     assert repr(fast) == repr(slow)
 
@@ -464,7 +464,7 @@ def test_the_fast_reader_agrees_with_yaml(content):
 )
 def test_the_fast_reader_leaves_alone_what_it_cannot_be_sure_of(content):
     """Continued lines, indentation, duplicates, other keys, quotes and tabs all go to PyYAML."""
-    assert consent_module._read_canonical(content.encode()) is None
+    assert choice_module.read_plain(content.encode()) is None
 
 
 # The id
@@ -554,7 +554,7 @@ def test_without_hard_links_the_file_is_still_created_once(file, monkeypatch):
     monkeypatch.setattr(os, "link", refuse)
     first = identity()
     assert read_choice(str(file)).id == first
-    assert consent_module.create(str(file), b"other") is False
+    assert choice_module.create(str(file), b"other") is False
     assert identity() == first
     assert files_below(file.parent) == ["telemetry.yaml"]
 
@@ -572,7 +572,7 @@ def test_a_disk_that_fills_up_leaves_no_half_file(file, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
         with pytest.raises(OSError, match="space"):
-            consent_module._create_in_place(str(file), b"x")
+            choice_module.create_in_place(str(file), b"x")
     assert files_below(file.parent) == []
 
 
@@ -915,10 +915,8 @@ def test_an_interrupted_edit_leaves_the_old_file(file, monkeypatch):
 
 def test_a_choice_that_cannot_be_read_back_is_an_error(file, monkeypatch):
     """The command never claims a choice that the next run would not see."""
-    from atotelemetry.host import consent_yaml
-
     store(file, CANONICAL)
-    monkeypatch.setattr(consent_yaml, "_replace", lambda *_args: None)
+    monkeypatch.setattr(edit_module, "_replace", lambda *_args: None)
     with pytest.raises(OSError, match="what can be read now is: telemetry: true in"):
         write_choice("atopile", enabled=False)
 
@@ -928,7 +926,7 @@ def test_a_choice_needs_a_place(file, monkeypatch, tmp_path):
     (tmp_path / "home" / ".config").write_text("")
     with pytest.raises(OSError, match=r"\.config"):
         write_choice("atopile", enabled=False)
-    monkeypatch.setattr(consent_module, "config_directory", lambda _app: "")
+    monkeypatch.setattr(edit_module, "config_directory", lambda _app: "")
     with pytest.raises(OSError, match="no home directory"):
         write_choice("atopile", enabled=False)
 
@@ -950,7 +948,7 @@ decided = consent.read_consent()
 consent.identity(consent=decided)
 print(*sorted(imported), "|", *sorted(set(sys.modules) - before - imported), "|", decided.mode)
 """
-OURS = {"atotelemetry", "atotelemetry.host", "atotelemetry.host.consent", "atotelemetry.host.debug"}
+OURS = {"atotelemetry", *(f"atotelemetry.host{name}" for name in ("", ".choice", ".consent", ".debug"))}
 
 
 def modules_of_a_run():

@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import sys
 
-from atotelemetry.host.consent import environment_prefix, read_choice, read_consent, write_choice
+from atotelemetry.facts.text import printable
+from atotelemetry.host.consent import environment_prefix, read_choice, read_consent
+from atotelemetry.host.edit import write_choice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -168,7 +170,7 @@ def is_text(text: str) -> bool:
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Print one line, also where the terminal's encoding lacks a letter of somebody's home directory."""
+    """Print one text for people: nothing in it steers the terminal, and no letter is too much for its encoding."""
     stream = stream or sys.stdout
     encoding = stream.encoding or "utf-8"
-    stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    stream.write(printable(text, keep="\n").encode(encoding, "backslashreplace").decode(encoding) + "\n")

@@ -15,6 +15,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
+from atotelemetry.facts.text import printable
+
 if TYPE_CHECKING:
     import argparse
 
@@ -27,8 +29,6 @@ _Number = TypeVar("_Number", int, float)
 DEFAULT_PORT = 8000
 
 _BOLD, _DIM, _RED, _RESET = "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[0m"
-# JSON leaves these as they are, and a terminal would obey some of them.
-_CONTROL_CHARACTERS = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -159,29 +159,23 @@ class _Display:
 
     def _heading(self, request: RecordedRequest) -> str:
         line = (
-            f"{request.method} {_printable(request.path)}  {_count(len(request.events), 'event')}  "
+            f"{request.method} {printable(request.path)}  {_count(len(request.events), 'event')}  "
             f"{_count(request.wire_bytes, 'byte')}  {request.status}"
         )
         answer = request.answer
         if request.accepted or answer is None:
             return self._styled(_DIM, line)
-        return self._styled(_RED, f"{line} {answer.body}" if isinstance(answer.body, str) else line)
+        return self._styled(_RED, f"{line} {printable(answer.body)}" if isinstance(answer.body, str) else line)
 
     def _event(self, event: dict[str, Any]) -> str:
         name, distinct_id, timestamp = (
-            _printable(str(event.get(key, "-"))) for key in ("event", "distinct_id", "timestamp")
+            printable(str(event.get(key, "-"))) for key in ("event", "distinct_id", "timestamp")
         )
-        properties = json.dumps(event.get("properties", {}), indent=2, ensure_ascii=False).translate(
-            _CONTROL_CHARACTERS
-        )
+        properties = printable(json.dumps(event.get("properties", {}), indent=2, ensure_ascii=False), keep="\n")
         return f"{self._styled(_BOLD, name)}  {distinct_id}  {timestamp}\n{properties}"
 
     def _styled(self, style: str, text: str) -> str:
         return f"{style}{text}{_RESET}" if self._colour else text
-
-
-def _printable(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)[1:-1].translate(_CONTROL_CHARACTERS)
 
 
 def _count(number: int, noun: str) -> str:

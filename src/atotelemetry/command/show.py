@@ -23,8 +23,6 @@ _NOWHERE = "http://unknown.invalid"
 _NEW_ID = "(a random id, made at the first run)"
 # The most that the sender may take; it gives git three seconds.
 _PATIENCE = 30.0
-# JSON leaves these as they are, and a terminal would obey some of them.
-_CONTROL_CHARACTERS = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -146,4 +144,4 @@ def _preface(app: str, known: dict[str, object]) -> list[str]:
 def _pretty(body: bytes) -> str:
     import json
 
-    return json.dumps(json.loads(body), indent=2, ensure_ascii=False).translate(_CONTROL_CHARACTERS)
+    return json.dumps(json.loads(body), indent=2, ensure_ascii=False)  # `say` escapes the rest

@@ -13,8 +13,9 @@ import sys
 import time
 
 from atotelemetry.host.block import Capture
+from atotelemetry.host.choice import random_id
 from atotelemetry.host.client import DEFAULT_QUEUE_SIZE, FLUSH_TIMEOUT, TelemetryClient
-from atotelemetry.host.consent import environment_prefix, identity, random_id, read_consent
+from atotelemetry.host.consent import environment_prefix, identity, read_consent
 from atotelemetry.host.debug import debug
 from atotelemetry.host.imports import load
 

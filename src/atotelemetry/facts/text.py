@@ -1,0 +1,28 @@
+"""Text from files, events and servers, made safe to print on a terminal. A leaf, used by every process."""
+
+from __future__ import annotations
+
+__all__ = ["printable"]
+
+_SHORT = {9: r"\t", 10: r"\n", 13: r"\r"}
+_BASIC_PLANE = 0xFFFF  # JSON's escapes have four digits: a character above takes two of them
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    r"""Return `text` with a JSON escape (`\u001b`) for every character that a terminal might obey or hide.
+
+    These are control, bidirectional, invisible and line-breaking characters, DEL, and lone surrogates. Characters in
+    `keep`, such as a line feed, stay. JSON is still the same JSON afterwards.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() or character in keep else _escape(ord(character)) for character in text
+    )
+
+
+def _escape(code: int) -> str:
+    if code <= _BASIC_PLANE:
+        return _SHORT.get(code) or f"\\u{code:04x}"
+    code -= _BASIC_PLANE + 1
+    return f"\\u{0xD800 | code >> 10:04x}\\u{0xDC00 | code & 0x3FF:04x}"

@@ -1,0 +1,252 @@
+"""What one configuration file says, how it is read in its plain form, and how a new one comes to be.
+
+Runs in the host, on the thread that builds the `Telemetry`. A leaf: `consent` decides with it, `choice_yaml` reads
+any other YAML, `edit` changes a file. A few lines here read the file as we write it, because importing PyYAML costs
+more than the rest of a run. A new file appears under its name complete or not at all, so that any number of first runs
+at once share one id.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+__all__ = [
+    "FILE_NAME",
+    "MAX_FILE_BYTES",
+    "NO_CHOICE",
+    "OFF_WORDS",
+    "ON_WORDS",
+    "FileChoice",
+    "canonical_id",
+    "create",
+    "create_in_place",
+    "file_content",
+    "random_id",
+    "read_bytes",
+    "read_plain",
+    "said",
+    "write_beside",
+]
+
+FILE_NAME = "telemetry.yaml"
+# A file of two keys that is larger than this is not what we think it is.
+MAX_FILE_BYTES = 64 * 1024
+# Everything a person may mean by yes and by no, beyond what YAML itself calls a boolean. Compared in lower case.
+ON_WORDS = frozenset(("true", "yes", "on", "1", "y", "t", "enable", "enabled"))
+OFF_WORDS = frozenset(("false", "no", "off", "0", "n", "f", "disable", "disabled", "never", "none"))
+NO_CHOICE = "on by default: no telemetry key"
+_HEX_DIGITS = "0123456789abcdef"
+
+
+class FileChoice:
+    """What one configuration file says.
+
+    `state` is "on", "off", "missing" (there is no file), or "damaged" (there is something that cannot be understood).
+    `detail` quotes the deciding words or names the damage; `line` counts from 1. `id` is in lower case with dashes.
+    """
+
+    __slots__ = ("detail", "id", "line", "state")
+
+    def __init__(self, state: str, detail: str = "", line: int | None = None, id: str | None = None) -> None:  # noqa: A002 - the file's key
+        self.state = state
+        self.detail = detail
+        self.line = line
+        self.id = id
+
+    def reason(self, path: str) -> str:
+        """Say for people what decided, with file and line; `path` is the file this was read from."""
+        if self.state == "missing":
+            return "no file yet: on by default" if path else "no home directory to keep a choice in: on by default"
+        where = f"{path}, line {self.line}" if self.line else path
+        return f"damaged: {where}: {self.detail}" if self.state == "damaged" else f"{self.detail} in {where}"
+
+    def __repr__(self) -> str:
+        return f"FileChoice(state={self.state!r}, detail={self.detail!r}, line={self.line!r}, id={self.id!r})"
+
+
+def said(value: object) -> bool | None:
+    """Return what `value`, a bool or a word of a person's, means; None when it is neither yes nor no."""
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip().lower()
+    return True if word in ON_WORDS else False if word in OFF_WORDS else None
+
+
+def canonical_id(text: str) -> str | None:
+    """Return the UUID in `text` in lower case with dashes, in whatever form `uuid.UUID` accepts; None if it is none."""
+    digits = text.strip().lower().replace("urn:", "").replace("uuid:", "").strip("{}").replace("-", "")
+    return _dashed(digits) if len(digits) == 32 and not digits.strip(_HEX_DIGITS) else None  # noqa: PLR2004 - 128 bits
+
+
+def random_id() -> str:
+    """Return a new random UUID (version 4, RFC 9562 section 5.4) as text, without the cost of importing uuid."""
+    raw = bytearray(os.urandom(16))
+    raw[6] = raw[6] & 0x0F | 0x40
+    raw[8] = raw[8] & 0x3F | 0x80
+    return _dashed(raw.hex())
+
+
+def read_bytes(path: str) -> bytes | None:
+    """Return the content of the regular file `path`, None when nothing has that name.
+
+    Raises OSError when it cannot be read, ValueError when it is no regular file or too large.
+    """
+    try:
+        # Without O_NONBLOCK, opening a named pipe would wait for somebody to write into it.
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(path, flags)
+    except (FileNotFoundError, NotADirectoryError):
+        _refuse_dangling_link(path)
+        return None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a regular file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise ValueError(f"larger than {MAX_FILE_BYTES} bytes")
+        # The file may have grown since: the second limit is the one that binds.
+        raw = b""
+        while chunk := os.read(descriptor, MAX_FILE_BYTES + 1 - len(raw)):
+            raw += chunk
+            if len(raw) > MAX_FILE_BYTES:
+                raise ValueError(f"larger than {MAX_FILE_BYTES} bytes")
+        return raw
+    finally:
+        os.close(descriptor)
+
+
+def read_plain(raw: bytes) -> FileChoice | None:
+    """Read the plain form: lines of `id: UUID` and `telemetry: WORD`, each at most once, and comments.
+
+    None for everything else. Every line has to match, and none may be indented, so that nothing here can mean anything
+    else in YAML.
+    """
+    try:
+        text = raw.decode("ascii")
+    except UnicodeDecodeError:
+        return None
+    if not text.replace("\n", "").isprintable():
+        return None
+    found_id: str | None = None
+    found: tuple[bool, str, int] | None = None
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line or line[0] == "#":
+            continue
+        key, _, value = line.partition(": ")
+        value = value.partition(" #")[0].strip(" ")
+        if key == "telemetry" and found is None:
+            choice = said(value)
+            if choice is None:
+                return None
+            found = (choice, f"telemetry: {value}", number)
+        elif key == "id" and found_id is None:
+            found_id = canonical_id(value)
+            if found_id is None or found_id != value.lower():
+                return None
+        else:
+            return None
+    if found is not None:
+        return FileChoice("on" if found[0] else "off", found[1], found[2], found_id)
+    return FileChoice("on", NO_CHOICE, None, found_id) if found_id is not None else None
+
+
+def file_content(choice_id: str, *, enabled: bool) -> bytes:
+    """Return the bytes of a new file. `read_plain` reads exactly this form, and atopile always wrote it."""
+    return f"id: {choice_id}\ntelemetry: {'true' if enabled else 'false'}\n".encode("ascii")
+
+
+def create(path: str, content: bytes) -> bool:
+    """Create the file `path` with `content`, complete or not at all; False when it exists already.
+
+    Raises OSError when it cannot be written. Not synchronised to the disk: a first run does not wait for a disk, and
+    what a power failure leaves behind counts as opted out.
+    """
+    directory = os.path.dirname(path)
+    # The XDG base directory specification asks for this mode.
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    temporary = write_beside(path, content)
+    try:
+        if os.name == "nt":
+            os.rename(temporary, path)  # refuses to replace on Windows, and only there
+        else:
+            os.link(temporary, path)
+        return True
+    except FileExistsError:
+        return False
+    except OSError:
+        # A file system without hard links (FAT, some network and phone storage). Still exclusive, though a reader may
+        # find the file empty for a moment; `_first_run` knows.
+        return create_in_place(path, content)
+    finally:
+        _remove(temporary)
+
+
+def create_in_place(path: str, content: bytes) -> bool:
+    """Create `path` under its final name and fill it; False when it exists already. Raises OSError."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+    except FileExistsError:
+        return False
+    try:
+        _write_all(descriptor, content)
+    except BaseException:
+        # An empty file would say "opted out" for ever.
+        _remove(path)
+        raise
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def write_beside(path: str, content: bytes, *, synchronise: bool = False) -> str:
+    """Write `content` to a new private file in the directory of `path` and return its name. Raises OSError.
+
+    With `synchronise` it is on the disk when this returns.
+    """
+    # In the same directory, because only there is taking over the final name atomic.
+    temporary = f"{path}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+    try:
+        try:
+            _write_all(descriptor, content)
+            if synchronise:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except BaseException:
+        _remove(temporary)
+        raise
+    return temporary
+
+
+def _refuse_dangling_link(path: str) -> None:
+    """Raise ValueError if `path`, or a directory on the way to it, is a link to nothing.
+
+    To a drive that is not mounted, say: there is a choice, and we cannot see it.
+    """
+    place = path
+    while not os.path.exists(place):
+        if os.path.islink(place):
+            which = "" if place == path else f" {place}"
+            raise ValueError(f"the target of the symbolic link{which} does not exist") from None
+        place, below = os.path.dirname(place), place
+        if place == below:
+            return
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(descriptor, content) :]
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        # Gone already, or left behind: a stray small file harms nobody.
+        return
+
+
+def _dashed(digits: str) -> str:
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

@@ -1,0 +1,177 @@
+"""Change one value in a person's YAML, and leave every other byte as it is.
+
+Runs in the `atotelemetry` command and in `Telemetry.enable` and `disable`; no measured run loads it. After an edit the
+new text is parsed again and must say what was wanted and otherwise the same; if it does not, the old file is kept under
+another name and a new one written.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from atotelemetry.host.choice import (
+    FILE_NAME,
+    MAX_FILE_BYTES,
+    create,
+    file_content,
+    random_id,
+    write_beside,
+)
+from atotelemetry.host.choice_yaml import compose, decode, meaning, own_pairs, read_mapping
+from atotelemetry.host.consent import config_directory, read_choice
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from atotelemetry.host.choice_yaml import MappingNode, Node
+
+__all__ = ["with_choice", "write", "write_choice"]
+
+
+def write_choice(app: str = "atopile", enabled: bool = True) -> str:
+    """Make the user's file say `enabled`, for the `atotelemetry` command. Returns what was done, for people.
+
+    Every byte but the value of `telemetry` stays as it is, and so do mode and owner; a symbolic link is followed. A
+    file that cannot be understood is kept under another name. Raises OSError or ValueError with a text for people.
+    """
+    directory = config_directory(app)
+    if not directory:
+        raise OSError("there is no home directory to keep the choice in; set HOME or XDG_CONFIG_HOME")
+    return write(os.path.join(directory, FILE_NAME), enabled=enabled)
+
+
+def with_choice(raw: bytes, *, enabled: bool) -> bytes:
+    """Return `raw` with the value of `telemetry` (added when there is none) changed to `enabled`, all else as it was.
+
+    Returns the same bytes when they say so already. Raises ValueError when changing this one value does not suffice.
+    """
+    mark, encoding, text = decode(raw)
+    mapping = compose(text)
+    pairs = own_pairs(mapping, "telemetry")
+    edits = [_replacement(text, key, value, enabled) for key, value in pairs if meaning(value) is not enabled]
+    if not pairs:
+        edits.append(_insertion(text, mapping, enabled))
+    edited = text
+    for start, end, new in sorted(edits, reverse=True):
+        edited = edited[:start] + new + edited[end:]
+    again = compose(edited)
+    if read_mapping(again).state != ("on" if enabled else "off") or _others(again) != _others(mapping):
+        raise ValueError("the value cannot be changed on its own")
+    if len(raw) > MAX_FILE_BYTES:
+        raise ValueError("larger than a run would read")
+    return mark + edited.encode(encoding)
+
+
+def write(path: str, *, enabled: bool) -> str:
+    """Make the file at `path` say `enabled` and return what was done, for people.
+
+    Raises OSError or ValueError, with a text for people, when the choice could not be stored.
+    """
+    word = "true" if enabled else "false"
+    # Dotfile managers keep a link here: the file behind it is what the person edits.
+    target = os.path.realpath(path)
+    new_file = file_content(random_id(), enabled=enabled)
+    # Created exclusively, so that a first run at the same moment is not overwritten.
+    if not os.path.lexists(target) and create(target, new_file):
+        done = f"created {path} with telemetry: {word}"
+    else:
+        done = _rewrite(target, enabled=enabled)
+    found = read_choice(path)
+    if found.state != ("on" if enabled else "off"):
+        raise OSError(f"the choice was written, but what can be read now is: {found.reason(path)}")
+    return done
+
+
+def _rewrite(target: str, *, enabled: bool) -> str:
+    status = os.stat(target)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{target} is not a regular file; move it away and try again")
+    before = read_choice(target)
+    # An unreadable file ends here, with the system's own words.
+    with open(target, "rb") as file:
+        raw = file.read()
+    kept = None
+    try:
+        content = with_choice(raw, enabled=enabled)
+    except ValueError:
+        content = file_content(before.id or random_id(), enabled=enabled)
+        # A copy, not a rename: at no moment may there be no file, which would mean yes.
+        kept = _keep_copy(target, raw)
+    if content == raw:
+        return f"nothing to change: {before.reason(target)}"
+    _replace(target, content, status)
+    after = read_choice(target)
+    if kept is not None:
+        problem = "could not be understood" if before.state == "damaged" else "could not be edited safely"
+        return f"the old file {problem} and is now {kept}; wrote a new one: {after.reason(target)}"
+    # A line number means that the file named a choice.
+    was = f" (it said {before.detail})" if before.state != "damaged" and before.line else ""
+    return f"wrote {after.reason(target)}{was}"
+
+
+def _replace(target: str, content: bytes, status: os.stat_result) -> None:
+    """Put `content` in the place of `target` at once, with the mode and owner in `status`. Raises OSError."""
+    from contextlib import suppress  # a run has no use for it
+
+    temporary = write_beside(target, content, synchronise=True)
+    try:
+        if os.name != "nt":
+            # Run by root (sudo), the file must still be its owner's, or the next run could not read it.
+            if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+                # Without the right to do so the file becomes ours, and ours is the choice.
+                with suppress(OSError):
+                    os.chown(temporary, status.st_uid, status.st_gid)
+            os.chmod(temporary, stat.S_IMODE(status.st_mode))
+        os.replace(temporary, target)
+    except BaseException:
+        # The first error is the one to report.
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _keep_copy(target: str, raw: bytes) -> str:
+    """Store `raw` beside `target` under a name that nothing has yet, and return the name. Raises OSError."""
+    name, number = f"{target}.bak", 1
+    while not create(name, raw):
+        number += 1
+        name = f"{target}.bak{number}"
+    return name
+
+
+def _replacement(text: str, key: Node, value: Node, enabled: bool) -> tuple[int, int, str]:
+    """Return start, end and new text for one value. Raises ValueError when the value is more than a word."""
+    new = "true" if enabled else "false"
+    start, end = value.start_mark.index, value.end_mark.index
+    if start < key.end_mark.index:
+        # An alias (`*name`): its node stands where the anchor does. Only the alias itself is to be replaced.
+        start = text.index("*", key.end_mark.index)
+        end = start + 1
+        while end < len(text) and not text[end].isspace() and text[end] not in ",[]{}":
+            end += 1
+    if start == end:
+        # No value: right after the colon, or (`{telemetry, id: …}`) after the key, without even a colon.
+        colon = text.find(":", key.end_mark.index, end)
+        at = colon + 1 if colon >= 0 else key.end_mark.index
+        return at, at, f" {new}" if colon >= 0 else f": {new}"
+    if not isinstance(value.value, str) or "\n" in text[start:end]:
+        raise ValueError("the value is more than a word")
+    return start, end, new
+
+
+def _insertion(text: str, mapping: MappingNode, enabled: bool) -> tuple[int, int, str]:
+    """Return start, end and new text for a `telemetry` key before the others."""
+    pair = f"telemetry: {'true' if enabled else 'false'}"
+    start = mapping.start_mark.index
+    if mapping.flow_style:
+        return start + 1, start + 1, f"{pair}, " if mapping.value else pair
+    newline = "\r\n" if "\r\n" in text else "\n"
+    return start, start, pair + newline + " " * mapping.start_mark.column
+
+
+def _others(mapping: MappingNode) -> list[tuple[str, str]]:
+    """Return every pair but `telemetry`, in a form that can be compared."""
+    import yaml
+
+    ours = {id(key) for key, _ in own_pairs(mapping, "telemetry")}
+    return [(yaml.serialize(key), yaml.serialize(value)) for key, value in mapping.value if id(key) not in ours]
