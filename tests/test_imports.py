@@ -230,7 +230,12 @@ print(json.dumps(sorted(after)))
     done = fresh(program, stdin="".join(json.dumps(line) + "\n" for line in stream))
     loaded = set(json.loads(done.stdout))
     own = below("atotelemetry", loaded)
-    assert own <= {"atotelemetry", "atotelemetry.wire", *below("atotelemetry.sender", own)}
+    assert own <= {
+        "atotelemetry",
+        "atotelemetry.wire",
+        *below("atotelemetry.sender", own),
+        *below("atotelemetry.facts", own),
+    }
     assert {"httpx", "atotelemetry.sender.delivery", "atotelemetry.sender.enrich"} <= loaded
     assert not loaded & {"asyncio", "click", "rich", "yaml"}, "what nobody there calls"
     assert len(server.events) == 2

@@ -112,10 +112,12 @@ def test_status_never_prints_a_secret(file, capsys, monkeypatch, json_flag):
         assert line_of(output, "key") == "set by ATO_TELEMETRY_API_KEY"
 
 
-def test_status_survives_an_address_that_is_none(file, capsys, monkeypatch):
-    """A malformed endpoint is reported, not a traceback."""
-    monkeypatch.setenv("ATO_SERVICES_TELEMETRY_URL", "https://[::1")
-    assert status_of(capsys)["endpoint"] == "(not a URL)"
+def test_status_explains_an_address_that_is_none(file, capsys, monkeypatch):
+    """With a malformed endpoint telemetry is off, and the reason names the variable, but no password."""
+    monkeypatch.setenv("ATO_SERVICES_TELEMETRY_URL", "https://me:secret@[::1")
+    found = status_of(capsys)
+    assert (found["telemetry"], found["enabled"], found["endpoint"]) == ("off", False, "https://[::1")
+    assert found["reason"].startswith("ATO_SERVICES_TELEMETRY_URL: the host 'https://[::1' is no URL: ")
 
 
 def test_status_quotes_the_last_delivery(file, capsys, monkeypatch, tmp_path):

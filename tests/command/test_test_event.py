@@ -158,7 +158,7 @@ def test_no_key(hosts):
         (("--host", "http://"), "an http:// or https:// URL, not 'http://'"),
         (("--host", "http://[::1"), "the host 'http://[::1' is no URL"),
         (("--host", "http://127.0.0.1:abc"), "the host 'http://127.0.0.1:abc' is no URL"),
-        (("--host", "http://127.0.0.1:99999"), "out of range"),
+        (("--host", "http://127.0.0.1:99999"), "its port is no number up to 65535"),
         (("--host", "http://127.0.0.1:1/?a=b"), "a URL without query and fragment"),
         (("--timeout", "0"), "'0' is no number of seconds between 0 and 600"),
         (("--timeout", "soon"), "'soon' is no number of seconds between 0 and 600"),
@@ -213,7 +213,8 @@ def test_an_address_that_is_no_text(hosts):
     done = send(hosts, "--api-key", KEY, ATO_SERVICES_TELEMETRY_URL="http://127.0.0.1:9/\udcff")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "nothing was sent: the server's address cannot be read as text: 'http://127.0.0.1:9/\\udcff'\n"
+        "nothing was sent: ATO_SERVICES_TELEMETRY_URL: the host 'http://127.0.0.1:9/\\udcff' is no URL:"
+        " it is not readable as text\n"
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
+from atotelemetry.facts.address import fault_of_address, without_credentials
 from atotelemetry.facts.text import printable
 from atotelemetry.host.consent import environment_prefix, read_choice, read_consent
 from atotelemetry.host.edit import write_choice
@@ -29,7 +30,6 @@ __all__ = [
     "run_status",
     "say",
     "status",
-    "without_credentials",
 ]
 
 DEFAULT_ENDPOINT = "https://telemetry.atopileapi.com"
@@ -95,13 +95,18 @@ def status(app: str = "atopile") -> dict[str, object]:
     consent = read_consent(app)
     # A variable that says no is answered without the file, but the person may ask for the id in it.
     stored = read_choice(consent.path)
-    endpoint = environ.get(f"{prefix}_SERVICES_TELEMETRY_URL") or (DEFAULT_ENDPOINT if app == "atopile" else None)
+    variable = f"{prefix}_SERVICES_TELEMETRY_URL"
+    endpoint = environ.get(variable) or (DEFAULT_ENDPOINT if app == "atopile" else None)
+    mode, reason = consent.mode, consent.reason
+    fault = fault_of_address(endpoint) if endpoint else ""
+    if fault and mode == "on":
+        mode, reason = "off", f"{variable}: {fault}"
     log = environ.get("ATO_TELEMETRY_LOG") or None  # any sender looks at this one, whatever the app
     return {
         "app": app,
-        "telemetry": consent.mode,
-        "enabled": consent.enabled,
-        "reason": consent.reason,
+        "telemetry": mode,
+        "enabled": mode != "off",
+        "reason": reason,
         "id": consent.id or stored.id,
         "file": consent.path or None,
         "file_exists": stored.state != "missing",
@@ -139,17 +144,6 @@ def _last_summary(path: str) -> str | None:
     except (OSError, ValueError):
         return None
     return next((line.strip() for line in reversed(lines) if _SUMMARY in line), None)
-
-
-def without_credentials(url: str) -> str:
-    """Return `url` without the user and password that it may carry."""
-    from urllib.parse import urlsplit
-
-    try:
-        parts = urlsplit(url)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-    except ValueError:
-        return "(not a URL)"
 
 
 def _app_name(text: str) -> str:

@@ -11,7 +11,8 @@ import os
 import sys
 import time
 
-from atotelemetry.command.consent import DEFAULT_ENDPOINT, add_choice_arguments, is_text, say, without_credentials
+from atotelemetry.command.consent import DEFAULT_ENDPOINT, add_choice_arguments, say
+from atotelemetry.facts.address import fault_of_address, without_credentials
 from atotelemetry.host.consent import environment_prefix, read_consent
 
 TYPE_CHECKING = False
@@ -51,10 +52,11 @@ def run(args: argparse.Namespace) -> int:
     host = args.host or os.environ.get(f"{prefix}_SERVICES_TELEMETRY_URL")
     if not host and args.app == "atopile":
         host = DEFAULT_ENDPOINT
-    if host and not is_text(host):
-        return _nothing_sent(f"the server's address cannot be read as text: {host!r}")
     if not host:
         return _nothing_sent(f"there is no server; give --host URL or set {prefix}_SERVICES_TELEMETRY_URL")
+    fault = fault_of_address(host)
+    if fault:
+        return _nothing_sent(f"{prefix}_SERVICES_TELEMETRY_URL: {fault}")
     return _send(args.app, consent.id, key, host, args.timeout)
 
 
@@ -64,21 +66,21 @@ def _send(app: str, known_id: str | None, key: str, host: str, timeout: float) -
     from atotelemetry.host.telemetry import PH_API_ENDPOINT, Telemetry
 
     reasons = _host_log()
-    log_before = os.environ.get(_LOG)
+    prefix = environment_prefix(app)
     with TemporaryDirectory(prefix="atotelemetry-") as directory:
         log_path = os.path.join(directory, "log")
-        os.environ[_LOG] = log_path  # the sender inherits it
+        # The options win over the person's variables. The sender inherits the log.
+        variables = {f"{prefix}_TELEMETRY_API_KEY": key, f"{prefix}_SERVICES_TELEMETRY_URL": host, _LOG: log_path}
+        before = {name: os.environ.get(name) for name in variables}
+        os.environ.update(variables)
         try:
             telemetry = Telemetry(
                 app=app,
-                api_key=key,
-                host=host,
                 run_properties=(),  # which of them this program sends is not known here
                 sender_deadline=timeout,
                 request_timeout=min(_REQUEST_TIMEOUT, timeout),
             )
             client = telemetry.client
-            client.api_key, client.host = key, host  # the options win over the variables that the constructor reads
             # Without an id PostHog makes no person of the event; a new one is for the first real run to keep.
             telemetry._distinct_id = known_id or ""  # noqa: SLF001 - this command is the only one to pretend
             started = time.perf_counter()
@@ -86,10 +88,11 @@ def _send(app: str, known_id: str | None, key: str, host: str, timeout: float) -
             accepted = client.flush(timeout + _GRACE, delivered=True) and uuid is not None
             seconds = time.perf_counter() - started
         finally:
-            if log_before is None:
-                del os.environ[_LOG]
-            else:
-                os.environ[_LOG] = log_before
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
         said = _read(log_path)
     # Each line begins with a time and "sender[pid]"; the summary says nothing that is not in the others.
     lines = [line.partition("] ")[2] for line in said.decode("utf-8", "replace").splitlines()]
@@ -101,8 +104,9 @@ def _send(app: str, known_id: str | None, key: str, host: str, timeout: float) -
             say(f"  {line}")
     else:
         _not_delivered(where, seconds, lines or [*reasons, "no sender could be started"])
-    if log_before:
-        _append(log_before, said)
+    log = before[_LOG]
+    if log:
+        _append(log, said)
     return 0 if accepted else 1
 
 
@@ -153,9 +157,7 @@ def _append(path: str, said: bytes) -> None:
 
 
 def _url(text: str) -> str:
-    from atotelemetry.sender.loop import fault_of_url
-
-    fault = fault_of_url(text)
+    fault = fault_of_address(text)
     if fault:
         raise _wrong(fault)
     return text

@@ -18,6 +18,7 @@ from _thread import allocate_lock, get_ident
 from _weakref import ref
 from itertools import count
 
+from atotelemetry.facts.address import fault_of_address
 from atotelemetry.host import imports
 from atotelemetry.host.debug import debug
 from atotelemetry.host.feeder import Deadline, Feeder, reason_not_to_start_threads
@@ -94,7 +95,8 @@ class TelemetryClient:
 
     Args:
         api_key: the project's write-only key; an empty one disables the client.
-        host: base URL of the server, such as "https://eu.i.posthog.com"; an empty one disables the client.
+        host: base URL of the server, such as "https://eu.i.posthog.com"; an empty one disables the client. No query, no
+            fragment.
         app: name of the measured program; becomes the `User-Agent`.
         app_version: its version; None lets the sender look up the installed distribution named `app`.
         queue_size: events that may wait in the host.
@@ -147,6 +149,9 @@ class TelemetryClient:
         for name, text in (("app", app), ("app_version", app_version)):
             if not isinstance(text, str) and (text is not None or name == "app"):
                 raise ValueError(f"{name} must be a text, not {text!r}")
+        fault = fault_of_address(host) if host else ""
+        if fault:
+            raise ValueError(fault)
         self.api_key = api_key
         self.host = host
         self.app = app

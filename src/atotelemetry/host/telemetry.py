@@ -12,6 +12,7 @@ import os
 import sys
 import time
 
+from atotelemetry.facts.address import fault_of_address
 from atotelemetry.host.block import Capture
 from atotelemetry.host.choice import random_id
 from atotelemetry.host.client import DEFAULT_QUEUE_SIZE, FLUSH_TIMEOUT, TelemetryClient
@@ -68,7 +69,8 @@ class Telemetry:
         app: the application's name: where its `telemetry.yaml` lies, how its environment variables begin, and the
             `User-Agent`.
         api_key: the project's write-only key. `<APP>_TELEMETRY_API_KEY` overrides it; with none, nothing is sent.
-        host: base URL of the server. `<APP>_SERVICES_TELEMETRY_URL` overrides it.
+        host: base URL of the server. `<APP>_SERVICES_TELEMETRY_URL` overrides it; one that is no URL turns
+            telemetry off.
         run_properties: which facts about the run the sender works out and adds.
         options: anything else that `TelemetryClient` takes.
 
@@ -92,9 +94,15 @@ class Telemetry:
         self._distinct_id: str | None = None
         prefix = environment_prefix(app)
         self._consent = read_consent(app)
+        variable = f"{prefix}_SERVICES_TELEMETRY_URL"
+        address = os.environ.get(variable) or ""
+        # A wrong address is the person's mistake here, not the programmer's, who would be told by an exception.
+        fault = fault_of_address(address) if address else ""
+        if fault:
+            debug("telemetry is off: %s: %s", variable, fault)
         self.client = TelemetryClient(
             os.environ.get(f"{prefix}_TELEMETRY_API_KEY") or api_key,
-            os.environ.get(f"{prefix}_SERVICES_TELEMETRY_URL") or host or _DEFAULT_HOSTS.get(app, ""),
+            "" if fault else address or host or _DEFAULT_HOSTS.get(app, ""),
             app=app,
             run_properties=run_properties,
             **options,

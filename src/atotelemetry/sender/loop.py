@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from atotelemetry.facts.address import fault_of_address, without_credentials
 from atotelemetry.sender import batch
 from atotelemetry.sender.buffer import Buffer
 from atotelemetry.sender.delivery import DELIVERED, Delivery, Outcome, user_agent
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from atotelemetry.sender.journal import Journal
 
-__all__ = ["SENDER_IDLE", "WORKER_WAKE_INTERVAL", "Sender", "fault_of", "fault_of_url"]
+__all__ = ["SENDER_IDLE", "WORKER_WAKE_INTERVAL", "Sender", "fault_of"]
 
 WORKER_WAKE_INTERVAL = 0.1
 """How long the sender gathers events before it posts them."""
@@ -43,7 +44,7 @@ _NO_SETTINGS = "events came before any hello line, and no --host and --api-key w
 
 def fault_of(settings: Hello) -> str:
     """Return what makes settings unusable, or an empty string."""
-    fault = fault_of_url(settings.host)
+    fault = fault_of_address(settings.host)
     if fault:
         return fault
     if not settings.api_key:
@@ -52,22 +53,6 @@ def fault_of(settings: Hello) -> str:
         return f"the endpoint must be auto, capture or batch, not {settings.endpoint!r}"
     if settings.max_retries < 0 or settings.request_timeout <= 0 or settings.sender_deadline <= 0:
         return "times must be positive, and max_retries not negative"
-    return ""
-
-
-def fault_of_url(url: str) -> str:
-    """Return what makes a server's base URL unusable, or an empty string."""
-    from urllib.parse import urlsplit  # httpx, which whoever has a host is going to load, loads it too
-
-    try:
-        parts = urlsplit(url.strip())
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            return f"the host must be an http:// or https:// URL, not {_without_credentials(url)!r}"
-        parts.port  # noqa: B018 - raises if it is none
-    except ValueError as error:
-        return f"the host {_without_credentials(url)!r} is no URL: {error}"
-    if "?" in url or "#" in url:  # an empty one, too, would swallow the path that is going to follow
-        return f"the host must be a URL without query and fragment, not {_without_credentials(url)!r}"
     return ""
 
 
@@ -301,7 +286,7 @@ class Sender:
         settings = self._settings
         if self._dry_run is None:
             agent = user_agent(settings.app, settings.app_version)
-            self._journal.detail(f"sending to {_without_credentials(settings.host)} as {agent}")
+            self._journal.detail(f"sending to {without_credentials(settings.host)} as {agent}")
             lanes = Lanes(lambda: self._carrier(agent), on_free=self._buffer.look_again)
         else:
             lanes = Lanes(lambda: Carrier(self._dispatcher(self._print), None), on_free=self._buffer.look_again, most=1)
@@ -436,15 +421,6 @@ def _readable(stdin: int, within: float | None) -> bool:
         return any(what & (select.POLLIN | select.POLLHUP) for _, what in poll.poll(within and within * 1000))
     except (AttributeError, ImportError, OSError):
         return False
-
-
-def _without_credentials(url: str) -> str:
-    """Return `url`, which may be none, without the user and password that it may carry."""
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        scheme, rest = "", url
-    authority, slash, path = rest.partition("/")
-    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"
 
 
 def _new_uuid() -> str:
