@@ -39,7 +39,7 @@ LIBRARIES = {
     "command": {"msgspec"},
 }
 # Faults that name one of these files wait for its split.
-WAITING = ("sender.enrich", "host.consent_yaml")
+WAITING = ("host.consent_yaml",)
 
 
 class House:

@@ -205,7 +205,7 @@ client.capture("late", distinct_id="me")
 
 
 def test_the_sender_loads_nothing_of_the_host(server):
-    """A whole life of a sender, greeting, enriching, delivering: of this package only the wire and its own folder."""
+    """A whole life of a sender, greeting, enriching, delivering: its own folder and the parts below it."""
     program = """
 import sys
 before = set(sys.modules)
@@ -230,13 +230,9 @@ print(json.dumps(sorted(after)))
     done = fresh(program, stdin="".join(json.dumps(line) + "\n" for line in stream))
     loaded = set(json.loads(done.stdout))
     own = below("atotelemetry", loaded)
-    assert own <= {
-        "atotelemetry",
-        "atotelemetry.wire",
-        *below("atotelemetry.sender", own),
-        *below("atotelemetry.facts", own),
-    }
-    assert {"httpx", "atotelemetry.sender.delivery", "atotelemetry.sender.enrich"} <= loaded
+    shared = {"atotelemetry", "atotelemetry.wire", "atotelemetry.version", *below("atotelemetry.facts", own)}
+    assert own <= {*shared, *below("atotelemetry.sender", own)}
+    assert {"httpx", "atotelemetry.sender.delivery", "atotelemetry.facts.git"} <= loaded
     assert not loaded & {"asyncio", "click", "rich", "yaml"}, "what nobody there calls"
     assert len(server.events) == 2
 

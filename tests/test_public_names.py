@@ -15,7 +15,6 @@ import atotelemetry
 from atotelemetry import wire
 from atotelemetry.host import client, feeder, spawn, telemetry
 from atotelemetry.sender import __main__ as sender_main
-from atotelemetry.sender import enrich
 
 SENDER = Path(atotelemetry.__file__).parent / "sender"
 
@@ -109,7 +108,7 @@ for name in atotelemetry.__all__:
     homes = dict(line.split() for line in in_a_fresh_interpreter(program).splitlines())
     assert homes["TelemetryClient"] == homes["Stats"] == "atotelemetry.host.client"
     assert homes["TelemetryConfig"] == "atotelemetry.host.consent"
-    assert homes["PropertyLoaders"] == "atotelemetry.sender.enrich"
+    assert homes["PropertyLoaders"] == "atotelemetry.host.properties"
     assert homes["capture"] == "atotelemetry.host.telemetry"
 
 
@@ -165,7 +164,6 @@ def test_host_and_sender_agree():
     """Each of these stands twice, once in each process's folder; they must say the same."""
     assert of_the_sender("WORKER_WAKE_INTERVAL") == telemetry.WORKER_WAKE_INTERVAL
     assert spawn.SENDER_MARK == sender_main._MARK
-    assert set(telemetry.RUN_PROPERTIES) == set(enrich.RUN_PROPERTIES)
 
 
 def test_a_hello_has_the_clients_defaults():
@@ -197,7 +195,6 @@ def test_the_numbers_are_those_of_the_design():
     assert of_client["max_retries"] == 1
     assert of_client["sender_deadline"] == 15.0
     assert (of_the_sender("SENDER_IDLE"), feeder.FEEDER_IDLE) == (60.0, 10.0)
-    assert telemetry.RUN_PROPERTIES == enrich.RUN_PROPERTIES  # the one list that host and sender cannot share
     assert wire.MAX_EVENT_BYTES == client._MAX_EVENT_BYTES == 900 * 1024
     assert of_the_sender("MAX_REQUEST_EVENTS") == 1000
     assert of_the_sender("MAX_REQUEST_BYTES") == 4 * 1024 * 1024

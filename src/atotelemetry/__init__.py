@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from atotelemetry.host.client import Stats as Stats
     from atotelemetry.host.client import TelemetryClient as TelemetryClient
     from atotelemetry.host.consent import TelemetryConfig as TelemetryConfig
+    from atotelemetry.host.properties import PropertyLoaders as PropertyLoaders
+    from atotelemetry.host.properties import TelemetryProperties as TelemetryProperties
     from atotelemetry.host.telemetry import DEFAULT_QUEUE_SIZE as DEFAULT_QUEUE_SIZE
     from atotelemetry.host.telemetry import FLUSH_TIMEOUT as FLUSH_TIMEOUT
     from atotelemetry.host.telemetry import PH_API_ENDPOINT as PH_API_ENDPOINT
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
     from atotelemetry.host.telemetry import capture_event as capture_event
     from atotelemetry.host.telemetry import capture_exception as capture_exception
     from atotelemetry.host.telemetry import client as client
-    from atotelemetry.sender.enrich import PropertyLoaders as PropertyLoaders
-    from atotelemetry.sender.enrich import TelemetryProperties as TelemetryProperties
 
 __version__ = "0.1.0"
 
@@ -63,12 +63,12 @@ _HOMES = {
     "PH_API_HOST": "atotelemetry.host.telemetry",
     "WORKER_WAKE_INTERVAL": "atotelemetry.host.telemetry",
     "CaptureArgs": "atotelemetry.host.arguments",
-    "PropertyLoaders": "atotelemetry.sender.enrich",
+    "PropertyLoaders": "atotelemetry.host.properties",
     "Stats": "atotelemetry.host.client",
     "Telemetry": "atotelemetry.host.telemetry",
     "TelemetryClient": "atotelemetry.host.client",
     "TelemetryConfig": "atotelemetry.host.consent",
-    "TelemetryProperties": "atotelemetry.sender.enrich",
+    "TelemetryProperties": "atotelemetry.host.properties",
     "capture": "atotelemetry.host.telemetry",
     "capture_event": "atotelemetry.host.telemetry",
     "capture_exception": "atotelemetry.host.telemetry",

@@ -128,7 +128,7 @@ class Hello(msgspec.Struct, tag="hello", tag_field="type", kw_only=True, omit_de
     properties: msgspec.Raw = msgspec.Raw(b"{}")
     """Properties common to the whole run, an encoded object; an event's own win."""
     run_properties: tuple[str, ...] = ()
-    """Names of the run properties that the sender works out (see `sender/enrich.py`)."""
+    """Names of the run properties that the sender works out (see `facts/run.py`)."""
     cwd: str | None = None
     """The host's working directory, where the sender looks for the git facts."""
     patient: bool = False

@@ -569,8 +569,7 @@ class TestRunAndPerson:
 
     def test_the_loaders_may_be_first(self, monkeypatch, recorded):
         """The same when `PropertyLoaders.run_id` was asked before the first event."""
-        monkeypatch.setattr(atotelemetry, "_run_id", "of another test", raising=False)
-        monkeypatch.delattr(atotelemetry, "_run_id")
+        monkeypatch.setattr(module, "_run", {})
         asked = atotelemetry.PropertyLoaders.run_id()
         recorded.telemetry.capture_event("a")
         assert recorded.only()["properties"]["run_id"] == asked

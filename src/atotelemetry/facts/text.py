@@ -1,9 +1,10 @@
-"""Text from files, events and servers, made safe to print on a terminal. A leaf, used by every process."""
+"""Text from files, events and servers, made safe to print and to send. A leaf, used by every process."""
 
 from __future__ import annotations
 
-__all__ = ["printable"]
+__all__ = ["bounded", "printable"]
 
+_LIMIT = 1000
 _SHORT = {9: r"\t", 10: r"\n", 13: r"\r"}
 _BASIC_PLANE = 0xFFFF  # JSON's escapes have four digits: a character above takes two of them
 
@@ -26,3 +27,8 @@ def _escape(code: int) -> str:
         return _SHORT.get(code) or f"\\u{code:04x}"
     code -= _BASIC_PLANE + 1
     return f"\\u{0xD800 | code >> 10:04x}\\u{0xDC00 | code & 0x3FF:04x}"
+
+
+def bounded(text: str) -> str:
+    """Return a text that JSON can carry: no lone surrogates, at most 1000 characters."""
+    return text[:_LIMIT].encode("utf-8", "replace").decode("utf-8")

@@ -9,10 +9,10 @@ instance, the run's id), `dict.setdefault` decides: a lock could be held by the 
 from __future__ import annotations
 
 import os
-import sys
 import time
 
 from atotelemetry.facts.address import fault_of_address
+from atotelemetry.facts.run import RUN_PROPERTIES
 from atotelemetry.host.block import Capture
 from atotelemetry.host.choice import random_id
 from atotelemetry.host.client import DEFAULT_QUEUE_SIZE, FLUSH_TIMEOUT, TelemetryClient
@@ -46,18 +46,7 @@ PH_API_ENDPOINT = "/capture/"
 WORKER_WAKE_INTERVAL = 0.1
 """How long the sender gathers events before it posts them."""
 
-RUN_PROPERTIES = (
-    "email",
-    "current_git_hash",
-    "project_id",
-    "ci_provider",
-    "via_docker",
-    "github_action_repository",
-    "github_repository_owner",
-    "github_repository",
-    "atopile_version",
-)
-"""What the sender says about a run, unless the host cuts the list."""
+_run: dict[str, str] = {}
 
 _DEFAULT_HOSTS = {"atopile": PH_API_HOST}
 
@@ -172,7 +161,7 @@ class Telemetry:
 
 def _with_own(properties: Mapping[str, Any] | None, since: float | None) -> dict[str, Any]:
     """Return what only the host knows, under the caller's properties, which win. `since` None is now."""
-    known: dict[str, Any] = {"duration": 0.0 if since is None else time.perf_counter() - since, "run_id": _run_id()}
+    known: dict[str, Any] = {"duration": 0.0 if since is None else time.perf_counter() - since, "run_id": run_id()}
     if properties is None:
         return known
     if properties.__class__ is not dict:
@@ -183,11 +172,9 @@ def _with_own(properties: Mapping[str, Any] | None, since: float | None) -> dict
     return known
 
 
-def _run_id() -> str:
-    """Return the random id of this process's run, which `PropertyLoaders.run_id` tells, too (and shares this way)."""
-    package = vars(sys.modules["atotelemetry"])
-    known: str = package.get("_run_id") or package.setdefault("_run_id", random_id())
-    return known
+def run_id() -> str:
+    """Return the random id of this process's run; processes that it forks have the same."""
+    return _run.get("id") or _run.setdefault("id", random_id())
 
 
 # ---- the default instance: atopile's

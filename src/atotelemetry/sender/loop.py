@@ -376,14 +376,14 @@ class _Enrichment:
         return common
 
     def _work(self) -> None:
-        from atotelemetry.sender import enrich  # only here: hosts may want this module, too
+        from atotelemetry.facts import run
 
         settings = self._settings
         try:
-            known = dict(enrich.library_properties())
+            known = dict(run.library_properties())
             if settings.run_properties:
                 known.update(
-                    enrich.run_properties(
+                    run.run_properties(
                         settings.run_properties,
                         cwd=settings.cwd,
                         app=settings.app,

@@ -1,208 +1,20 @@
-"""`sender/enrich.py` against real repositories, a real git with hostile configuration, and gits that never answer."""
+"""`facts/git.py` against real repositories, a real git with hostile configuration, and gits that never answer."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import threading
 import time
-import tomllib
-import uuid
-from pathlib import Path
 
 import pytest
 
-import atotelemetry
-from atotelemetry.sender import enrich
-from atotelemetry.sender.enrich import (
-    RUN_PROPERTIES,
-    PropertyLoaders,
-    TelemetryProperties,
-    library_properties,
-    normalise_remote,
-    run_properties,
-)
-
-GIT_NAMES = ("email", "current_git_hash", "project_id")
-NO_GIT_FACTS = dict.fromkeys(GIT_NAMES)
-WIDGET = hashlib.sha256(b"github.com/acme/widget").hexdigest()
-EMAIL = "dev@example.org"
-
-# Long enough that a busy machine never meets it; tests that wait for the limit set their own.
-PLENTY = 30.0
-
-posix_only = pytest.mark.skipif(os.name == "nt", reason="needs /bin/sh and named pipes")
-
-
-class Git:
-    """Runs git apart from the configuration of whoever runs the tests."""
-
-    def __init__(self, home: Path) -> None:
-        program = shutil.which("git")
-        assert program is not None, "these tests need git"
-        self.program = program
-        self.config = home / "gitconfig"
-        self.config.write_text(f"[user]\n\tname = Dev\n\temail = {EMAIL}\n", encoding="utf-8")
-        self.environ = {
-            **{name: os.environ[name] for name in ("SYSTEMROOT", "TMPDIR") if name in os.environ},
-            "PATH": str(Path(program).parent),
-            "HOME": str(home),
-            "GIT_CONFIG_GLOBAL": str(self.config),
-            "GIT_CONFIG_NOSYSTEM": "1",
-            "GIT_CEILING_DIRECTORIES": str(home.parent),
-        }
-
-    def __call__(self, cwd: Path, *arguments: str) -> str:
-        done = subprocess.run(
-            [self.program, *arguments], cwd=cwd, env=self.environ, check=True, capture_output=True, encoding="utf-8"
-        )
-        return done.stdout.strip()
-
-    def facts(self, cwd: Path | None, names: tuple[str, ...] = GIT_NAMES, **options: object) -> dict[str, object]:
-        arguments: dict = {"environ": self.environ, "time_limit": PLENTY, **options}
-        return run_properties(names, cwd=None if cwd is None else str(cwd), **arguments)
-
-
-@pytest.fixture
-def git(tmp_path: Path) -> Git:
-    home = tmp_path / "home"
-    home.mkdir()
-    return Git(home)
-
-
-@pytest.fixture
-def empty_repository(tmp_path: Path, git: Git) -> Path:
-    """Make a repository without commits or remote."""
-    path = tmp_path / "home" / "widget"
-    path.mkdir()
-    git(path, "init", "--quiet", "--initial-branch=main")
-    return path
-
-
-@pytest.fixture
-def repository(empty_repository: Path, git: Git) -> Path:
-    """Make a repository with one commit and a remote."""
-    (empty_repository / "file").write_text("content", encoding="utf-8")
-    git(empty_repository, "add", "file")
-    git(empty_repository, "commit", "--quiet", "--message=first")
-    git(empty_repository, "remote", "add", "origin", "git@github.com:acme/widget.git")
-    return empty_repository
-
-
-@pytest.fixture
-def head(repository: Path, git: Git) -> str:
-    return git(repository, "rev-parse", "HEAD")
-
-
-@pytest.fixture
-def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the loaders as in a process that has asked for nothing yet."""
-    monkeypatch.setattr(enrich, "_facts", {})
-
-
-def in_fresh_interpreter(program: str) -> object:
-    """Run a program that prints JSON, and return it."""
-    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, encoding="utf-8")
-    return json.loads(done.stdout)
-
-
-class TestImport:
-    def test_importing_is_cheap(self):
-        """Importing the module loads nothing that costs milliseconds: hosts may import it for the loaders."""
-        heavy = {
-            "subprocess",
-            "threading",
-            "typing",
-            "dataclasses",
-            "hashlib",
-            "platform",
-            "uuid",
-            "importlib.metadata",
-        }
-        program = (
-            "import sys, json\nbefore = set(sys.modules)\nimport atotelemetry.sender.enrich\n"
-            "print(json.dumps(sorted(set(sys.modules) - before)))"
-        )
-        loaded = in_fresh_interpreter(program)
-        assert heavy.isdisjoint(loaded)
-        assert {name for name in loaded if name.startswith("atotelemetry.")} == {
-            "atotelemetry.sender",
-            "atotelemetry.sender.enrich",
-        }
-
-    def test_nothing_of_the_host_is_loaded(self):
-        """Working everything out loads nothing of `host/`."""
-        program = (
-            "import sys, json\nfrom atotelemetry.sender import enrich\n"
-            "enrich.library_properties(); enrich.run_properties(enrich.RUN_PROPERTIES, cwd=None)\n"
-            "print(json.dumps([name for name in sys.modules if name.startswith('atotelemetry.host')]))"
-        )
-        assert in_fresh_interpreter(program) == []
-
-
-class TestLibraryProperties:
-    def test_library(self):
-        """The library names itself, with the version of the package."""
-        project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        properties = library_properties()
-        assert properties["$lib"] == "atotelemetry"
-        assert properties["$lib_version"] == project["version"]
-        assert properties["$geoip_disable"] is True
-
-    def test_interpreter(self):
-        """The interpreter is described as PostHog's SDK describes it."""
-        properties = library_properties()
-        assert properties["$python_runtime"] == platform.python_implementation()
-        assert properties["$python_version"] == platform.python_version().split("rc")[0]
-
-    @pytest.mark.parametrize(
-        ("system", "function", "answer", "expected"),
-        [
-            ("win32", "win32_ver", ("11", "10.0.22631", "SP0", ""), {"$os": "Windows", "$os_version": "11"}),
-            ("darwin", "mac_ver", ("14.5", ("", "", ""), "arm64"), {"$os": "Mac OS X", "$os_version": "14.5"}),
-            (
-                "linux",
-                "freedesktop_os_release",
-                {"NAME": "Debian GNU/Linux", "VERSION_ID": "12"},
-                {"$os": "Linux", "$os_version": "12", "$os_distro": "Debian GNU/Linux"},
-            ),
-            (
-                "linux",
-                "freedesktop_os_release",
-                {"NAME": "Arch Linux"},
-                {"$os": "Linux", "$os_version": "", "$os_distro": "Arch Linux"},
-            ),
-            ("freebsd14", "release", "14.1-RELEASE", {"$os": "FreeBSD", "$os_version": "14.1-RELEASE"}),
-            ("sunos5", "release", "5.11", {"$os": "sunos5", "$os_version": "5.11"}),
-        ],
-    )
-    def test_operating_system(self, monkeypatch, system, function, answer, expected):
-        """Each operating system has the name and version that PostHog's SDK gives it."""
-        monkeypatch.setattr(platform, function, lambda: answer)
-        with monkeypatch.context() as only_here:
-            only_here.setattr(sys, "platform", system)
-            properties = library_properties()
-        assert {name: value for name, value in properties.items() if name.startswith("$os")} == expected
-
-    @pytest.mark.parametrize("error", [OSError("no os-release"), RuntimeError("something else")])
-    def test_unknown_system(self, monkeypatch, error):
-        """An operating system that cannot be asked costs its version, not the events."""
-
-        def fail() -> None:
-            raise error
-
-        monkeypatch.setattr(platform, "freedesktop_os_release", fail)
-        with monkeypatch.context() as only_here:
-            only_here.setattr(sys, "platform", "linux")
-            properties = library_properties()
-        assert properties["$os"].lower() == "linux"
-        assert properties["$os_version"] == ""
-        assert "$os_distro" not in properties
+from atotelemetry.facts import git as git_module
+from atotelemetry.facts.git import normalise_remote
+from atotelemetry.facts.run import RUN_PROPERTIES, run_properties
+from support_git import EMAIL, GIT_NAMES, NO_GIT_FACTS, PLENTY, WIDGET, posix_only
 
 
 class TestRepositories:
@@ -406,15 +218,15 @@ class TestWhichGit:
         """On a Mac without developer tools the shim that would open a dialogue is not run."""
         shim, tool = tmp_path / "git", tmp_path / "tools" / "git"
         shim.touch(mode=0o755)
-        monkeypatch.setattr(enrich, "_MAC_SHIM", str(shim))
-        monkeypatch.setattr(enrich, "_MAC_GITS", (str(tmp_path / "absent"), str(tool)))
+        monkeypatch.setattr(git_module, "_MAC_SHIM", str(shim))
+        monkeypatch.setattr(git_module, "_MAC_GITS", (str(tmp_path / "absent"), str(tool)))
         environ = {"PATH": str(tmp_path)}
         with monkeypatch.context() as only_here:
             only_here.setattr(sys, "platform", "darwin")
-            without_tools = enrich._find_git(environ, "/")
+            without_tools = git_module._find_git(environ, "/")
             tool.parent.mkdir()
             tool.touch(mode=0o755)
-            with_tools = enrich._find_git(environ, "/")
+            with_tools = git_module._find_git(environ, "/")
         assert (without_tools, with_tools) == (None, str(tool))
 
     @posix_only
@@ -637,115 +449,6 @@ class TestTimeLimit:
         assert git.facts(repository) == NO_GIT_FACTS
 
 
-class TestNames:
-    def test_everything(self, git, repository, head):
-        """All properties come with None where they are not known, under the names and in the order listed."""
-        facts = run_properties(RUN_PROPERTIES, cwd=str(repository), environ=git.environ, time_limit=PLENTY)
-        assert tuple(facts) == RUN_PROPERTIES
-        assert facts == {
-            "email": EMAIL,
-            "current_git_hash": head,
-            "project_id": WIDGET,
-            "ci_provider": None,
-            "via_docker": False,
-            "github_action_repository": None,
-            "github_repository_owner": None,
-            "github_repository": None,
-            "atopile_version": None,
-        }
-
-    @pytest.mark.parametrize("name", RUN_PROPERTIES)
-    def test_cut_list(self, git, repository, name):
-        """Only what was asked for is there, and names that nobody knows are ignored."""
-        assert tuple(git.facts(repository, (name, "unknown", "run_id"))) == (name,)
-
-    def test_nothing_is_run_for_the_environment(self, git, repository, monkeypatch):
-        """A list without facts of git starts no thread and no process."""
-
-        def refuse(*arguments, **options) -> None:
-            pytest.fail("started")
-
-        monkeypatch.setattr(subprocess, "Popen", refuse)
-        monkeypatch.setattr(threading.Thread, "start", refuse)
-        names = tuple(name for name in RUN_PROPERTIES if name not in GIT_NAMES)
-        assert tuple(git.facts(repository, names, app_version="1")) == names
-
-    def test_empty_list(self, git, repository):
-        """Nothing asked, nothing worked out."""
-        assert git.facts(repository, ()) == {}
-
-    def test_version_of_the_host(self):
-        """The version that the host gives is not looked up."""
-        assert run_properties(["atopile_version"], cwd=None, app_version="1.2") == {"atopile_version": "1.2"}
-
-    def test_installed_version(self):
-        """Another app's version is `app_version`, by either name, found among the installed packages."""
-        for name in ("atopile_version", "app_version"):
-            facts = run_properties([name], cwd=None, app="pytest", time_limit=PLENTY)
-            assert facts == {"app_version": pytest.__version__}
-
-    @pytest.mark.parametrize("app", ["no-such-package-anywhere", "", "../../etc"])
-    def test_version_of_nothing(self, app):
-        """An app that is not installed has no version."""
-        assert run_properties(["app_version"], cwd=None, app=app, time_limit=PLENTY) == {"app_version": None}
-
-
-class TestEnvironment:
-    @pytest.mark.parametrize(
-        ("variables", "provider"),
-        [
-            (["GITHUB_ACTIONS"], "GitHub Actions"),
-            (["TF_BUILD"], "Azure Pipelines"),
-            (["CIRCLECI"], "Circle CI"),
-            (["TRAVIS"], "Travis CI"),
-            (["BUILDKITE"], "Buildkite"),
-            (["CIRRUS_CI"], "Cirrus CI"),
-            (["GITLAB_CI"], "GitLab CI"),
-            (["TEAMCITY_VERSION"], "TeamCity"),
-            (["CODEBUILD_BUILD_ID"], "CodeBuild"),
-            (["HEROKU_TEST_RUN_ID"], "Heroku CI"),
-            (["bamboo.buildKey"], "Bamboo"),
-            (["BUILD_ID"], "Jenkins"),
-            (["CI"], "Other"),
-            (["CI", "GITHUB_ACTIONS"], "GitHub Actions"),
-            (["CI", "BUILD_ID", "TEAMCITY_VERSION"], "TeamCity"),
-            ([], None),
-        ],
-    )
-    def test_ci_provider(self, variables, provider):
-        """Each continuous integration service has its name; the more particular sign wins."""
-        environ = dict.fromkeys(variables, "true")
-        assert run_properties(["ci_provider"], cwd=None, environ=environ) == {"ci_provider": provider}
-
-    def test_empty_variables(self):
-        """A variable that is set to nothing is no sign of anything."""
-        environ = {"GITHUB_ACTIONS": "", "CI": "", "ATO_VIA_DOCKER": ""}
-        facts = run_properties(["ci_provider", "via_docker"], cwd=None, environ=environ)
-        assert facts == {"ci_provider": None, "via_docker": False}
-
-    def test_via_docker(self):
-        """`ATO_VIA_DOCKER` says whether this is the Docker image."""
-        assert run_properties(["via_docker"], cwd=None, environ={"ATO_VIA_DOCKER": "1"}) == {"via_docker": True}
-
-    @pytest.mark.parametrize("name", ["github_action_repository", "github_repository_owner", "github_repository"])
-    def test_github(self, name):
-        """GitHub's variables are passed on as they are."""
-        assert run_properties([name], cwd=None, environ={name.upper(): "acme/widget"}) == {name: "acme/widget"}
-        assert run_properties([name], cwd=None, environ={name.upper(): ""}) == {name: ""}
-        assert run_properties([name], cwd=None, environ={}) == {name: None}
-
-    def test_values_that_are_no_text(self):
-        """A value that is not UTF-8, or absurdly long, becomes one that an event can carry."""
-        environ = {"GITHUB_REPOSITORY": "a\udcff", "GITHUB_REPOSITORY_OWNER": "x" * 100_000}
-        facts = run_properties(["github_repository", "github_repository_owner"], cwd=None, environ=environ)
-        assert facts == {"github_repository": "a?", "github_repository_owner": "x" * 1000}
-
-    def test_own_environment(self, monkeypatch):
-        """Without an environment this process's own is asked."""
-        monkeypatch.setenv("GITHUB_REPOSITORY", "acme/widget")
-        assert run_properties(["github_repository"], cwd=None) == {"github_repository": "acme/widget"}
-
-
 class TestNormaliseRemote:
     @pytest.mark.parametrize(
         "url",
@@ -841,116 +544,3 @@ class TestNormaliseRemote:
     def test_no_project(self, url):
         """What is local, no address at all, or malformed in a way that could hold a secret is no project."""
         assert normalise_remote(url) is None
-
-
-@pytest.mark.usefixtures("fresh_process")
-class TestPropertyLoaders:
-    @pytest.fixture
-    def here(self, git, repository, monkeypatch):
-        """Make this process a host that runs in the repository."""
-        for name in [name for name in os.environ if name.startswith("GIT_")]:
-            monkeypatch.delenv(name)
-        for name, value in git.environ.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(enrich, "LOADER_TIME_LIMIT", PLENTY)
-        monkeypatch.chdir(repository)
-        return repository
-
-    def test_own_directory_and_environment(self, here, head, monkeypatch):
-        """The loaders tell of this process's working directory and environment."""
-        monkeypatch.setenv("GITHUB_ACTIONS", "true")
-        monkeypatch.setenv("ATO_VIA_DOCKER", "1")
-        for name in ("GITHUB_ACTION_REPOSITORY", "GITHUB_REPOSITORY_OWNER", "GITHUB_REPOSITORY"):
-            monkeypatch.setenv(name, name.lower())
-        assert PropertyLoaders.email() == EMAIL
-        assert PropertyLoaders.current_git_hash() == head
-        assert PropertyLoaders.project_id() == WIDGET
-        assert PropertyLoaders.ci_provider() == "GitHub Actions"
-        assert PropertyLoaders.via_docker() is True
-        assert PropertyLoaders.github_action_repository() == "github_action_repository"
-        assert PropertyLoaders.github_repository_owner() == "github_repository_owner"
-        assert PropertyLoaders.github_repository() == "github_repository"
-
-    def test_once(self, here, git, head, monkeypatch):
-        """Each is worked out once in a process, None included, and git is run once for all three."""
-        git(here, "remote", "remove", "origin")
-        assert PropertyLoaders.project_id() is None
-        assert PropertyLoaders.via_docker() is False
-        monkeypatch.setenv("ATO_VIA_DOCKER", "1")
-        monkeypatch.setattr(subprocess, "Popen", lambda *arguments, **options: pytest.fail("git was run again"))
-        assert PropertyLoaders.project_id() is None
-        assert PropertyLoaders.via_docker() is False
-        assert PropertyLoaders.current_git_hash() == head
-
-    @posix_only
-    def test_deleted_directory(self, here, tmp_path, monkeypatch):
-        """In a working directory that was deleted nothing is known of git, and nothing is raised."""
-        gone = tmp_path / "gone"
-        gone.mkdir()
-        monkeypatch.chdir(gone)
-        gone.rmdir()
-        assert PropertyLoaders.email() is None
-        assert PropertyLoaders.current_git_hash() is None
-
-    def test_run_id(self):
-        """The run's id is a random UUID, one for the whole process, from whichever thread it is asked."""
-        seen: list[str] = []
-        threads = [threading.Thread(target=lambda: seen.append(PropertyLoaders.run_id())) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert set(seen) == {PropertyLoaders.run_id()}
-        assert len(seen) == 8
-        assert uuid.UUID(seen[0]).version == 4
-        assert str(uuid.UUID(seen[0])) == seen[0]
-
-    def test_run_id_race(self, monkeypatch):
-        """Where two threads make an id at once, the one that was first counts for both."""
-        monkeypatch.setattr(atotelemetry, "_run_id", "to be restored", raising=False)
-        monkeypatch.delattr(atotelemetry, "_run_id")
-
-        def overtaken() -> str:
-            atotelemetry._run_id = "the other thread's"
-            return "mine"
-
-        monkeypatch.setattr(uuid, "uuid4", overtaken)
-        assert PropertyLoaders.run_id() == "the other thread's"
-
-    def test_telemetry_properties(self, here, head, monkeypatch):
-        """The properties of a run are what the loaders say, and the time since they were made."""
-        github = ("github_action_repository", "github_repository_owner", "github_repository")
-        monkeypatch.setattr(enrich, "_facts", {"ci_provider": None, "via_docker": False, **dict.fromkeys(github)})
-        clock = iter([100.0, 102.5, 103.0])
-        monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-        properties = TelemetryProperties()
-        assert properties.duration is None
-        first, second = properties.prepare(), properties.prepare({"email": "mine@example.org", "extra": 1})
-        assert first == {
-            "duration": 2.5,
-            "email": EMAIL,
-            "current_git_hash": head,
-            "project_id": WIDGET,
-            "ci_provider": None,
-            "via_docker": False,
-            "github_action_repository": None,
-            "github_repository_owner": None,
-            "github_repository": None,
-            "run_id": PropertyLoaders.run_id(),
-            "atopile_version": None,
-        }
-        assert second == {**first, "duration": 3.0, "email": "mine@example.org", "extra": 1}
-        assert (properties.email, properties.duration) == (EMAIL, 3.0)
-
-    def test_given_values(self, here, monkeypatch):
-        """What is given is taken, and nothing is asked of git when all of git's facts are given."""
-        monkeypatch.setattr(subprocess, "Popen", lambda *arguments, **options: pytest.fail("git was run"))
-        given = {"email": None, "current_git_hash": "abc", "project_id": "def", "run_id": "1", "atopile_version": "2"}
-        properties = TelemetryProperties(**given)
-        prepared = properties.prepare()
-        assert prepared == {**prepared, **given}
-
-    def test_unknown_keyword(self):
-        """A misspelt property is an error of the program, not silence."""
-        with pytest.raises(TypeError, match="'emial'"):
-            TelemetryProperties(emial="dev@example.org")

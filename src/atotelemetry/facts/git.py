@@ -1,0 +1,308 @@
+"""Git's facts about a directory: the person's e-mail address, the commit, the project.
+
+Leaf; runs on whichever thread asks. Only `git` reads git's files, because only `git` knows worktrees, submodules and
+includes. It runs two built-in commands that start nothing a repository's configuration names. A git may hang for good
+(a dead network drive), so every child is registered in `Children`, and the thread that waits kills them at its limit.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from atotelemetry.facts.text import bounded
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Collection, Iterator, Mapping
+
+__all__ = ["FACTS", "Children", "facts", "normalise_remote"]
+
+_CONFIG_FACTS = frozenset({"email", "project_id"})
+FACTS = _CONFIG_FACTS | {"current_git_hash"}
+"""Every fact that git knows, by its name on the event."""
+
+# git may print anything that a configuration file can hold.
+_OUTPUT_LIMIT_BYTES = 64 * 1024
+
+
+class Children:
+    """The gits that run, and whether time is up.
+
+    No lock: the thread that starts one registers it, then checks `expired`; the thread that waits sets `expired`, then
+    kills all children. One of them always sees the other.
+    """
+
+    __slots__ = ("_running", "expired")
+
+    def __init__(self) -> None:
+        self.expired = False
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    def add(self, child: subprocess.Popen[bytes]) -> None:
+        """Register a child; kill it if time is up."""
+        self._running.append(child)
+        if self.expired:
+            _kill(child)
+
+    def expire(self) -> None:
+        """Kill all children, and every one that is added later. Never raises, never waits."""
+        self.expired = True
+        for child in tuple(self._running):
+            _kill(child)
+
+
+def facts(
+    wanted: Collection[str], *, cwd: str, environ: Mapping[str, str], children: Children
+) -> Iterator[tuple[str, object]]:
+    """Ask git for those of `FACTS` that are wanted; yield name and value as soon as they are known.
+
+    Arguments:
+        wanted: names of facts; others are ignored.
+        cwd: the directory that is asked about, absolute.
+        environ: the environment of the program that is measured.
+        children: where the gits are registered. A step may hang until `children.expire` is called.
+
+    `email` is git's `user.email` as it holds in `cwd`, inside a repository or not. `project_id` is the SHA-256 of
+    `normalise_remote` of the remote `origin`. Never raises for anything that git, its files or the environment say.
+
+    """
+    git = None if FACTS.isdisjoint(wanted) else _find_git(environ, cwd)
+    if git is None:
+        return
+
+    def start(*arguments: str) -> subprocess.Popen[bytes] | None:
+        return _start(git, arguments, cwd, environ, children)
+
+    # Both are started before either is read, so that they run side by side.
+    config = head = None
+    if not _CONFIG_FACTS.isdisjoint(wanted):
+        config = start("config", "--null", "--get-regexp", _CONFIG_KEYS)
+    if "current_git_hash" in wanted:
+        head = start("rev-parse", "--verify", "--quiet", "HEAD")
+    if config is not None:
+        yield from _facts_of_config(_output_of(config)).items()
+    if head is not None:
+        yield "current_git_hash", _object_name(_output_of(head))
+
+
+def _start(
+    git: str, arguments: tuple[str, ...], cwd: str, environ: Mapping[str, str], children: Children
+) -> subprocess.Popen[bytes] | None:
+    """Start git in a directory; None if it cannot be started or time is up."""
+    import subprocess  # milliseconds to import, and often there is no git to run
+
+    if children.expired:
+        return None
+    # git changes into the directory itself (`-C`) instead of `Popen(cwd=…)`: the child of a vfork would do it before
+    # exec, and the first releases of Python 3.11 hold the GIL until then (gh-104372). On a dead network drive that
+    # would stop every thread for ever, watchdog included.
+    options = ["--no-pager", "-C", cwd, "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}"]
+    try:
+        child = subprocess.Popen(
+            [git, *options, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=_git_environment(environ),
+            process_group=0,  # a group of its own, so that killing it takes along what it started
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # Windows: no console flashes up
+        )
+    except (OSError, ValueError):
+        # Not executable after all, no process to be had, or a directory no system could name (a NUL in it).
+        return None
+    children.add(child)
+    return child
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    """End a git and whatever it started. Never raises, never waits."""
+    if child.poll() is not None:
+        return
+    try:
+        if sys.platform == "win32":
+            child.kill()
+        else:
+            import signal  # loaded with subprocess already, else milliseconds
+
+            os.killpg(child.pid, signal.SIGKILL)
+    except OSError:
+        # It ended in between.
+        return
+
+
+def _output_of(child: subprocess.Popen[bytes]) -> str:
+    """Return what a git printed, empty if it failed, was killed or said too much. Waits for its end."""
+    stream = child.stdout
+    if stream is None:  # never: it was started with a pipe, which the type checker cannot know
+        return ""
+    with stream:
+        output = stream.read(_OUTPUT_LIMIT_BYTES + 1)
+    if child.wait() != 0 or len(output) > _OUTPUT_LIMIT_BYTES:
+        return ""
+    return output.decode("utf-8", "replace")
+
+
+# Keys as git prints them: section and variable in lower case, the part between as it was written.
+_CONFIG_KEYS = r"^(user\.email|remote\.origin\.url|url\..*\.insteadof)$"
+
+# On a Mac without developer tools the shim at /usr/bin/git opens an installation dialogue. It stands for one of these.
+_MAC_SHIM = "/usr/bin/git"
+_MAC_GITS = (
+    "/Library/Developer/CommandLineTools/usr/bin/git",
+    "/Applications/Xcode.app/Contents/Developer/usr/bin/git",
+)
+
+
+def _find_git(environ: Mapping[str, str], cwd: str) -> str | None:
+    """Return the path of `git`, or None.
+
+    As `shutil.which`, but only from absolute entries of PATH other than the host's working directory, where anybody's
+    project could have put a program of that name; Windows would look there first.
+    """
+    program = "git.exe" if os.name == "nt" else "git"  # not git.cmd: that one would be run by a shell
+    here = os.path.realpath(cwd)
+    for entry in environ.get("PATH", "").split(os.pathsep):
+        folder = entry.strip('"')
+        if not os.path.isabs(folder) or os.path.realpath(folder) == here:
+            continue
+        path = os.path.join(folder, program)
+        candidates = _MAC_GITS if sys.platform == "darwin" and path == _MAC_SHIM else (path,)
+        for candidate in candidates:
+            if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
+                return candidate
+    return None
+
+
+def _git_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for git: the host's (GIT_DIR in a hook stays), but silent and without side effects."""
+    kept = {
+        name: value
+        for name, value in environ.items()
+        # Traces and redirections would write our two commands into files of the person's (see below for those that
+        # git's configuration asks for); GIT_CONFIG would make `git config` read another file than git itself does.
+        if not name.upper().startswith(("GIT_TRACE", "GIT_REDIRECT_")) and name.upper() != "GIT_CONFIG"
+    }
+    return {
+        **kept,
+        "GIT_TRACE2": "0",
+        "GIT_TRACE2_EVENT": "0",
+        "GIT_TRACE2_PERF": "0",
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_PAGER": "cat",
+        # Neither command needs an object or a network; should one ever, it fails instead of fetching: a remote helper
+        # and the ssh command come from the repository's configuration.
+        "GIT_NO_LAZY_FETCH": "1",
+        "GIT_ALLOW_PROTOCOL": "none",
+    }
+
+
+def _object_name(output: str) -> str | None:
+    """Return the commit that git printed, SHA-1 or SHA-256; None for anything else."""
+    name = output.strip()
+    is_name = len(name) in (40, 64) and all(letter in "0123456789abcdef" for letter in name)
+    return name if is_name else None
+
+
+def _facts_of_config(output: str) -> dict[str, object]:
+    """Return `email` and `project_id` from `git config --null --get-regexp`: records `key LF value NUL`."""
+    email = None
+    urls: list[str] = []
+    rewrites: list[tuple[str, str]] = []
+    for record in output.split("\0"):
+        key, _, value = record.partition("\n")
+        if key == "user.email":
+            email = value.strip()  # the nearest file comes last and wins
+        elif key == "remote.origin.url":
+            urls.append(value)  # the first is the one that git fetches from
+        elif value and key.startswith("url."):
+            rewrites.append((value, key.removeprefix("url.").removesuffix(".insteadof")))
+
+    project = None
+    if urls:
+        url = urls[0]
+        # git applies the longest prefix (`url.<base>.insteadOf`); without it "gh:acme/widget" would be another project.
+        prefix, base = max(
+            (rewrite for rewrite in rewrites if url.startswith(rewrite[0])), key=lambda it: len(it[0]), default=("", "")
+        )
+        project = normalise_remote(base + url[len(prefix) :])
+    return {"email": bounded(email) if email else None, "project_id": None if project is None else _sha256(project)}
+
+
+def _sha256(text: str) -> str:
+    import hashlib  # milliseconds, for those who have a project
+
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+
+
+# Where a host follows the double slash. Not `file`: a path on somebody's disk says who they are, not which project.
+_NETWORK_SCHEMES = frozenset(
+    {"ssh", "git", "http", "https", "ftp", "ftps", "git+ssh", "ssh+git", "git+http", "git+https"},
+)
+
+
+def normalise_remote(url: str) -> str | None:
+    """Return `host/path` of a remote repository, the same for each way to write it: `github.com/acme/widget`.
+
+    The host in lower case; no scheme, user, password, port, query, leading or trailing slash, nor the `.git` at the
+    end. None for what names no place on a network: local paths, `file:`, remote helpers (`ext::…`), malformed
+    addresses. The forms are those of the "GIT URLS" section of git's manual. Never raises.
+    """
+    url = url.strip()
+    scheme, is_url, rest = url.partition("://")
+    if is_url:
+        if scheme.lower() not in _NETWORK_SCHEMES:
+            return None
+        authority, _, path = rest.partition("/")
+        path = path.partition("?")[0].partition("#")[0]
+        host = _host(authority.rpartition("@")[2])
+    else:
+        authority, path = _split_scp(url)
+        host = _host(authority)
+
+    path = "/".join(segment for segment in path.split("/") if segment)
+    path = path.removesuffix(".git").rstrip("/")
+    return f"{host}/{path}" if host and path else None
+
+
+def _split_scp(address: str) -> tuple[str, str]:
+    """Split `[user@]host:path` into host and path, without the user; two empty texts if it is not of that form."""
+    nothing = ("", "")
+    if "]:" in address:
+        # Brackets hold an IPv6 address, or host and port: `git@[::1]:path`, `[git@host:2222]:path`.
+        front, _, path = address.partition("]:")
+        user, _, host = front.partition("[")
+        if user and not user.endswith("@"):
+            return nothing
+        host = host.rpartition("@")[2]
+        return (f"[{host}]" if host.count(":") > 1 else host), path
+    front, colon, path = address.partition(":")
+    # A slash before the colon is a local path, one letter a Windows drive, a second colon a remote helper.
+    if not colon or "/" in front or "\\" in front or len(front) == 1 or path.startswith(":"):
+        return nothing
+    user, _, host = front.rpartition("@")
+    if not user and "@" in path.partition("/")[0]:
+        # `user:password@host:path` is not an address to git, but a password must not get into the project either.
+        return nothing
+    return host, path
+
+
+def _host(text: str) -> str | None:
+    """Return the host of `host[:port]` in lower case; None if it is malformed."""
+    if text.startswith("["):
+        address, bracket, port = text[1:].partition("]")
+        if not bracket or not address or any(c not in "0123456789abcdefABCDEF:." for c in address):
+            return None
+        if port and not port.startswith(":"):
+            return None
+        host, port = f"[{address.lower()}]", port.removeprefix(":")
+    else:
+        host, _, port = text.partition(":")
+        host = host.lower().rstrip(".")
+        if not all(c.isalnum() or c in "-._" for c in host):
+            return None
+    if port and not port.isdigit():
+        return None
+    return host
