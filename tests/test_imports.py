@@ -89,7 +89,7 @@ def test_importing_the_package_loads_nothing_else():
 def test_looking_at_the_package_loads_nothing_else():
     """Neither its version nor `dir`, nor a name that it does not have."""
     program = "import atotelemetry; dir(atotelemetry); atotelemetry.__version__; getattr(atotelemetry, 'none', None)"
-    assert loaded_by(program) == {"__future__", "atexit", "atotelemetry"}
+    assert loaded_by(program) == {"__future__", "atexit", "atotelemetry", "atotelemetry.version"}
 
 
 @pytest.mark.parametrize("module", HOST_MODULES)
@@ -230,7 +230,7 @@ print(json.dumps(sorted(after)))
     done = fresh(program, stdin="".join(json.dumps(line) + "\n" for line in stream))
     loaded = set(json.loads(done.stdout))
     own = below("atotelemetry", loaded)
-    shared = {"atotelemetry", "atotelemetry.wire", "atotelemetry.version", *below("atotelemetry.facts", own)}
+    shared = {*(f"atotelemetry{name}" for name in ("", ".wire", ".ids", ".version")), *below("atotelemetry.facts", own)}
     assert own <= {*shared, *below("atotelemetry.sender", own)}
     assert {"httpx", "atotelemetry.sender.delivery", "atotelemetry.facts.git"} <= loaded
     assert not loaded & {"asyncio", "click", "rich", "yaml"}, "what nobody there calls"
@@ -251,7 +251,7 @@ print(sorted({"httpx", "ssl", "truststore"} & set(sys.modules)))
 def test_the_wire_loads_nothing_of_either_side():
     """Both processes use it, so it knows neither, and no network."""
     loaded = loaded_by("import atotelemetry.wire")
-    assert below("atotelemetry", loaded) == {"atotelemetry", "atotelemetry.wire"}
+    assert below("atotelemetry", loaded) == {"atotelemetry", "atotelemetry.ids", "atotelemetry.wire"}
     assert not loaded & NETWORK
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from atotelemetry import __version__
 from atotelemetry.testing import CaptureServer
+from atotelemetry.version import __version__
 from support_home import ID, files_below, store
 from support_hosts import Hosts, needs_proc
 from support_posthog_rules import check_exception_properties

@@ -18,11 +18,11 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from atotelemetry.host.arguments import CaptureArgs as CaptureArgs
-    from atotelemetry.host.client import Stats as Stats
     from atotelemetry.host.client import TelemetryClient as TelemetryClient
     from atotelemetry.host.consent import TelemetryConfig as TelemetryConfig
     from atotelemetry.host.properties import PropertyLoaders as PropertyLoaders
     from atotelemetry.host.properties import TelemetryProperties as TelemetryProperties
+    from atotelemetry.host.stats import Stats as Stats
     from atotelemetry.host.telemetry import DEFAULT_QUEUE_SIZE as DEFAULT_QUEUE_SIZE
     from atotelemetry.host.telemetry import FLUSH_TIMEOUT as FLUSH_TIMEOUT
     from atotelemetry.host.telemetry import PH_API_ENDPOINT as PH_API_ENDPOINT
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from atotelemetry.host.telemetry import capture_event as capture_event
     from atotelemetry.host.telemetry import capture_exception as capture_exception
     from atotelemetry.host.telemetry import client as client
-
-__version__ = "0.1.0"
+    from atotelemetry.version import __version__ as __version__
 
 __all__ = [
     "DEFAULT_QUEUE_SIZE",
@@ -64,7 +63,7 @@ _HOMES = {
     "WORKER_WAKE_INTERVAL": "atotelemetry.host.telemetry",
     "CaptureArgs": "atotelemetry.host.arguments",
     "PropertyLoaders": "atotelemetry.host.properties",
-    "Stats": "atotelemetry.host.client",
+    "Stats": "atotelemetry.host.stats",
     "Telemetry": "atotelemetry.host.telemetry",
     "TelemetryClient": "atotelemetry.host.client",
     "TelemetryConfig": "atotelemetry.host.consent",
@@ -73,14 +72,15 @@ _HOMES = {
     "capture_event": "atotelemetry.host.telemetry",
     "capture_exception": "atotelemetry.host.telemetry",
     "client": "atotelemetry.host.telemetry",
+    "__version__": "atotelemetry.version",
 }
 
 
 def _hand_over_at_exit() -> None:
     """Hand over what was captured, if anything was."""
-    client = sys.modules.get("atotelemetry.host.client")
-    if client is not None:
-        client.flush_all_at_exit()
+    process = sys.modules.get("atotelemetry.host.process")
+    if process is not None:
+        process.flush_all_at_exit()
 
 
 # Here, and not where the first client is made, because the last hook is called first: what the host captures in hooks

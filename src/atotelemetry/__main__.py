@@ -146,7 +146,7 @@ def _parsers(chosen: str) -> tuple[argparse.ArgumentParser, argparse.ArgumentPar
     """Return the whole parser, and that of the subcommand named `chosen`, which still lacks its arguments."""
     import argparse
 
-    from atotelemetry import __version__
+    from atotelemetry.version import __version__
 
     parser = argparse.ArgumentParser(
         prog="atotelemetry",

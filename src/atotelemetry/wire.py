@@ -23,6 +23,8 @@ from typing import Any
 
 import msgspec
 
+from atotelemetry.ids import is_uuid
+
 __all__ = [
     "MAX_ANSWER_BYTES",
     "MAX_EVENT_BYTES",
@@ -331,7 +333,7 @@ def _problem(event: Event) -> str:
     """Why PostHog would refuse this event, or an empty string."""
     if not event.event:
         return "`event` is missing or empty"
-    if event.uuid is not None and not _is_uuid(event.uuid):
+    if event.uuid is not None and not is_uuid(event.uuid):
         return f"`uuid` is no UUID: {event.uuid[:64]!r}"
     for name, raw in (("properties", event.properties), ("context", event.context)):
         if bytes(raw)[:1] not in _OBJECT_OR_NOTHING:
@@ -340,16 +342,3 @@ def _problem(event: Event) -> str:
 
 
 _OBJECT_OR_NOTHING = (b"{", b"", b"n")  # an object, no such key, null
-
-
-def _is_uuid(text: str) -> bool:
-    """Whether `text` is a UUID in the hyphenated or the plain form, which is what PostHog's parser takes."""
-    if len(text) == 36:  # noqa: PLR2004 - RFC 9562, section 4
-        if not text[8] == text[13] == text[18] == text[23] == "-":
-            return False
-        text = text.replace("-", "")
-    try:
-        # White space is skipped there, so both lengths count.
-        return len(text) == 32 and len(bytes.fromhex(text)) == 16  # noqa: PLR2004 - 128 bits
-    except ValueError:
-        return False

@@ -238,10 +238,10 @@ load = importlib.machinery.SourceFileLoader.exec_module
 def slowly(self, module):
     if module.__name__ == "datetime":
         other.start()
-        wait_until(lambda: len(sys._current_frames()) > 1 and not imports._guard.acquire(False))
+        wait_until(lambda: len(sys._current_frames()) > 1 and not lazy._guard.acquire(False))
         Captures()
     return load(self, module)
-from atotelemetry.host import imports
+from atotelemetry.host import lazy
 importlib.machinery.SourceFileLoader.exec_module = slowly
 other = threading.Thread(target=client.capture, args=("other",), kwargs={"distinct_id": "me"})
 import datetime

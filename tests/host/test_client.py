@@ -20,9 +20,11 @@ import weakref
 
 import pytest
 
+from atotelemetry import ids as ids_module
 from atotelemetry import wire
-from atotelemetry.host import client as client_module
-from atotelemetry.host.client import DEFAULT_QUEUE_SIZE, FLUSH_TIMEOUT, Counter, Stats, TelemetryClient, uuid_generator
+from atotelemetry.host.client import DEFAULT_QUEUE_SIZE, FLUSH_TIMEOUT, TelemetryClient
+from atotelemetry.host.stats import Counter, Stats
+from atotelemetry.ids import uuid7_generator
 from atotelemetry.testing import Answer
 from support_home import files_below
 
@@ -126,7 +128,7 @@ def test_an_events_uuid_has_the_layout_of_version_7(recorder):
 
 def test_a_hundred_thousand_ids_are_unique_and_sort_by_time():
     """However fast they are made, no two ids are alike, and a later one is never smaller."""
-    new_uuid = uuid_generator()
+    new_uuid = uuid7_generator()
     ids = [new_uuid() for _ in range(100_000)]
     assert len(set(ids)) == len(ids)
     assert all(UUID7.fullmatch(text) for text in ids[::1000])
@@ -135,8 +137,8 @@ def test_a_hundred_thousand_ids_are_unique_and_sort_by_time():
 
 def test_ids_of_one_tick_of_the_clock_still_sort(monkeypatch):
     """With a clock that stands still the ids still differ and grow."""
-    monkeypatch.setattr(client_module, "time", types.SimpleNamespace(time_ns=lambda: 1_700_000_000_123_456_789))
-    new_uuid = uuid_generator()
+    monkeypatch.setattr(ids_module, "time", types.SimpleNamespace(time_ns=lambda: 1_700_000_000_123_456_789))
+    new_uuid = uuid7_generator()
     ids = [new_uuid() for _ in range(1000)]
     assert ids == sorted(set(ids))
     assert {text[:13] for text in ids} == {"018bcfe5-687b"}
@@ -148,8 +150,8 @@ def test_ids_carry_the_milliseconds(monkeypatch):
     heads = []
     for milliseconds in (0, 1, 1_700_000_000_123, 2**48 - 1):
         clock = types.SimpleNamespace(time_ns=lambda n=milliseconds: n * 1_000_000 + 999_999)
-        monkeypatch.setattr(client_module, "time", clock)
-        heads.append(uuid_generator()()[:13])
+        monkeypatch.setattr(ids_module, "time", clock)
+        heads.append(uuid7_generator()()[:13])
     assert heads == ["00000000-0000", "00000000-0001", "018bcfe5-687b", "ffffffff-ffff"]
 
 
@@ -202,7 +204,7 @@ def test_an_event_that_moves_on_while_it_is_counted_is_not_counted_twice(new_cli
 
         @property
         def handed_over(self):
-            client._count_captured()
+            client._counts.capture()
             self.count += 1
             return self.count
 
@@ -217,8 +219,8 @@ def test_ids_follow_a_clock_that_moves_on_and_back(monkeypatch):
     """Each id has the milliseconds of its own moment, and one made in an earlier tick is never made again."""
     ticks = [5, 5, 6, 6, 5, 7, 5]
     moments = iter(ticks)
-    monkeypatch.setattr(client_module, "time", types.SimpleNamespace(time_ns=lambda: next(moments) * 1_000_000))
-    new_uuid = uuid_generator()
+    monkeypatch.setattr(ids_module, "time", types.SimpleNamespace(time_ns=lambda: next(moments) * 1_000_000))
+    new_uuid = uuid7_generator()
     ids = [new_uuid() for _ in ticks]
     assert [int(text[:13].replace("-", ""), 16) for text in ids] == ticks
     assert len(set(ids)) == len(ticks)
@@ -226,7 +228,7 @@ def test_ids_follow_a_clock_that_moves_on_and_back(monkeypatch):
 
 def test_two_generators_never_agree():
     """The random part of each process's ids is its own."""
-    tails = {uuid_generator()()[19:] for _ in range(200)}
+    tails = {uuid7_generator()()[19:] for _ in range(200)}
     assert len(tails) == 200
 
 
@@ -708,7 +710,7 @@ def test_an_error_inside_is_counted_never_raised(recorder, monkeypatch, debug_li
     def fail(*_: object) -> None:
         raise RuntimeError("bug")
 
-    monkeypatch.setattr(recorder.client, "_now", fail)
+    monkeypatch.setattr(recorder.client._encoder, "_now", fail)
     assert recorder.client.capture("built", distinct_id="me") is None
     assert recorder.client.capture("built", distinct_id="me") is None
     assert recorder.client.stats.dropped_by_reason == {"error": 2}

@@ -17,7 +17,6 @@ import pytest
 from atotelemetry.host import choice as choice_module
 from atotelemetry.host import consent as consent_module
 from atotelemetry.host import edit as edit_module
-from atotelemetry.host.choice import canonical_id, random_id
 from atotelemetry.host.consent import (
     TelemetryConfig,
     config_directory,
@@ -27,6 +26,7 @@ from atotelemetry.host.consent import (
     read_consent,
 )
 from atotelemetry.host.edit import with_choice, write_choice
+from atotelemetry.ids import canonical, uuid4
 from support_home import ID, files_below, fresh_home, store
 
 CANONICAL = f"id: {ID}\ntelemetry: true\n"
@@ -483,7 +483,7 @@ def test_the_first_run_creates_the_file_that_atopile_would_read(file):
 
 def test_ids_are_random_version_4_uuids():
     """Made without the uuid module, ids are what it would make."""
-    made = [random_id() for _ in range(200)]
+    made = [uuid4() for _ in range(200)]
     assert len(set(made)) == 200
     assert {(uuid.UUID(text).version, uuid.UUID(text).variant, str(uuid.UUID(text)) == text) for text in made} == {
         (4, uuid.RFC_4122, True)
@@ -493,7 +493,7 @@ def test_ids_are_random_version_4_uuids():
 @pytest.mark.parametrize("text", ["", "x", ID[:-1], ID + "0", ID.replace("0", "g"), "-" * 36, "None"])
 def test_what_is_no_uuid_is_no_id(text):
     """Only 128 bits in hexadecimal are an id."""
-    assert canonical_id(text) is None
+    assert canonical(text) is None
 
 
 FIRST_RUN = """
@@ -948,7 +948,7 @@ decided = consent.read_consent()
 consent.identity(consent=decided)
 print(*sorted(imported), "|", *sorted(set(sys.modules) - before - imported), "|", decided.mode)
 """
-OURS = {"atotelemetry", *(f"atotelemetry.host{name}" for name in ("", ".choice", ".consent", ".debug"))}
+OURS = {*(f"atotelemetry{name}" for name in ("", ".ids", ".host", ".host.choice", ".host.consent", ".host.debug"))}
 
 
 def modules_of_a_run():
@@ -984,6 +984,7 @@ def test_a_plain_file_costs_the_host_no_import(file, content):
         "_abc",
         "__future__",
         "atexit",
+        "itertools",
     }
     assert imported - OURS - bare == set()
     assert later == set()

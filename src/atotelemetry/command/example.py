@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 import time
 
-from atotelemetry import Telemetry, __version__
+from atotelemetry import Telemetry
+from atotelemetry.version import __version__
 
 
 def main() -> int:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 import stat
 
+from atotelemetry.ids import canonical
+
 __all__ = [
     "FILE_NAME",
     "MAX_FILE_BYTES",
@@ -18,11 +20,9 @@ __all__ = [
     "OFF_WORDS",
     "ON_WORDS",
     "FileChoice",
-    "canonical_id",
     "create",
     "create_in_place",
     "file_content",
-    "random_id",
     "read_bytes",
     "read_plain",
     "said",
@@ -36,7 +36,6 @@ MAX_FILE_BYTES = 64 * 1024
 ON_WORDS = frozenset(("true", "yes", "on", "1", "y", "t", "enable", "enabled"))
 OFF_WORDS = frozenset(("false", "no", "off", "0", "n", "f", "disable", "disabled", "never", "none"))
 NO_CHOICE = "on by default: no telemetry key"
-_HEX_DIGITS = "0123456789abcdef"
 
 
 class FileChoice:
@@ -71,20 +70,6 @@ def said(value: object) -> bool | None:
         return value
     word = str(value).strip().lower()
     return True if word in ON_WORDS else False if word in OFF_WORDS else None
-
-
-def canonical_id(text: str) -> str | None:
-    """Return the UUID in `text` in lower case with dashes, in whatever form `uuid.UUID` accepts; None if it is none."""
-    digits = text.strip().lower().replace("urn:", "").replace("uuid:", "").strip("{}").replace("-", "")
-    return _dashed(digits) if len(digits) == 32 and not digits.strip(_HEX_DIGITS) else None  # noqa: PLR2004 - 128 bits
-
-
-def random_id() -> str:
-    """Return a new random UUID (version 4, RFC 9562 section 5.4) as text, without the cost of importing uuid."""
-    raw = bytearray(os.urandom(16))
-    raw[6] = raw[6] & 0x0F | 0x40
-    raw[8] = raw[8] & 0x3F | 0x80
-    return _dashed(raw.hex())
 
 
 def read_bytes(path: str) -> bytes | None:
@@ -141,7 +126,7 @@ def read_plain(raw: bytes) -> FileChoice | None:
                 return None
             found = (choice, f"telemetry: {value}", number)
         elif key == "id" and found_id is None:
-            found_id = canonical_id(value)
+            found_id = canonical(value)
             if found_id is None or found_id != value.lower():
                 return None
         else:
@@ -246,7 +231,3 @@ def _remove(path: str) -> None:
     except OSError:
         # Gone already, or left behind: a stray small file harms nobody.
         return
-
-
-def _dashed(digits: str) -> str:
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import codecs
 
-from atotelemetry.host.choice import NO_CHOICE, FileChoice, canonical_id, said
+from atotelemetry.host.choice import NO_CHOICE, FileChoice, said
+from atotelemetry.ids import canonical
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def compose(text: str) -> MappingNode:
 def read_mapping(mapping: MappingNode) -> FileChoice:
     """Say what a file means that holds this mapping."""
     ids = [value for _, value in _pairs(mapping, "id") if not _is_empty(value)]
-    found_id = canonical_id(ids[-1].value) if ids and isinstance(ids[-1].value, str) else None
+    found_id = canonical(ids[-1].value) if ids and isinstance(ids[-1].value, str) else None
     deciding: FileChoice | None = None
     for key, value in _pairs(mapping, "telemetry"):
         said_here, line, shown = meaning(value), key.start_mark.line + 1, f"{key.value}: {_quoted(value)}"

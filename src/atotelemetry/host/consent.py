@@ -15,15 +15,14 @@ from atotelemetry.host.choice import (
     OFF_WORDS,
     ON_WORDS,
     FileChoice,
-    canonical_id,
     create,
     file_content,
-    random_id,
     read_bytes,
     read_plain,
     said,
 )
 from atotelemetry.host.debug import debug
+from atotelemetry.ids import canonical, uuid4
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ class TelemetryConfig:
 
     @id.setter  # noqa: A003 - the file's key
     def id(self, value: object) -> None:
-        text = random_id() if value is None else canonical_id(str(value))
+        text = uuid4() if value is None else canonical(str(value))
         if text is None:
             raise ValueError(f"not a UUID: {value!r}")
         self._id = text
@@ -263,7 +262,7 @@ def _windows_directory(app: str) -> str:
 
 def _first_run(path: str) -> str:
     """Create the file for a new user and return the id in it, ours or that of whoever was quicker. Raises OSError."""
-    new_id = random_id()
+    new_id = uuid4()
     if create(path, file_content(new_id, enabled=True)):
         return new_id
     for _ in range(50):
@@ -280,7 +279,7 @@ def _first_run(path: str) -> str:
 def _run_id(app: str) -> str:
     """Return the random id that stands for the user of `app` as long as this process lives."""
     # setdefault, so that two threads that ask first get one answer.
-    return _run_ids.get(app) or _run_ids.setdefault(app, random_id())
+    return _run_ids.get(app) or _run_ids.setdefault(app, uuid4())
 
 
 def _shown(value: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from atotelemetry.host.debug import debug
-from atotelemetry.host.imports import load
+from atotelemetry.host.lazy import load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from atotelemetry.host.choice import (
     MAX_FILE_BYTES,
     create,
     file_content,
-    random_id,
     write_beside,
 )
 from atotelemetry.host.choice_yaml import compose, decode, meaning, own_pairs, read_mapping
 from atotelemetry.host.consent import config_directory, read_choice
+from atotelemetry.ids import uuid4
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def write(path: str, *, enabled: bool) -> str:
     word = "true" if enabled else "false"
     # Dotfile managers keep a link here: the file behind it is what the person edits.
     target = os.path.realpath(path)
-    new_file = file_content(random_id(), enabled=enabled)
+    new_file = file_content(uuid4(), enabled=enabled)
     # Created exclusively, so that a first run at the same moment is not overwritten.
     if not os.path.lexists(target) and create(target, new_file):
         done = f"created {path} with telemetry: {word}"
@@ -94,7 +94,7 @@ def _rewrite(target: str, *, enabled: bool) -> str:
     try:
         content = with_choice(raw, enabled=enabled)
     except ValueError:
-        content = file_content(before.id or random_id(), enabled=enabled)
+        content = file_content(before.id or uuid4(), enabled=enabled)
         # A copy, not a rename: at no moment may there be no file, which would mean yes.
         kept = _keep_copy(target, raw)
     if content == raw:

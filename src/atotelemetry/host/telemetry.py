@@ -14,11 +14,11 @@ import time
 from atotelemetry.facts.address import fault_of_address
 from atotelemetry.facts.run import RUN_PROPERTIES
 from atotelemetry.host.block import Capture
-from atotelemetry.host.choice import random_id
 from atotelemetry.host.client import DEFAULT_QUEUE_SIZE, FLUSH_TIMEOUT, TelemetryClient
 from atotelemetry.host.consent import environment_prefix, identity, read_consent
 from atotelemetry.host.debug import debug
-from atotelemetry.host.imports import load
+from atotelemetry.host.lazy import load
+from atotelemetry.ids import uuid4
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _with_own(properties: Mapping[str, Any] | None, since: float | None) -> dict
 
 def run_id() -> str:
     """Return the random id of this process's run; processes that it forks have the same."""
-    return _run.get("id") or _run.setdefault("id", random_id())
+    return _run.get("id") or _run.setdefault("id", uuid4())
 
 
 # ---- the default instance: atopile's

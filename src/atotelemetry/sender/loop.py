@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from atotelemetry.facts.address import fault_of_address, without_credentials
+from atotelemetry.ids import uuid4
 from atotelemetry.sender import batch
 from atotelemetry.sender.buffer import Buffer
 from atotelemetry.sender.delivery import DELIVERED, Delivery, Outcome, user_agent
@@ -269,7 +270,7 @@ class Sender:
     def _prepare(self, event: Event) -> batch.Prepared | None:
         common, uuid, distinct_id, timestamp = self._common, "", "", ""
         if not (event.uuid and event.distinct_id and event.timestamp):  # written by hand
-            uuid, distinct_id, timestamp = _new_uuid(), _new_uuid(), utc_now()
+            uuid, distinct_id, timestamp = uuid4(), uuid4(), utc_now()
             if event.distinct_id is None or event.distinct_id == "":
                 # PostHog makes no person of an event whose distinct_id means nothing.
                 common = {**common, "$process_person_profile": msgspec.Raw(b"false")}
@@ -421,9 +422,3 @@ def _readable(stdin: int, within: float | None) -> bool:
         return any(what & (select.POLLIN | select.POLLHUP) for _, what in poll.poll(within and within * 1000))
     except (AttributeError, ImportError, OSError):
         return False
-
-
-def _new_uuid() -> str:
-    import uuid
-
-    return str(uuid.uuid4())

@@ -24,7 +24,7 @@ def capture(name, properties):
     if _done:
         return
     _done = True
-    from atotelemetry.host.imports import load
+    from atotelemetry.host.lazy import load
 
     msgspec = load("msgspec")
     read_end, write_end = os.pipe()

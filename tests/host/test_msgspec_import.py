@@ -57,7 +57,7 @@ print(once_more is msgspec._utils is sys.modules["msgspec._utils"])
 """
 
 LEAN = """
-from atotelemetry.host.imports import load
+from atotelemetry.host.lazy import load
 load("msgspec")
 """
 
@@ -158,7 +158,7 @@ def test_where_it_is_not_as_expected_msgspec_is_imported_as_usual(broken):
     source = (
         f"""
 from _frozen_importlib_external import PathFinder, SourceFileLoader
-import atotelemetry.host.imports
+import atotelemetry.host.lazy, atotelemetry.host.msgspec_import
 finder, loader = vars(PathFinder)["find_spec"], SourceFileLoader.get_code
 restored = []
 def restore():
@@ -181,7 +181,7 @@ sys.path[:] = [entry for entry in sys.path if "site-packages" not in entry]
 import os
 sys.path.append(os.environ["OURS"])
 try:
-    from atotelemetry.host.imports import load
+    from atotelemetry.host.lazy import load
     load("msgspec")
 except ModuleNotFoundError as error:
     print(error.name)
