@@ -24,23 +24,6 @@ _NICENESS = 10
 _START_LIMIT = 60.0  # a sender that does not get to its input in this time (imports on a dead drive) never will
 _INTERRUPTED = 130  # what shells say of a command that Ctrl-C ended
 
-_EPILOG = """\
-input, one JSON object per line:
-  {"event": "build", "distinct_id": "me", "properties": {"ok": true}}
-  What is missing (uuid, timestamp, distinct_id) is made up. A recorded stream begins with a "hello" line that says
-  where it goes, and then needs no options; those that are given win. Streams may follow one another.
-
-examples:
-  echo '{"event": "hello"}' | python -m atotelemetry.sender --host http://127.0.0.1:8000 --api-key test -v
-  python -m atotelemetry.sender --dry-run < recorded.jsonl
-
-environment:
-  ATO_TELEMETRY_LOG=FILE   append what -v reports to FILE; works for the senders that a program starts, too
-  HTTPS_PROXY, HTTP_PROXY, NO_PROXY, SSL_CERT_FILE   as usual
-
-exit status: 0 everything was accepted, 1 something was not, 2 called wrongly
-"""
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a sender on stdin; return its exit code. Detaches first if a host started it."""
@@ -49,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     detached = bool(os.environ.get(_MARK)) and not arguments
     if detached:
         _detach()
-    options = _parse(arguments) if arguments else None
+    options = _options(arguments) if arguments else None
 
     from atotelemetry.sender.journal import Journal
 
@@ -57,8 +40,15 @@ def main(arguments: list[str] | None = None) -> int:
     return _run(options, Journal(to_stderr=not detached, verbose=verbose, log_path=log_path), detached=detached)
 
 
+def _options(arguments: list[str]) -> argparse.Namespace:
+    from atotelemetry.sender.settings import parse  # after the fork: it loads msgspec
+
+    return parse(arguments)
+
+
 def _run(options: argparse.Namespace | None, journal: Journal, *, detached: bool) -> int:
     from atotelemetry.sender.loop import SENDER_IDLE, Sender
+    from atotelemetry.sender.settings import overrides
     from atotelemetry.sender.watchdog import hold
 
     if sys.stdin is None:
@@ -70,7 +60,7 @@ def _run(options: argparse.Namespace | None, journal: Journal, *, detached: bool
     if not detached and os.isatty(0):
         journal.problem("waiting for events, one JSON object per line; end with Ctrl-D (--help shows an example)")
     sender = Sender(
-        overrides={} if options is None else _overrides(options),
+        overrides={} if options is None else overrides(options),
         journal=journal,
         stop_at_end=detached,
         # A person's pipeline may be slow; a host that says nothing for so long has forgotten us.
@@ -158,78 +148,6 @@ def _close_inherited() -> None:
                     continue  # the listing's own
         return
     os.closerange(3, 256)
-
-
-def _parse(arguments: list[str]) -> argparse.Namespace:
-    import argparse
-
-    parser = argparse.ArgumentParser(
-        prog="python -m atotelemetry.sender",
-        description="Read events from standard input and deliver them to a PostHog-compatible server.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("--host", metavar="URL", help="base URL of the server, such as https://eu.i.posthog.com")
-    add("--api-key", metavar="KEY", help="the project's write-only key")
-    add("--app", metavar="NAME", help="the measured program, for the User-Agent (default: atopile)")
-    add("--endpoint", choices=("auto", "capture", "batch"), help="auto: a lone event to /capture/, several to /batch/")
-    add("--max-retries", type=_whole_number, metavar="N", help="attempts after the first (default: 1)")
-    add("--timeout", type=_seconds, metavar="S", help="seconds for each network operation (default: 5)")
-    add("--deadline", type=_seconds, metavar="S", help="seconds to live on after the input has ended (default: 15)")
-    add("--idle", type=_seconds, metavar="S", help="end when nothing came for S seconds (default: wait for the end)")
-    add("--compression", choices=("auto", "always", "never"), help="gzip the requests (default: auto, above 1 KiB)")
-    add("--dry-run", action="store_true", help="print the body of each request instead of sending it")
-    add("-v", "--verbose", action="store_true", help="report each request, retry and drop, and a summary, on stderr")
-    options = parser.parse_args(arguments)
-    if bool(options.host) != bool(options.api_key):
-        parser.error("--host and --api-key go together (a stream with a hello line needs neither)")
-    if options.host:
-        from atotelemetry.sender.loop import fault_of
-        from atotelemetry.wire import PROTOCOL_VERSION, Hello
-
-        fault = fault_of(Hello(protocol=PROTOCOL_VERSION, api_key=options.api_key, host=options.host))
-        if fault:
-            parser.error(f"--host: {fault}")
-    return options
-
-
-def _seconds(text: str) -> float:
-    import argparse
-
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < 1e6:  # noqa: PLR2004 - more than a lock can wait
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive number of seconds")
-    return value
-
-
-def _whole_number(text: str) -> int:
-    import argparse
-
-    if not text.isascii() or not text.isdigit() or len(text) > 9:  # noqa: PLR2004 - as good as for ever
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0")
-    return int(text)
-
-
-def _overrides(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the options that were given, as fields of a hello line."""
-    given = {
-        "host": options.host,
-        "api_key": options.api_key,
-        "app": options.app,
-        "endpoint": options.endpoint,
-        "max_retries": options.max_retries,
-        "request_timeout": options.timeout,
-        "sender_deadline": options.deadline,
-    }
-    overrides: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if options.compression is not None:
-        overrides["compression"] = {"auto": None, "always": True, "never": False}[options.compression]
-    return overrides
 
 
 def _print_request(request: Request) -> None:

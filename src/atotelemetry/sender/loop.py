@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from atotelemetry.facts.address import fault_of_address, without_credentials
+from atotelemetry.facts.address import without_credentials
 from atotelemetry.ids import uuid4
 from atotelemetry.sender import batch
 from atotelemetry.sender.buffer import Buffer
 from atotelemetry.sender.delivery import DELIVERED, Delivery, Outcome, user_agent
 from atotelemetry.sender.dispatch import Dispatcher, Tally, counted, drop, utc_now
 from atotelemetry.sender.lanes import Carrier, Lanes
+from atotelemetry.sender.settings import fault_of
 from atotelemetry.sender.watchdog import Countdown
 from atotelemetry.wire import PROTOCOL_VERSION, End, Event, Hello, LineDecoder, LineError, encode
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from atotelemetry.sender.journal import Journal
 
-__all__ = ["SENDER_IDLE", "WORKER_WAKE_INTERVAL", "Sender", "fault_of"]
+__all__ = ["SENDER_IDLE", "WORKER_WAKE_INTERVAL", "Sender"]
 
 WORKER_WAKE_INTERVAL = 0.1
 """How long the sender gathers events before it posts them."""
@@ -41,20 +42,6 @@ _READ_BYTES = 64 * 1024  # a pipe's capacity
 _ENRICHING = 3.0  # the most that working out the run's properties may take, or a quarter of a shorter deadline
 _DEFAULT_DEADLINE = 15.0
 _NO_SETTINGS = "events came before any hello line, and no --host and --api-key were given (see --help)"
-
-
-def fault_of(settings: Hello) -> str:
-    """Return what makes settings unusable, or an empty string."""
-    fault = fault_of_address(settings.host)
-    if fault:
-        return fault
-    if not settings.api_key:
-        return "the api_key is empty"
-    if settings.endpoint not in ("auto", "capture", "batch"):
-        return f"the endpoint must be auto, capture or batch, not {settings.endpoint!r}"
-    if settings.max_retries < 0 or settings.request_timeout <= 0 or settings.sender_deadline <= 0:
-        return "times must be positive, and max_retries not negative"
-    return ""
 
 
 class Sender:

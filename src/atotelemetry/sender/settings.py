@@ -1,0 +1,117 @@
+"""The settings of a sender: the fields of a `hello` line, and the options by which a person sets them.
+
+Runs in the sender, on its main and its reader thread. Options win over the stream.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from atotelemetry.facts.address import fault_of_address
+from atotelemetry.wire import PROTOCOL_VERSION, Hello
+
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["fault_of", "overrides", "parse"]
+
+_EPILOG = """\
+input, one JSON object per line:
+  {"event": "build", "distinct_id": "me", "properties": {"ok": true}}
+  What is missing (uuid, timestamp, distinct_id) is made up. A recorded stream begins with a "hello" line that says
+  where it goes, and then needs no options; those that are given win. Streams may follow one another.
+
+examples:
+  echo '{"event": "hello"}' | python -m atotelemetry.sender --host http://127.0.0.1:8000 --api-key test -v
+  python -m atotelemetry.sender --dry-run < recorded.jsonl
+
+environment:
+  ATO_TELEMETRY_LOG=FILE   append what -v reports to FILE; works for the senders that a program starts, too
+  HTTPS_PROXY, HTTP_PROXY, NO_PROXY, SSL_CERT_FILE   as usual
+
+exit status: 0 everything was accepted, 1 something was not, 2 called wrongly
+"""
+
+
+def fault_of(settings: Hello) -> str:
+    """Return what makes settings unusable, or an empty string."""
+    fault = fault_of_address(settings.host)
+    if fault:
+        return fault
+    if not settings.api_key:
+        return "the api_key is empty"
+    if settings.endpoint not in ("auto", "capture", "batch"):
+        return f"the endpoint must be auto, capture or batch, not {settings.endpoint!r}"
+    if settings.max_retries < 0 or settings.request_timeout <= 0 or settings.sender_deadline <= 0:
+        return "times must be positive, and max_retries not negative"
+    return ""
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Return the options that a person gave; leaves the process if they cannot be used."""
+    import argparse  # a sender that a host started has no options
+
+    parser = argparse.ArgumentParser(
+        prog="python -m atotelemetry.sender",
+        description="Read events from standard input and deliver them to a PostHog-compatible server.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--host", metavar="URL", help="base URL of the server, such as https://eu.i.posthog.com")
+    add("--api-key", metavar="KEY", help="the project's write-only key")
+    add("--app", metavar="NAME", help="the measured program, for the User-Agent (default: atopile)")
+    add("--endpoint", choices=("auto", "capture", "batch"), help="auto: a lone event to /capture/, several to /batch/")
+    add("--max-retries", type=_whole_number, metavar="N", help="attempts after the first (default: 1)")
+    add("--timeout", type=_seconds, metavar="S", help="seconds for each network operation (default: 5)")
+    add("--deadline", type=_seconds, metavar="S", help="seconds to live on after the input has ended (default: 15)")
+    add("--idle", type=_seconds, metavar="S", help="end when nothing came for S seconds (default: wait for the end)")
+    add("--compression", choices=("auto", "always", "never"), help="gzip the requests (default: auto, above 1 KiB)")
+    add("--dry-run", action="store_true", help="print the body of each request instead of sending it")
+    add("-v", "--verbose", action="store_true", help="report each request, retry and drop, and a summary, on stderr")
+    options = parser.parse_args(arguments)
+    if bool(options.host) != bool(options.api_key):
+        parser.error("--host and --api-key go together (a stream with a hello line needs neither)")
+    if options.host:
+        fault = fault_of(Hello(protocol=PROTOCOL_VERSION, api_key=options.api_key, host=options.host))
+        if fault:
+            parser.error(f"--host: {fault}")
+    return options
+
+
+def _seconds(text: str) -> float:
+    import argparse
+
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1e6:  # noqa: PLR2004 - more than a lock can wait
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number of seconds")
+    return value
+
+
+def _whole_number(text: str) -> int:
+    import argparse
+
+    if not text.isascii() or not text.isdigit() or len(text) > 9:  # noqa: PLR2004 - as good as for ever
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0")
+    return int(text)
+
+
+def overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that were given, as fields of a hello line."""
+    given = {
+        "host": options.host,
+        "api_key": options.api_key,
+        "app": options.app,
+        "endpoint": options.endpoint,
+        "max_retries": options.max_retries,
+        "request_timeout": options.timeout,
+        "sender_deadline": options.deadline,
+    }
+    fields: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if options.compression is not None:
+        fields["compression"] = {"auto": None, "always": True, "never": False}[options.compression]
+    return fields
