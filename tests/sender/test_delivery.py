@@ -58,9 +58,10 @@ def test_what_a_status_means(status, kind):
 
 def test_a_verdict_says_why():
     """Status and the beginning of what the server said."""
-    assert judge(400, None, "bad event", NOW) == Outcome(REFUSED, "HTTP 400: bad event")
-    assert judge(503, "7", "", NOW) == Outcome(RETRY, "HTTP 503", 7.0)
-    assert judge(401, "7", "", NOW) == Outcome(REJECTED, "HTTP 401")
+    assert judge(400, None, "bad event", NOW) == Outcome(REFUSED, "HTTP 400: bad event", None, "refused (400)")
+    assert judge(503, "7", "", NOW) == Outcome(RETRY, "HTTP 503", 7.0, "server error (503)")
+    assert judge(401, "7", "", NOW) == Outcome(REJECTED, "HTTP 401", None, "refused (401)")
+    assert judge(413, None, "", NOW) == Outcome(TOO_LARGE, "HTTP 413", None, "refused (413)")
 
 
 @pytest.mark.parametrize(
@@ -173,14 +174,15 @@ def test_a_fresh_connection_that_fails_is_a_failure(make_delivery, failure):
     with CaptureServer() as server:
         server.script(Answer(**failure))
         delivery = make_delivery(server.url)
-        assert delivery.post(REQUEST, 1).kind == RETRY
+        outcome = delivery.post(REQUEST, 1)
+        assert (outcome.kind, outcome.cause) == (RETRY, "network: broken")
         assert delivery.post(REQUEST, 1).kind == DELIVERED
 
 
 def test_nobody_listens(make_delivery):
     """A refused connection may be accepted later."""
     outcome = make_delivery(f"http://127.0.0.1:{closed_port()}").post(REQUEST, 1)
-    assert outcome.kind == RETRY
+    assert (outcome.kind, outcome.cause) == (RETRY, "network: connect failed")
     assert "refused" in outcome.reason
 
 
@@ -194,14 +196,14 @@ def test_a_request_ends_at_its_limit(make_delivery):
     """Each operation would be in time; the sum is not."""
     with Staller(silence) as server:
         outcome = make_delivery(server.url()).post(REQUEST, 1, 0.3)
-        assert outcome == Outcome(RETRY, "no answer within 0.3 s")
+        assert outcome == Outcome(RETRY, "no answer within 0.3 s", cause="network: timeout")
 
 
 def test_a_request_ends_after_three_operations_time(make_delivery):
     """The limit of a sender whose host lives on."""
     with Staller(drip(b"HTTP/1.1 200 OK\r\nx-", 0.02)) as server:
         outcome = make_delivery(server.url(), request_timeout=0.2).post(REQUEST, 1)
-        assert outcome == Outcome(RETRY, "no answer within 0.6 s")
+        assert outcome == Outcome(RETRY, "no answer within 0.6 s", cause="network: timeout")
 
 
 def test_an_abandoned_request_lets_go_of_its_socket(make_delivery):
@@ -274,7 +276,7 @@ def test_accepted_is_accepted_though_the_answer_never_ends(make_delivery):
 def test_a_refusal_stands_though_its_text_never_ends(make_delivery):
     """What the server says about it is only for people."""
     with Staller(drip(b"HTTP/1.1 401 Unauthorized\r\n\r\n", 0.02)) as server:
-        assert make_delivery(server.url()).post(REQUEST, 1) == Outcome(REJECTED, "HTTP 401")
+        assert make_delivery(server.url()).post(REQUEST, 1) == Outcome(REJECTED, "HTTP 401", cause="refused (401)")
 
 
 def test_a_response_is_read_up_to_a_cap_only():

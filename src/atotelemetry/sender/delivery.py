@@ -15,6 +15,8 @@ import time
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from atotelemetry.sender import reasons
+
 if TYPE_CHECKING:
     import socket
     import ssl
@@ -62,11 +64,13 @@ _PORTS = {"http": 80, "https": 443}
 
 
 class Outcome(NamedTuple):
-    """What came of an attempt: its kind, why, and how many seconds the server asked us to wait."""
+    """The result of an attempt: its kind, the details, and how many seconds the server asked us to wait."""
 
     kind: str
     reason: str = ""
     retry_after: float | None = None
+    cause: str = ""
+    """One of `reasons`, if the events were lost by this result."""
 
 
 def judge(status: int, retry_after: str | None, text: str, now: float) -> Outcome:
@@ -78,13 +82,14 @@ def judge(status: int, retry_after: str | None, text: str, now: float) -> Outcom
     reason = f"HTTP {status}{': ' + text if text else ''}"
     if 200 <= status < 300:  # noqa: PLR2004 - the class of success, RFC 9110 section 15.3
         return Outcome(DELIVERED, reason)
+    cause = reasons.of_status(status)
     if status in (408, 429) or status >= 500:  # noqa: PLR2004 - server errors, section 15.6
-        return Outcome(RETRY, reason, parse_retry_after(retry_after, now))
+        return Outcome(RETRY, reason, parse_retry_after(retry_after, now), cause)
     if status == 400:  # noqa: PLR2004
-        return Outcome(REFUSED, reason)
+        return Outcome(REFUSED, reason, cause=cause)
     if status == 413:  # noqa: PLR2004
-        return Outcome(TOO_LARGE, reason)
-    return Outcome(REJECTED, reason)
+        return Outcome(TOO_LARGE, reason, cause=cause)
+    return Outcome(REJECTED, reason, cause=cause)
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:
@@ -175,12 +180,12 @@ class Delivery:
             try:
                 connection = self._connection = _Connection(self._make_client)
             except RuntimeError as error:
-                return Outcome(RETRY, str(error))  # the system has no thread for us now
+                return Outcome(RETRY, str(error), cause=reasons.NOT_SENDABLE)  # the system has no thread for us now
         connection.take(attempt)
         if attempt.answered.wait(limit):
             attempt.finished.wait(min(_BODY_PATIENCE, max(0.0, ends_at - time.monotonic())))
         self._proxy = connection.proxy
-        outcome = attempt.outcome or Outcome(RETRY, f"no answer within {limit:.1f} s")
+        outcome = attempt.outcome or Outcome(RETRY, f"no answer within {limit:.1f} s", cause=reasons.NETWORK_TIMEOUT)
         if not attempt.kept:
             self.close()
         return outcome
@@ -369,12 +374,19 @@ def _translate(error: Exception) -> Outcome:
     try:
         httpx = _import_httpx()
     except Exception:
-        return Outcome(REJECTED, reason)  # the library itself is broken, and that is what went wrong
+        return Outcome(REJECTED, reason, cause=reasons.NOT_SENDABLE)  # the library itself is broken
     hopeless = (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError)
     if isinstance(error, httpx.TransportError) and not isinstance(error, hopeless):
         untrusted = _certificate_error(error)
-        return Outcome(REJECTED, untrusted) if untrusted else Outcome(RETRY, reason)
-    return Outcome(REJECTED, reason)
+        if untrusted:
+            return Outcome(REJECTED, untrusted, cause=reasons.NETWORK_TRUST)
+        if isinstance(error, httpx.TimeoutException):
+            cause = reasons.NETWORK_TIMEOUT
+        else:
+            unreachable = isinstance(error, (httpx.ConnectError, httpx.ProxyError))
+            cause = reasons.NETWORK_CONNECT if unreachable else reasons.NETWORK_BROKEN
+        return Outcome(RETRY, reason, cause=cause)
+    return Outcome(REJECTED, reason, cause=reasons.NOT_SENDABLE)
 
 
 def _import_httpx() -> Any:
