@@ -42,7 +42,7 @@ help: ## list the targets
 	       && mkdir -p .uv/bin && ln -sf ../venv/bin/uv .uv/bin/uv; }
 
 demo: $(UV_TO_INSTALL) ## the main job, end to end, against a local capture server
-	@$(RUN) --no-dev python -m atotelemetry demo
+	@$(RUN) --no-default-groups --group demo python -m tests.demo
 
 test: $(UV_TO_INSTALL) ## run the test suite
 	@$(RUN) pytest $(PYTEST_ARGS)

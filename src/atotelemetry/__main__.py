@@ -91,15 +91,6 @@ _COMMANDS = {
         "add_arguments",
         "run",
     ),
-    "demo": _Command(
-        "run a small CLI against good and bad servers, and print what came of it",
-        """\
-  atotelemetry demo
-  NO_COLOR=1 atotelemetry demo""",
-        "demo",
-        "add_arguments",
-        "run",
-    ),
 }
 
 

@@ -12,7 +12,7 @@ import atotelemetry
 from atotelemetry import __main__ as command_line
 from atotelemetry.__main__ import main
 
-COMMANDS = ("status", "enable", "disable", "show", "test", "serve", "demo")
+COMMANDS = ("status", "enable", "disable", "show", "test", "serve")
 # What talks to a server, and what only encodes events.
 HEAVY = {"httpx", "asyncio", "truststore", "msgspec"}
 
@@ -90,7 +90,7 @@ def test_without_a_command():
         (("--nonsense",), "unrecognized arguments: --nonsense"),
         (("status", "--nonsense"), "unrecognized arguments: --nonsense"),
         (("--nonsense", "status"), "unrecognized arguments: --nonsense"),
-        (("demo", "more"), "unrecognized arguments: more"),
+        (("status", "more"), "unrecognized arguments: more"),
     ],
 )
 def test_called_wrongly(arguments, said):

@@ -1,6 +1,6 @@
-"""A small CLI that is measured: the model for one's own, and what `atotelemetry demo` runs.
+"""A small CLI that is measured: the model for one's own, and what `make demo` runs.
 
-To see its events arrive: `atotelemetry serve` in one terminal, `python -m atotelemetry.command.example` in another.
+To see its events arrive: `atotelemetry serve` in one terminal, `python tests/demo/example.py` in another.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ def main() -> int:
     telemetry.capture_event("cli:start", {"arguments": len(sys.argv) - 1})
     with telemetry.capture("build:start", "build:end", {"board": "blinky"}):
         parts = build()
-    print(f"built blinky, {parts} parts")  # noqa: T201 - what a CLI is for
+    print(f"built blinky, {parts} parts")
     telemetry.capture_event("cli:end", {"parts": parts})
     if "--stay" in sys.argv:  # the demo's: be there to be killed
         while telemetry.client.stats.queued:
             time.sleep(0.001)
-        print("handed over", flush=True)  # noqa: T201
+        print("handed over", flush=True)
         sys.stdin.read()
     return 0
 

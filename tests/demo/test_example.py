@@ -3,17 +3,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from tests.demo.verdict import EVENTS
 
-from atotelemetry.command.demo import EVENTS
-from atotelemetry.testing import CaptureServer
-
-
-@pytest.fixture
-def server():
-    with CaptureServer() as server:
-        yield server
+EXAMPLE = str(Path(__file__).with_name("example.py"))
 
 
 def run(server, tmp_path, *arguments, **variables):
@@ -25,7 +20,7 @@ def run(server, tmp_path, *arguments, **variables):
         **variables,
     }
     return subprocess.run(
-        [sys.executable, "-m", "atotelemetry.command.example", *arguments],
+        [sys.executable, EXAMPLE, *arguments],
         capture_output=True,
         text=True,
         env=environment,
