@@ -16,6 +16,7 @@ from atotelemetry import (
     FLUSH_TIMEOUT,
     PH_API_ENDPOINT,
     PH_API_HOST,
+    RUN_PROPERTIES,
     WORKER_WAKE_INTERVAL,
     CaptureArgs,
     PropertyLoaders,
@@ -24,6 +25,7 @@ from atotelemetry import (
     TelemetryClient,
     TelemetryConfig,
     TelemetryProperties,
+    ThinProperties,
     capture,
     capture_event,
     capture_exception,
@@ -155,6 +157,15 @@ def identity() -> None:
     assert_type(known.run_id, str)
     assert_type(known.email, str | None)
     assert_type(PropertyLoaders, type[PropertyLoaders])
+    thin = ThinProperties(extra={"n": 1})
+    assert_type(thin.dump(), dict[str, Any])
+    assert_type(TelemetryProperties(thin=thin).dump(), dict[str, Any])
+    Telemetry(app="tool", identity=lambda: "me", run_properties=(*RUN_PROPERTIES, "project"))
+    Telemetry(app="tool", identity=lambda: ("me", None))
+    Telemetry(app="tool", identity=lambda: None)
+    Telemetry(app="tool", identity=lambda: 5)  # type: ignore[arg-type,return-value]
+    with capture(lambda: "start", lambda: "end"):
+        pass
 
 
 def testing() -> None:

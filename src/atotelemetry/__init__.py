@@ -17,11 +17,13 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from atotelemetry.facts.run import RUN_PROPERTIES as RUN_PROPERTIES
     from atotelemetry.host.arguments import CaptureArgs as CaptureArgs
     from atotelemetry.host.client import TelemetryClient as TelemetryClient
     from atotelemetry.host.consent import TelemetryConfig as TelemetryConfig
     from atotelemetry.host.properties import PropertyLoaders as PropertyLoaders
     from atotelemetry.host.properties import TelemetryProperties as TelemetryProperties
+    from atotelemetry.host.properties import ThinProperties as ThinProperties
     from atotelemetry.host.stats import Stats as Stats
     from atotelemetry.host.telemetry import DEFAULT_QUEUE_SIZE as DEFAULT_QUEUE_SIZE
     from atotelemetry.host.telemetry import FLUSH_TIMEOUT as FLUSH_TIMEOUT
@@ -40,6 +42,7 @@ __all__ = [
     "FLUSH_TIMEOUT",
     "PH_API_ENDPOINT",
     "PH_API_HOST",
+    "RUN_PROPERTIES",
     "WORKER_WAKE_INTERVAL",
     "CaptureArgs",
     "PropertyLoaders",
@@ -48,6 +51,7 @@ __all__ = [
     "TelemetryClient",
     "TelemetryConfig",
     "TelemetryProperties",
+    "ThinProperties",
     "capture",
     "capture_event",
     "capture_exception",
@@ -60,6 +64,7 @@ _HOMES = {
     "FLUSH_TIMEOUT": "atotelemetry.host.telemetry",
     "PH_API_ENDPOINT": "atotelemetry.host.telemetry",
     "PH_API_HOST": "atotelemetry.host.telemetry",
+    "RUN_PROPERTIES": "atotelemetry.facts.run",
     "WORKER_WAKE_INTERVAL": "atotelemetry.host.telemetry",
     "CaptureArgs": "atotelemetry.host.arguments",
     "PropertyLoaders": "atotelemetry.host.properties",
@@ -68,6 +73,7 @@ _HOMES = {
     "TelemetryClient": "atotelemetry.host.client",
     "TelemetryConfig": "atotelemetry.host.consent",
     "TelemetryProperties": "atotelemetry.host.properties",
+    "ThinProperties": "atotelemetry.host.properties",
     "capture": "atotelemetry.host.telemetry",
     "capture_event": "atotelemetry.host.telemetry",
     "capture_exception": "atotelemetry.host.telemetry",

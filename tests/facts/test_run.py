@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from atotelemetry.facts.run import RUN_PROPERTIES, library_properties, run_properties
+from atotelemetry.facts.run import KNOWN_PROPERTIES, RUN_PROPERTIES, library_properties, run_properties
 from support_git import EMAIL, GIT_NAMES, PLENTY, WIDGET
 
 
@@ -34,6 +34,7 @@ class TestImport:
             "platform",
             "uuid",
             "importlib.metadata",
+            "json",
         }
         program = (
             "import sys, json\nbefore = set(sys.modules)\nimport atotelemetry.facts.run\n"
@@ -45,6 +46,7 @@ class TestImport:
             "atotelemetry.facts",
             "atotelemetry.facts.run",
             "atotelemetry.facts.text",
+            "atotelemetry.ids",
             "atotelemetry.version",
         }
 
@@ -121,34 +123,51 @@ class TestLibraryProperties:
 class TestNames:
     def test_everything(self, git, repository, head):
         """All properties come with None where they are not known, under the names and in the order listed."""
-        facts = run_properties(RUN_PROPERTIES, cwd=str(repository), environ=git.environ, time_limit=PLENTY)
-        assert tuple(facts) == RUN_PROPERTIES
+        facts = git.facts(repository, KNOWN_PROPERTIES)
+        assert tuple(facts) == KNOWN_PROPERTIES
         assert facts == {
             "email": EMAIL,
             "current_git_hash": head,
             "project_id": WIDGET,
             "ci_provider": None,
+            "platform": sys.platform,
             "via_docker": False,
+            "via_vsce": False,
+            "install_method": "unknown",
             "github_action_repository": None,
             "github_repository_owner": None,
             "github_repository": None,
             "atopile_version": None,
+            "agent": None,
+            "$arch": platform.machine(),
+            "project": "github.com/acme/widget",
         }
 
-    @pytest.mark.parametrize("name", RUN_PROPERTIES)
+    def test_by_name_only(self):
+        """The address of the repository is for who asks for it by name."""
+        assert set(KNOWN_PROPERTIES) - set(RUN_PROPERTIES) == {"project"}
+
+    def test_an_email_that_is_not_known(self, git, tmp_path):
+        """`email` is left out where it is not known."""
+        git.config.write_text("", encoding="utf-8")
+        assert git.facts(tmp_path, ("email", "project_id")) == {"project_id": None}
+        assert run_properties(["email"], cwd=None) == {}
+
+    @pytest.mark.parametrize("name", KNOWN_PROPERTIES)
     def test_cut_list(self, git, repository, name):
         """Only what was asked for is there, and names that nobody knows are ignored."""
         assert tuple(git.facts(repository, (name, "unknown", "run_id"))) == (name,)
 
     def test_nothing_is_run_for_the_environment(self, git, repository, monkeypatch):
-        """A list without facts of git starts no thread and no process."""
+        """A list of what only the environment says starts no thread and no process."""
 
         def refuse(*arguments, **options) -> None:
             pytest.fail("started")
 
         monkeypatch.setattr(subprocess, "Popen", refuse)
         monkeypatch.setattr(threading.Thread, "start", refuse)
-        names = tuple(name for name in RUN_PROPERTIES if name not in GIT_NAMES)
+        slow = {*GIT_NAMES, "install_method", "$arch"}
+        names = tuple(name for name in RUN_PROPERTIES if name not in slow)
         assert tuple(git.facts(repository, names, app_version="1")) == names
 
     def test_empty_list(self, git, repository):
@@ -207,6 +226,26 @@ class TestEnvironment:
     def test_via_docker(self):
         """`ATO_VIA_DOCKER` says whether this is the Docker image."""
         assert run_properties(["via_docker"], cwd=None, environ={"ATO_VIA_DOCKER": "1"}) == {"via_docker": True}
+
+    def test_via_vsce(self):
+        """`ATO_VSCE_PID` says whether the extension for VS Code started the run."""
+        assert run_properties(["via_vsce"], cwd=None, environ={"ATO_VSCE_PID": "7"}) == {"via_vsce": True}
+        assert run_properties(["via_vsce"], cwd=None, environ={"ATO_VSCE_PID": ""}) == {"via_vsce": False}
+
+    @pytest.mark.parametrize(
+        ("environ", "agent"),
+        [
+            ({"CLAUDECODE": "1"}, "claude-code"),
+            ({"CODEX_SANDBOX": "seatbelt"}, "codex"),
+            ({"GEMINI_CLI": "1", "AI_AGENT": "a person's secret"}, "gemini-cli"),
+            ({"AGENT": "a person's secret"}, "other"),
+            ({"AGENT": ""}, None),
+            ({}, None),
+        ],
+    )
+    def test_agent(self, environ, agent):
+        """A coding agent that runs the program has a name from a list; no variable's value is sent."""
+        assert run_properties(["agent"], cwd=None, environ=environ) == {"agent": agent}
 
     @pytest.mark.parametrize("name", ["github_action_repository", "github_repository_owner", "github_repository"])
     def test_github(self, name):

@@ -21,6 +21,7 @@ from collections import UserDict
 import pytest
 
 import atotelemetry
+from atotelemetry.facts import run
 from atotelemetry.host import telemetry as module
 from atotelemetry.host.divert import divert
 from atotelemetry.host.telemetry import Telemetry
@@ -556,6 +557,160 @@ class TestException:
         assert (properties["$exception_message"], properties["duration"]) == ("hidden", 1)
 
 
+class TestNamesThatAreFunctions:
+    def test_called_on_entering(self, recorded):
+        """A name may be a function; both are called on entering, again at each entering."""
+        asked = []
+
+        def name(part):
+            asked.append(part)
+            return f"{part} {len(asked)}"
+
+        block = recorded.telemetry.capture(lambda: name("start"), lambda: name("end"))
+        assert asked == []
+        with block:
+            assert asked == ["start", "end"]
+        with block:
+            pass
+        assert recorded.names == ["start 1", "end 2", "start 3", "end 4"]
+
+    def test_of_a_decorated_function(self, recorded):
+        """They are called for each call of a decorated function, not when it is decorated."""
+        names = iter(["a", "b", "c", "d"])
+
+        @recorded.telemetry.capture(lambda: next(names), lambda: next(names))
+        def work():
+            return 1
+
+        assert (work(), work()) == (1, 1)
+        assert recorded.names == ["a", "b", "c", "d"]
+
+    def test_one_that_fails(self, recorded, caplog):
+        """A function that fails costs its event, which is counted, and neither the other one nor the block."""
+        caplog.set_level(logging.DEBUG, "atotelemetry")
+        with recorded.telemetry.capture(lambda: 1 // 0, lambda: "end"):
+            pass
+        assert recorded.names == ["end"]
+        assert recorded.telemetry.client.stats.dropped == 1
+        assert "an event has no name: ZeroDivisionError" in caplog.text
+
+
+class TestIdentity:
+    @pytest.fixture
+    def signed_in(self, file):
+        """Make a `Telemetry` whose identity the test sets."""
+        store(file, f"id: {ID}\ntelemetry: true\n")
+        answer = []
+
+        def ask():
+            if isinstance(answer[0], BaseException):
+                raise answer[0]
+            return answer[0]
+
+        return Recorded(identity=ask), lambda value: answer.__setitem__(slice(None), [value])
+
+    @pytest.mark.parametrize(
+        ("answer", "person", "email"),
+        [
+            ("user_1", "user_1", None),
+            (" user_1 ", "user_1", None),
+            (("user_1", "a@b.example"), "user_1", "a@b.example"),
+            (("user_1", None), "user_1", None),
+            (("user_1", " "), "user_1", None),
+            ((None, "a@b.example"), ID, "a@b.example"),
+            (uuid.UUID(ID.replace("0", "1")), ID.replace("0", "1"), None),
+            (None, ID, None),
+            ("", ID, None),
+            ((), ID, None),
+            (("a", "b", "c"), ID, None),
+            (ValueError("no session"), ID, None),
+            (SystemExit(3), ID, None),
+        ],
+    )
+    def test_answers(self, signed_in, answer, person, email):
+        """A distinct id, or one with an e-mail address, or nobody; what fails or is malformed is nobody."""
+        recorded, set_answer = signed_in
+        set_answer(answer)
+        recorded.telemetry.capture_event("a")
+        recorded.telemetry.capture_exception(KeyError("R1"))
+        for event in recorded.events:
+            assert (event["distinct_id"], event["properties"].get("email")) == (person, email)
+        assert recorded.events[1]["properties"]["$exception_person"] == person
+
+    def test_during_a_run(self, signed_in):
+        """Somebody who signs in during a block is on the later event, and no other event says so."""
+        recorded, set_answer = signed_in
+        set_answer(None)
+        with recorded.telemetry.capture("start", "end"):
+            set_answer("user_1")
+        assert [(event["event"], event["distinct_id"]) for event in recorded.events] == [
+            ("start", ID),
+            ("end", "user_1"),
+        ]
+
+    def test_asked_on_the_capturing_thread(self, file):
+        """The function is called once for each event, on the thread that captures it."""
+        asked = []
+        recorded = Recorded(identity=lambda: asked.append(threading.current_thread().name))
+        recorded.telemetry.capture_event("a")
+        thread = threading.Thread(target=lambda: recorded.telemetry.capture_event("b"), name="other")
+        thread.start()
+        thread.join()
+        assert asked == [threading.current_thread().name, "other"]
+
+    def test_an_event_cannot_override_it(self, signed_in):
+        """An event's own `email` is nobody's word about the person, signed in or not."""
+        recorded, set_answer = signed_in
+        for answer in (("user_1", "a@b.example"), "user_1", None):
+            set_answer(answer)
+            recorded.telemetry.capture_event("a", {"email": "other@b.example", "distinct_id": "other"})
+        assert [event["properties"].get("email") for event in recorded.events] == ["a@b.example", None, None]
+        assert [event["distinct_id"] for event in recorded.events] == ["user_1", "user_1", ID]
+
+    def test_without_it_the_event_wins(self, recorded):
+        """Where no identity is given, an event's `email` stays."""
+        recorded.telemetry.capture_event("a", {"email": "other@b.example"})
+        assert recorded.only()["properties"]["email"] == "other@b.example"
+
+    def test_a_failure_is_one_line(self, signed_in, caplog):
+        """What the function raises is one line in the log."""
+        recorded, set_answer = signed_in
+        set_answer(ValueError("no session"))
+        caplog.set_level(logging.DEBUG, "atotelemetry")
+        recorded.telemetry.capture_event("a")
+        assert caplog.messages == ["the identity is not known: ValueError('no session')"]
+
+    def test_ctrl_c(self, signed_in):
+        """A Ctrl-C that happens to arrive there is the program's."""
+        recorded, set_answer = signed_in
+        set_answer(KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            recorded.telemetry.capture_event("a")
+
+    def test_one_that_captures(self, file):
+        """A function that captures an event itself is not asked about that one."""
+        store(file, f"id: {ID}\ntelemetry: true\n")
+
+        def ask():
+            recorded.telemetry.capture_event("asked")
+            return "user_1"
+
+        recorded = Recorded(identity=ask)
+        recorded.telemetry.capture_event("a")
+        assert [(event["event"], event["distinct_id"]) for event in recorded.events] == [("asked", ID), ("a", "user_1")]
+
+    def test_nobody_is_asked_when_telemetry_is_off(self, file):
+        """Who said no is not looked up."""
+        store(file, "telemetry: false\n")
+        telemetry = Telemetry(api_key="key", host=NOWHERE, identity=lambda: pytest.fail("asked"))
+        assert telemetry.capture_event("a") is None
+
+    def test_no_function(self, file):
+        """What is no function is a mistake of the program's, not silence."""
+        with pytest.raises(ValueError, match="identity must be a function, not 'me'"):
+            Telemetry(api_key="key", host=NOWHERE, identity="me")
+
+
 class TestRunAndPerson:
     def test_one_run_id_for_the_process(self, recorded):
         """Every event of a process has one `run_id`, whichever instance sent it, and `PropertyLoaders` knows it."""
@@ -569,7 +724,7 @@ class TestRunAndPerson:
 
     def test_the_loaders_may_be_first(self, monkeypatch, recorded):
         """The same when `PropertyLoaders.run_id` was asked before the first event."""
-        monkeypatch.setattr(module, "_run", {})
+        monkeypatch.setattr(run, "_run", {})
         asked = atotelemetry.PropertyLoaders.run_id()
         recorded.telemetry.capture_event("a")
         assert recorded.only()["properties"]["run_id"] == asked

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FACTS", "Children", "facts", "normalise_remote"]
 
-_CONFIG_FACTS = frozenset({"email", "project_id"})
+_CONFIG_FACTS = frozenset({"email", "project", "project_id"})
 FACTS = _CONFIG_FACTS | {"current_git_hash"}
 """Every fact that git knows, by its name on the event."""
 
@@ -64,8 +64,8 @@ def facts(
         environ: the environment of the program that is measured.
         children: where the gits are registered. A step may hang until `children.expire` is called.
 
-    `email` is git's `user.email` as it holds in `cwd`, inside a repository or not. `project_id` is the SHA-256 of
-    `normalise_remote` of the remote `origin`. Never raises for anything that git, its files or the environment say.
+    `email` is git's `user.email` as it holds in `cwd`, inside a repository or not. `project` is `normalise_remote` of
+    the remote `origin`, `project_id` its SHA-256. Never raises for anything that git, its files or the environment say.
 
     """
     git = None if FACTS.isdisjoint(wanted) else _find_git(environ, cwd)
@@ -207,7 +207,7 @@ def _object_name(output: str) -> str | None:
 
 
 def _facts_of_config(output: str) -> dict[str, object]:
-    """Return `email` and `project_id` from `git config --null --get-regexp`: records `key LF value NUL`."""
+    """Return `email`, `project` and `project_id` from `git config --null --get-regexp`: records `key LF value NUL`."""
     email = None
     urls: list[str] = []
     rewrites: list[tuple[str, str]] = []
@@ -228,7 +228,11 @@ def _facts_of_config(output: str) -> dict[str, object]:
             (rewrite for rewrite in rewrites if url.startswith(rewrite[0])), key=lambda it: len(it[0]), default=("", "")
         )
         project = normalise_remote(base + url[len(prefix) :])
-    return {"email": bounded(email) if email else None, "project_id": None if project is None else _sha256(project)}
+    return {
+        "email": bounded(email) if email else None,
+        "project": None if project is None else bounded(project),
+        "project_id": None if project is None else _sha256(project),
+    }
 
 
 def _sha256(text: str) -> str:

@@ -13,6 +13,7 @@ import sys
 import time
 
 from atotelemetry.facts.text import bounded
+from atotelemetry.ids import uuid4
 from atotelemetry.version import __version__
 
 TYPE_CHECKING = False
@@ -22,20 +23,28 @@ if TYPE_CHECKING:
 
     from atotelemetry.facts.git import Children
 
-__all__ = ["ENVIRONMENT_FACTS", "RUN_PROPERTIES", "library_properties", "run_properties"]
+__all__ = ["KNOWN_PROPERTIES", "RUN_PROPERTIES", "library_properties", "run_id", "run_properties"]
 
 RUN_PROPERTIES: tuple[str, ...] = (
     "email",
     "current_git_hash",
     "project_id",
     "ci_provider",
+    "platform",
     "via_docker",
+    "via_vsce",
+    "install_method",
     "github_action_repository",
     "github_repository_owner",
     "github_repository",
     "atopile_version",
+    "agent",
+    "$arch",
 )
-"""Every property of a run that the sender can work out, by its name on the event."""
+"""The properties that the sender works out unless the host cuts the list, by their names on the event."""
+
+KNOWN_PROPERTIES: tuple[str, ...] = (*RUN_PROPERTIES, "project")
+"""The properties that the sender can work out. Those not in `RUN_PROPERTIES` are sent to who asks for them by name."""
 
 RUN_TIME_LIMIT = 3.0
 """What `run_properties` takes at the most, unless told otherwise. The sender gives it less before a short deadline."""
@@ -45,7 +54,10 @@ _GRACE = 0.1
 
 _VERSION_NAMES = frozenset({"atopile_version", "app_version"})
 
-ENVIRONMENT_FACTS = {
+# Left out where they are not known, as atopile does; the others are null then.
+_LEFT_OUT = frozenset({"email"})
+
+_ENVIRONMENT_FACTS = {
     "github_action_repository": "GITHUB_ACTION_REPOSITORY",
     "github_repository_owner": "GITHUB_REPOSITORY_OWNER",
     "github_repository": "GITHUB_REPOSITORY",
@@ -66,6 +78,25 @@ _CI_PROVIDERS = (
     ("bamboo.buildKey", "Bamboo"),
     ("BUILD_ID", "Jenkins"),
     ("CI", "Other"),
+)
+
+# What coding agents set in the commands that they run. The name goes onto the event, never a variable's value.
+_AGENTS = (
+    ("CLAUDECODE", "claude-code"),
+    ("CODEX_SANDBOX", "codex"),
+    ("CODEX_CI", "codex"),
+    ("CODEX_THREAD_ID", "codex"),
+    ("GEMINI_CLI", "gemini-cli"),
+    ("COPILOT_CLI", "copilot-cli"),
+    ("OPENCODE", "opencode"),
+    ("AUGMENT_AGENT", "augment"),
+    ("CURSOR_AGENT", "cursor"),
+    ("CURSOR_TRACE_ID", "cursor"),
+    ("GOOSE_PROVIDER", "goose"),
+    ("ANTIGRAVITY_AGENT", "antigravity"),
+    ("REPL_ID", "replit"),
+    ("AI_AGENT", "other"),
+    ("AGENT", "other"),
 )
 
 
@@ -120,6 +151,14 @@ def _operating_system() -> tuple[str, str, str]:
 
 # --- the run
 
+_run: dict[str, str] = {}
+
+
+def run_id() -> str:
+    """Return the random id of this process's run; processes that it forks have the same."""
+    # `setdefault` is atomic, so threads that ask at once get one id. A lock could be held during a fork.
+    return _run.get("id") or _run.setdefault("id", uuid4())
+
 
 def run_properties(
     names: Iterable[str],
@@ -140,24 +179,25 @@ def run_properties(
         environ: the host's environment; None: this process's, which is the same in a sender.
         time_limit: seconds after which this returns with what is known by then, even if git or a drive hangs.
 
-    Returns every property asked for, with None where it is not known. Never raises.
-
-    `email` is git's `user.email` as it holds in `cwd`, inside a repository or not. `project_id` is the SHA-256 of
-    `normalise_remote` of the remote `origin`.
+    Returns the properties asked for, with None where one is not known; `email` is left out then. Never raises.
+    The meaning of git's facts is in `git.facts`, that of `install_method` in `installed.install_method`.
 
     """
     deadline = time.monotonic() + time_limit
     version_name = "atopile_version" if app == "atopile" else "app_version"
-    known = [version_name if name in _VERSION_NAMES else name for name in RUN_PROPERTIES]
+    known = [version_name if name in _VERSION_NAMES else name for name in KNOWN_PROPERTIES]
     wanted = {version_name if name in _VERSION_NAMES else name for name in names}.intersection(known)
     if environ is None:
         environ = os.environ
 
     found: dict[str, object] = {
-        "ci_provider": next((provider for variable, provider in _CI_PROVIDERS if environ.get(variable)), None),
+        "ci_provider": _first_set(_CI_PROVIDERS, environ),
+        "platform": sys.platform,
         "via_docker": bool(environ.get("ATO_VIA_DOCKER")),
+        "via_vsce": bool(environ.get("ATO_VSCE_PID")),
+        "agent": _first_set(_AGENTS, environ),
     }
-    for name, variable in ENVIRONMENT_FACTS.items():
+    for name, variable in _ENVIRONMENT_FACTS.items():
         value = environ.get(variable)
         found[name] = None if value is None else bounded(value)
     if app_version is not None:
@@ -171,7 +211,22 @@ def run_properties(
             slow -= git.FACTS
         if slow:
             found.update(_Search(slow, cwd or "", app, environ, git.Children()).run(deadline))
-    return {name: found.get(name) for name in known if name in wanted}
+    return {
+        name: found.get(name)
+        for name in known
+        if name in wanted and not (name in _LEFT_OUT and found.get(name) is None)
+    }
+
+
+def _first_set(names: Iterable[tuple[str, str]], environ: Mapping[str, str]) -> str | None:
+    return next((name for variable, name in names if environ.get(variable)), None)
+
+
+def _machine() -> str:
+    """Return the machine's type, such as x86_64 or arm64."""
+    import platform  # as in `library_properties`; Windows may ask its WMI
+
+    return bounded(platform.machine())
 
 
 class _Search:
@@ -214,11 +269,16 @@ class _Search:
         return dict(self.found)
 
     def _work(self) -> None:
-        from atotelemetry.facts import git  # as above
+        from atotelemetry.facts import git, installed  # as above
 
         try:
+            # On its own thread as well: the look through the installed packages meets the same dead drives.
             for name in _VERSION_NAMES.intersection(self.wanted):
-                self.found[name] = _installed_version(self.app)
+                self.found[name] = installed.installed_version(self.app)
+            if "install_method" in self.wanted:
+                self.found["install_method"] = installed.install_method(self.app, self.environ)
+            if "$arch" in self.wanted:
+                self.found["$arch"] = _machine()
             answers = git.facts(self.wanted, cwd=self.cwd, environ=self.environ, children=self.children)
             for name, value in answers:
                 self.found[name] = value
@@ -227,13 +287,3 @@ class _Search:
             pass
         finally:
             self.done.set()
-
-
-def _installed_version(package: str) -> str | None:
-    import importlib.metadata  # ten milliseconds: only when the host did not say its version
-
-    try:
-        return bounded(importlib.metadata.version(package))
-    except Exception:
-        # Not installed (a source tree, a frozen application), or with metadata that cannot be read.
-        return None

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import time
 
+from atotelemetry.host.debug import debug
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,8 +31,8 @@ class Capture:
     Args:
         event: captures an event, given its name, properties, and when it began (None is now).
         failed: captures an exception, given itself, properties, and when it began.
-        start: the name of the event on entering.
-        end: the name of the event on leaving.
+        start: the name of the event on entering; a function is called for it, on entering.
+        end: the name of the event on leaving; a function is called for it, on entering, too.
         properties: of every event, as they are when it is captured.
 
     """
@@ -39,8 +41,8 @@ class Capture:
         self,
         event: Callable[[str, Mapping[str, Any] | None, float | None], object],
         failed: Callable[[object, Mapping[str, Any] | None, float], object],
-        start: str,
-        end: str,
+        start: str | Callable[[], str],
+        end: str | Callable[[], str],
         properties: Mapping[str, Any] | None,
     ) -> None:
         self._event = event
@@ -48,19 +50,20 @@ class Capture:
         self._start = start
         self._end = end
         self._properties = properties
-        self._entered: list[float] = []
+        self._entered: list[tuple[str, float]] = []
 
     def __enter__(self) -> None:
-        self._event(self._start, self._properties, None)
+        start, end = _named(self._start), _named(self._end)
+        self._event(start, self._properties, None)
         # After it, because what the first event of a process costs is no part of what is measured.
-        self._entered.append(time.perf_counter())
+        self._entered.append((end, time.perf_counter()))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> Literal[False]:
-        entered = self._entered.pop()
+        end, entered = self._entered.pop()
         if error is None:
-            self._event(self._end, self._properties, entered)
+            self._event(end, self._properties, entered)
         elif isinstance(error, Exception):
             self._failed(error, self._properties, entered)
         return False
@@ -121,3 +124,14 @@ class Capture:
 
         wrapped: Callable[Parameters, Result] = wraps(function)(wrapper)
         return wrapped
+
+
+def _named(name: str | Callable[[], str]) -> str:
+    """Return an event's name. An empty one is no event: it is dropped and counted."""
+    if not callable(name):
+        return name
+    try:
+        return name()
+    except Exception as error:
+        debug("an event has no name: %r", error)
+        return ""

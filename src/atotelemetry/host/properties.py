@@ -1,7 +1,8 @@
-"""`PropertyLoaders` and `TelemetryProperties`: the facts about a run for a host that puts them on events itself.
+"""atopile's names for the facts about a run, for a host that puts them on events itself.
 
-Runs in the host, on the thread that asks; git's facts take a second at the most. A host that uses these names pays
-for them in its own time. Everybody else leaves the work to the sender.
+Runs in the host, on the thread that asks; git's facts take a second at the most. A host that uses `PropertyLoaders` or
+`TelemetryProperties` pays for them in its own time. Everybody else leaves the work to the sender. `ThinProperties` cost
+nothing.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import os
 import time
 
+from atotelemetry.facts.run import run_id
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
-__all__ = ["PropertyLoaders", "TelemetryProperties"]
+__all__ = ["PropertyLoaders", "TelemetryProperties", "ThinProperties"]
 
 LOADER_TIME_LIMIT = 1.0
 """How long a loader may take. A person may be sitting in front of it."""
@@ -29,22 +32,24 @@ def _fact(name: str) -> Any:
     if name not in _facts:
         from atotelemetry.facts import git, run  # only hosts that ask for these
 
-        others = set(run.RUN_PROPERTIES) - git.FACTS - {"atopile_version"}
-        group = next(group for group in (git.FACTS, {"atopile_version"}, others) if name in group)
+        packages = {"atopile_version", "install_method"}
+        others = set(run.KNOWN_PROPERTIES) - git.FACTS - packages
+        group = next(group for group in (git.FACTS, packages, others) if name in group)
         try:
             cwd = os.getcwd()
         except OSError:
             cwd = None  # deleted under us
-        for key, value in run.run_properties(group, cwd=cwd, time_limit=LOADER_TIME_LIMIT).items():
-            _facts.setdefault(key, value)
+        found = run.run_properties(group, cwd=cwd, time_limit=LOADER_TIME_LIMIT)
+        for key in group:
+            _facts.setdefault(key, found.get(key))
     return _facts[name]
 
 
 class PropertyLoaders:
-    """The properties of a run, one function each, for a host that puts them on events itself.
+    """The properties of a run, one function each.
 
     Each is worked out once, at the first call, from the working directory and the environment of this process; the
-    three of git together, in a second at the most. None means not known. Never raise, never print.
+    four of git together, in a second at the most. None means not known. Never raise, never print.
     """
 
     @staticmethod
@@ -60,8 +65,14 @@ class PropertyLoaders:
         return value
 
     @staticmethod
+    def project() -> str | None:
+        """Return the normalised URL of the remote `origin`: `github.com/acme/widget`."""
+        value: str | None = _fact("project")
+        return value
+
+    @staticmethod
     def project_id() -> str | None:
-        """Return the SHA-256 of the normalised URL of the remote `origin`."""
+        """Return the SHA-256 of `project`."""
         value: str | None = _fact("project_id")
         return value
 
@@ -72,10 +83,27 @@ class PropertyLoaders:
         return value
 
     @staticmethod
+    def platform() -> str:
+        """Return `sys.platform`."""
+        value: str = _fact("platform")
+        return value
+
+    @staticmethod
     def via_docker() -> bool:
         """Return whether this runs in the app's own Docker image (`ATO_VIA_DOCKER`)."""
         value: bool = _fact("via_docker")
         return value
+
+    @staticmethod
+    def via_vsce() -> bool:
+        """Return whether the extension for VS Code started this (`ATO_VSCE_PID`), as the environment is now."""
+        return bool(os.environ.get("ATO_VSCE_PID"))
+
+    @staticmethod
+    def install_method() -> str:
+        """Return how atopile was installed: "pip", "uv-tool", "dev" and others (see `facts/installed.py`)."""
+        value: str | None = _fact("install_method")
+        return value or "unknown"
 
     @staticmethod
     def github_action_repository() -> str | None:
@@ -98,79 +126,111 @@ class PropertyLoaders:
     @staticmethod
     def run_id() -> str:
         """Return the random UUID that this process's events carry as `run_id`; the same in what it forks."""
-        from atotelemetry.host import telemetry  # hosts that never ask do not pay for it
-
-        return telemetry.run_id()
+        return run_id()
 
 
-def _default_properties() -> dict[str, Any]:
-    """Return the loader of each attribute of `TelemetryProperties`, in the order in which they go onto an event."""
-    return {
-        "duration": lambda: None,
-        "email": PropertyLoaders.email,
-        "current_git_hash": PropertyLoaders.current_git_hash,
-        "project_id": PropertyLoaders.project_id,
-        "ci_provider": PropertyLoaders.ci_provider,
-        "via_docker": PropertyLoaders.via_docker,
-        "github_action_repository": PropertyLoaders.github_action_repository,
-        "github_repository_owner": PropertyLoaders.github_repository_owner,
-        "github_repository": PropertyLoaders.github_repository,
-        "run_id": PropertyLoaders.run_id,
-        "atopile_version": lambda: _fact("atopile_version"),
-    }
+class ThinProperties:
+    """The properties that only the capturing thread knows, kept until somebody asks for the rest.
+
+    Arguments:
+        run_id: the run; by default this process's.
+        start_time: a time of `time.perf_counter`; by default now.
+        extra: the event's own properties.
+
+    """
+
+    __slots__ = ("extra", "run_id", "start_time")
+
+    def __init__(
+        self, run_id: str | None = None, start_time: float | None = None, extra: Mapping[str, Any] | None = None
+    ) -> None:
+        self.run_id = PropertyLoaders.run_id() if run_id is None else run_id
+        self.start_time = time.perf_counter() if start_time is None else start_time
+        self.extra = extra
+
+    def dump(self) -> dict[str, Any]:
+        """Return the properties of an event that happens now: `run_id`, `duration` and `extra`, which wins."""
+        return {"run_id": self.run_id, "duration": time.perf_counter() - self.start_time, **(self.extra or {})}
+
+    def __repr__(self) -> str:
+        return f"ThinProperties(run_id={self.run_id!r}, start_time={self.start_time!r}, extra={self.extra!r})"
+
+
+# In the order in which they go onto an event. `duration` is None until it is measured.
+_PROPERTIES: dict[str, Callable[[], Any]] = {
+    "duration": lambda: None,
+    "run_id": PropertyLoaders.run_id,
+    "email": PropertyLoaders.email,
+    "current_git_hash": PropertyLoaders.current_git_hash,
+    "project": PropertyLoaders.project,
+    "project_id": PropertyLoaders.project_id,
+    "ci_provider": PropertyLoaders.ci_provider,
+    "platform": PropertyLoaders.platform,
+    "via_docker": PropertyLoaders.via_docker,
+    "via_vsce": PropertyLoaders.via_vsce,
+    "install_method": PropertyLoaders.install_method,
+    "github_action_repository": PropertyLoaders.github_action_repository,
+    "github_repository_owner": PropertyLoaders.github_repository_owner,
+    "github_repository": PropertyLoaders.github_repository,
+    "atopile_version": lambda: _fact("atopile_version"),
+}
+# `prepare` is older than these.
+_NOT_PREPARED = frozenset({"project", "platform", "via_vsce", "install_method"})
 
 
 class TelemetryProperties:
     """All properties of one measured stretch of a run, as atopile's class of this name has them.
 
-    Arguments (keywords): any attribute; those not given come from `PropertyLoaders`, `duration` from `prepare`.
+    Arguments:
+        thin: where the stretch began, and properties of the event's own, which win in `dump`.
+        values: any attribute, by keyword. Those not given come from `PropertyLoaders`.
+
     Raises TypeError for a keyword that is no attribute, and nothing else.
+
     """
 
-    __slots__ = (
-        "_start_time",
-        "atopile_version",
-        "ci_provider",
-        "current_git_hash",
-        "duration",
-        "email",
-        "github_action_repository",
-        "github_repository",
-        "github_repository_owner",
-        "project_id",
-        "run_id",
-        "via_docker",
-    )
+    __slots__ = (*_PROPERTIES, "_extra", "_start_time")
 
     duration: float | None
+    run_id: str
     email: str | None
     current_git_hash: str | None
+    project: str | None
     project_id: str | None
     ci_provider: str | None
+    platform: str
     via_docker: bool
+    via_vsce: bool
+    install_method: str
     github_action_repository: str | None
     github_repository_owner: str | None
     github_repository: str | None
-    run_id: str
     atopile_version: str | None
 
-    def __init__(self, **values: Any) -> None:
-        self._start_time = time.perf_counter()
-        loaders = _default_properties()
+    def __init__(self, thin: ThinProperties | None = None, **values: Any) -> None:
+        self._start_time = time.perf_counter() if thin is None else thin.start_time
+        self._extra = {} if thin is None else dict(thin.extra or {})
         for name in values:
-            if name not in loaders:
+            if name not in _PROPERTIES:
                 raise TypeError(f"TelemetryProperties has no property {name!r}")
-        for name, load in loaders.items():
+        if thin is not None:
+            values = {"run_id": thin.run_id, "duration": time.perf_counter() - thin.start_time, **values}
+        for name, load in _PROPERTIES.items():
             setattr(self, name, values[name] if name in values else load())
 
+    def dump(self) -> dict[str, Any]:
+        """Return every property, and those of the event's own, which win."""
+        return {**{name: getattr(self, name) for name in _PROPERTIES}, **self._extra}
+
     def prepare(self, properties: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return the properties for an event that happens now.
+        """Return the properties for an event that happens now, without the four that came after this method.
 
         Arguments:
             properties: the caller's, which win over these of the same name.
 
-        Sets `duration` to the seconds since this object was made.
+        Sets `duration` to the seconds since this object was made, or since `thin.start_time`.
 
         """
         self.duration = time.perf_counter() - self._start_time
-        return {**{name: getattr(self, name) for name in _default_properties()}, **(properties or {})}
+        known = {name: getattr(self, name) for name in _PROPERTIES if name not in _NOT_PREPARED}
+        return {**known, **(properties or {})}

@@ -12,17 +12,17 @@ import os
 import time
 
 from atotelemetry.facts.address import fault_of_address
-from atotelemetry.facts.run import RUN_PROPERTIES
+from atotelemetry.facts.run import RUN_PROPERTIES, run_id
 from atotelemetry.host.block import Capture
 from atotelemetry.host.client import DEFAULT_QUEUE_SIZE, FLUSH_TIMEOUT, TelemetryClient
-from atotelemetry.host.consent import environment_prefix, identity, read_consent
+from atotelemetry.host.consent import environment_prefix, read_consent
+from atotelemetry.host.consent import identity as installation_id
 from atotelemetry.host.debug import debug
 from atotelemetry.host.lazy import load
-from atotelemetry.ids import uuid4
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     client: TelemetryClient
@@ -46,8 +46,6 @@ PH_API_ENDPOINT = "/capture/"
 WORKER_WAKE_INTERVAL = 0.1
 """How long the sender gathers events before it posts them."""
 
-_run: dict[str, str] = {}
-
 _DEFAULT_HOSTS = {"atopile": PH_API_HOST}
 
 
@@ -60,7 +58,11 @@ class Telemetry:
         api_key: the project's write-only key. `<APP>_TELEMETRY_API_KEY` overrides it; with none, nothing is sent.
         host: base URL of the server. `<APP>_SERVICES_TELEMETRY_URL` overrides it; one that is no URL turns
             telemetry off.
-        run_properties: which facts about the run the sender works out and adds.
+        run_properties: which facts about the run the sender works out and adds: `RUN_PROPERTIES` by default. "project",
+            the normalised address of the repository, has to be asked for by name.
+        identity: called for each event, on the thread that captures. Returns the distinct id of the person who is
+            signed in, or (distinct id, e-mail), or None for the installation's id. Neither can be overridden by an
+            event's properties. Its e-mail wins over git's. What it raises counts as None.
         options: anything else that `TelemetryClient` takes.
 
     Nothing here raises into the application, waits for a network or prints (but for `<APP>_TELEMETRY=log`).
@@ -76,11 +78,14 @@ class Telemetry:
         api_key: str = "",
         host: str = "",
         run_properties: tuple[str, ...] = RUN_PROPERTIES,
+        identity: Callable[[], str | tuple[str, str | None] | None] | None = None,
         **options: Any,
     ) -> None:
         self.app = app
         self._started = time.perf_counter()
         self._distinct_id: str | None = None
+        # Loaded for those who use it.
+        self._identity = None if identity is None else load("atotelemetry.host.identity").Identity(identity)
         prefix = environment_prefix(app)
         self._consent = read_consent(app)
         variable = f"{prefix}_SERVICES_TELEMETRY_URL"
@@ -102,13 +107,19 @@ class Telemetry:
         elif self._consent.mode == "log":
             load("atotelemetry.host.divert").show_on_stderr(self.client)
 
-    def capture(self, event_start: str, event_end: str, properties: Mapping[str, Any] | None = None) -> Capture:
+    def capture(
+        self,
+        event_start: str | Callable[[], str],
+        event_end: str | Callable[[], str],
+        properties: Mapping[str, Any] | None = None,
+    ) -> Capture:
         """Capture the beginning and the end of what happens inside: a context manager, and a decorator.
 
         `event_start` is captured on entering; on leaving `event_end`, or `$exception` when an `Exception` comes out,
         which then goes on unchanged. `KeyboardInterrupt`, `SystemExit` and `GeneratorExit` are left alone. Every event
         has `duration`, the seconds since the block was entered, and `properties` as they are at that moment: what is
-        put into the dict meanwhile is on the later event.
+        put into the dict meanwhile is on the later event. A name may be a function without arguments, which is called
+        on entering.
         """
         return Capture(self._event, self._exception, event_start, event_end, properties)
 
@@ -137,7 +148,8 @@ class Telemetry:
         if client.disabled:
             return None
         try:
-            return client.capture(event, distinct_id=self._person(), properties=_with_own(properties, since))
+            person, known = self._person_and_properties(properties, since)
+            return client.capture(event, distinct_id=person, properties=known)
         except Exception as error:
             client._refuse(error)  # noqa: SLF001 - one layer in two: what is lost here is lost, too
             return None
@@ -147,15 +159,29 @@ class Telemetry:
         if client.disabled:
             return None
         try:
-            return client.capture_exception(exc, distinct_id=self._person(), properties=_with_own(properties, since))
+            person, known = self._person_and_properties(properties, since)
+            return client.capture_exception(exc, distinct_id=person, properties=known)
         except Exception as error:
             client._refuse(error)  # noqa: SLF001
             return None
 
-    def _person(self) -> str:
+    def _person_and_properties(
+        self, properties: Mapping[str, Any] | None, since: float | None
+    ) -> tuple[str, dict[str, Any]]:
+        known = _with_own(properties, since)
+        person = self._installation()
+        if self._identity is not None:
+            known.pop("email", None)  # the one property that a caller's does not win over
+            signed_in, email = self._identity()
+            person = signed_in or person
+            if email is not None:
+                known["email"] = email
+        return person, known
+
+    def _installation(self) -> str:
         """Return the user's random id; the first event of a first run creates the file that keeps it."""
         if self._distinct_id is None:
-            self._distinct_id = identity(self.app, self._consent)
+            self._distinct_id = installation_id(self.app, self._consent)
         return self._distinct_id
 
 
@@ -170,11 +196,6 @@ def _with_own(properties: Mapping[str, Any] | None, since: float | None) -> dict
         properties = made_plain if isinstance(made_plain, dict) else {"value": made_plain}
     known.update(properties)
     return known
-
-
-def run_id() -> str:
-    """Return the random id of this process's run; processes that it forks have the same."""
-    return _run.get("id") or _run.setdefault("id", uuid4())
 
 
 # ---- the default instance: atopile's
@@ -220,7 +241,11 @@ def _flush_telemetry_on_exit() -> None:
         telemetry.client.disabled = True
 
 
-def capture(event_start: str, event_end: str, properties: Mapping[str, Any] | None = None) -> Capture:
+def capture(
+    event_start: str | Callable[[], str],
+    event_end: str | Callable[[], str],
+    properties: Mapping[str, Any] | None = None,
+) -> Capture:
     """Capture the beginning and the end of what happens inside; see `Telemetry.capture`."""
     return _get_telemetry().capture(event_start, event_end, properties)
 

@@ -15,6 +15,7 @@ import time
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from atotelemetry.facts.installed import installed_version
 from atotelemetry.sender import reasons
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
 
 def user_agent(app: str, version: str | None) -> str:
     """Return `<app>/<version>` as a header may hold it (RFC 9110, section 10.1.5)."""
-    return f"{_token(app) or 'atotelemetry'}/{_token(version or _installed_version(app)) or 'unknown'}"
+    return f"{_token(app) or 'atotelemetry'}/{_token(version or installed_version(app) or '') or 'unknown'}"
 
 
 class Delivery:
@@ -435,12 +436,3 @@ def _token(text: str) -> str:
     """Return `text` with everything that a product name must not hold replaced."""
     allowed = "!#$%&'*+-.^_`|~"
     return "".join(c if (c.isascii() and c.isalnum()) or c in allowed else "-" for c in text)[:_REASON_LENGTH]
-
-
-def _installed_version(app: str) -> str:
-    from importlib import metadata  # ten milliseconds: only when the host did not say its version
-
-    try:
-        return metadata.version(app)
-    except Exception:
-        return "unknown"  # the app is no installed distribution, or its metadata is damaged

@@ -1,0 +1,134 @@
+"""Facts about an installed application: its version, and how it came onto the machine.
+
+Leaf; used by the sender, and by a host that asks for the loaders. The version is a part of the name of the directory
+`<name>-<version>.dist-info`, so listing the directories of `sys.path` is enough. `importlib.metadata` costs ten times
+as much: it imports the `email` package and reads the whole metadata.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from itertools import pairwise
+
+from atotelemetry.facts.text import bounded
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ["install_method", "installed_version"]
+
+# direct_url.json (PEP 610) holds an address and a hash. A larger file is something else.
+_DIRECT_URL_BYTES = 64 * 1024
+
+
+def installed_version(app: str) -> str | None:
+    """Return the version of the installed distribution `app`; None where there is none. Never raises."""
+    for metadata in _metadata_of(app):
+        name, extension = os.path.splitext(os.path.basename(metadata))
+        version = name.partition("-")[2]
+        if extension == ".egg-info":
+            # The last part may be the version of Python, and a source tree says no version in the name.
+            version = version.partition("-py")[0] or _written_version(metadata)
+        if version:
+            return bounded(version)
+    return _version_in_archive(app)
+
+
+def install_method(app: str, environ: Mapping[str, str]) -> str:
+    """Return how `app` was installed. Never raises.
+
+    The words are atopile's: "playground", "docker", "dev" (an editable install), "vsce-managed", "uv-tool", "brew",
+    "pipx", "pip", "unknown". For other applications "pip" becomes "venv" in a virtual environment and "system" in the
+    directories of the system's own Python.
+    """
+    if environ.get("ATO_PLAYGROUND"):
+        return "playground"
+    if environ.get("ATO_VIA_DOCKER"):
+        return "docker"
+    metadata = next(_metadata_of(app), None)
+    if metadata is None:
+        return "unknown"
+    if _is_editable(metadata):
+        return "dev"
+    parts = os.path.normpath(metadata).split(os.sep)
+    # The extension for VS Code keeps a uv of its own below its storage, `…/atopile.atopile/uv/…`.
+    if ("atopile.atopile", "uv") in pairwise(parts):
+        return "vsce-managed"
+    if "uv" in parts and "tools" in parts:
+        return "uv-tool"
+    if "homebrew" in parts or "Cellar" in parts:
+        return "brew"
+    if "pipx" in parts:
+        return "pipx"
+    return "pip" if app == "atopile" else _kind_of_environment(metadata)
+
+
+def _metadata_of(app: str) -> Iterator[str]:
+    """Yield the metadata directories (or files) of `app` in the order of `sys.path`."""
+    wanted = _normalised(app)
+    for folder in sys.path:
+        try:
+            names = os.listdir(folder or os.curdir)
+        except (OSError, ValueError):
+            continue  # an archive, or a directory that is not there
+        for name in names:
+            stem, extension = os.path.splitext(name)
+            if extension in (".dist-info", ".egg-info") and wanted and _normalised(stem.partition("-")[0]) == wanted:
+                yield os.path.join(folder, name)
+
+
+def _normalised(name: str) -> str:
+    """Return a distribution's name as two spellings of it compare equal (PEP 503)."""
+    return "-".join(part for part in name.lower().replace("_", "-").replace(".", "-").split("-") if part)
+
+
+def _written_version(metadata: str) -> str:
+    """Return the version that an `.egg-info` directory's PKG-INFO says; empty if there is none."""
+    try:
+        with open(os.path.join(metadata, "PKG-INFO"), encoding="utf-8", errors="replace") as file:
+            for line in file:
+                key, _, value = line.partition(":")
+                if key == "Version":
+                    return value.strip()
+                if not line.strip():
+                    break  # the description follows
+    except OSError:
+        pass
+    return ""
+
+
+def _version_in_archive(app: str) -> str | None:
+    """Return the version of an application that runs from an archive (a zipapp); None for any other."""
+    if not any(os.path.isfile(entry) for entry in sys.path):
+        return None
+    import importlib.metadata  # ten milliseconds, for zipapps only
+
+    try:
+        return bounded(importlib.metadata.version(app))
+    except Exception:
+        return None  # not in there, or with metadata that cannot be read
+
+
+def _is_editable(metadata: str) -> bool:
+    try:
+        with open(os.path.join(metadata, "direct_url.json"), "rb") as file:
+            content = file.read(_DIRECT_URL_BYTES)
+    except OSError:
+        return False
+    return b'"editable":true' in b"".join(content.split())
+
+
+def _kind_of_environment(metadata: str) -> str:
+    """Return "venv", "system" or "pip" by the place of the metadata."""
+    folder = os.path.dirname(os.path.abspath(metadata))
+    # <venv>/lib/python3.x/site-packages, and on Windows <venv>\Lib\site-packages. `sys.prefix` does not tell: before
+    # Python 3.14 it is the base installation's in an interpreter that was started with -S, as the sender is.
+    above = folder
+    for _ in range(3):
+        above = os.path.dirname(above)
+        if os.path.isfile(os.path.join(above, "pyvenv.cfg")):
+            return "venv"
+    base = os.path.join(os.path.abspath(sys.base_prefix), "")
+    return "system" if os.path.basename(folder) == "dist-packages" or folder.startswith(base) else "pip"

@@ -1,0 +1,60 @@
+"""Who is signed in, as the application knows it.
+
+Runs in the host, on the thread that captures, once for each event: somebody may sign in during a run. The
+application's function may do anything, so nothing that it raises or returns gets further than a DEBUG line.
+"""
+
+from __future__ import annotations
+
+from _thread import get_ident
+
+from atotelemetry.host.debug import debug
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Identity"]
+
+_NOBODY = (None, None)
+
+
+class Identity:
+    """Asks the application's function for the distinct id and the e-mail address of the person.
+
+    Args:
+        ask: called without arguments. Returns a distinct id, or (distinct id, e-mail or None), or None for nobody.
+
+    """
+
+    __slots__ = ("_ask", "_asking")
+
+    def __init__(self, ask: Callable[[], str | tuple[str, str | None] | None]) -> None:
+        if not callable(ask):
+            raise ValueError(f"identity must be a function, not {ask!r}")  # noqa: TRY004 - as for any wrong argument
+        self._ask = ask
+        self._asking: set[int] = set()
+
+    def __call__(self) -> tuple[str | None, str | None]:
+        """Return distinct id and e-mail address; None for each that is not known. Raises nothing but a Ctrl-C."""
+        thread = get_ident()
+        if thread in self._asking:
+            # The function itself captured something (a handler of its log): asking it again would never end.
+            return _NOBODY
+        self._asking.add(thread)
+        try:
+            answer = self._ask()
+            person, email = answer if isinstance(answer, tuple) else (answer, None)
+            return _text(person), _text(email)
+        except KeyboardInterrupt:
+            raise  # the person's Ctrl-C, which only happened to arrive here
+        except BaseException as error:
+            # SystemExit, too: a library that fails to sign in must not end the program from within a capture.
+            debug("the identity is not known: %r", error)
+            return _NOBODY
+        finally:
+            self._asking.discard(thread)
+
+
+def _text(value: object) -> str | None:
+    return (str(value).strip() or None) if value is not None else None
