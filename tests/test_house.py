@@ -34,7 +34,7 @@ ARROWS = {
 LIBRARIES = {
     "wire": {"msgspec"},
     "host": {"msgspec", "yaml"},
-    "sender": {"certifi", "httpcore", "httpx", "msgspec", "truststore"},
+    "sender": {"certifi", "httpx", "idna", "msgspec", "truststore"},
     "testing": {"msgspec", "pytest"},
     "command": {"msgspec"},
 }

@@ -274,7 +274,7 @@ def imports_of(path: Path) -> set[str]:
 def test_only_one_file_knows_httpx():
     """The HTTP library stays replaceable."""
     knowing = [path.name for path in FILES if any(name.partition(".")[0] == "httpx" for name in imports_of(path))]
-    assert knowing == ["delivery.py"]
+    assert knowing == ["connection.py"]
 
 
 def test_only_one_file_of_the_host_starts_processes():

@@ -1,4 +1,4 @@
-"""`sender/delivery.py`: what a response means, and how one request is made."""
+"""`sender/delivery.py` and `sender/connection.py`: what a response means, and how one request is made."""
 
 import socket
 import threading
@@ -7,21 +7,20 @@ import httpx
 import pytest
 
 from atotelemetry.sender.batch import Request
-from atotelemetry.sender.delivery import (
+from atotelemetry.sender.connection import Network, _read
+from atotelemetry.sender.delivery import Delivery, user_agent
+from atotelemetry.sender.journal import Journal
+from atotelemetry.sender.outcome import (
     DELIVERED,
     REFUSED,
     REJECTED,
     RETRY,
     STALE,
     TOO_LARGE,
-    Delivery,
     Outcome,
-    _read,
     judge,
     parse_retry_after,
-    user_agent,
 )
-from atotelemetry.sender.journal import Journal
 from atotelemetry.testing import Answer, CaptureServer
 from support_sender import PATIENCE, Staller, closed_port, deafness, drip, read_request, silence
 
@@ -121,13 +120,8 @@ def make_delivery(monkeypatch):
 
     def make(host, request_timeout=PATIENCE, compression=None):
         journal = Journal(to_stderr=False, verbose=False, log_path=None)
-        delivery = Delivery(
-            host=host,
-            user_agent="test/1",
-            request_timeout=request_timeout,
-            compression=compression,
-            journal=journal,
-        )
+        network = Network(user_agent="test/1", request_timeout=request_timeout, directory=None, journal=journal)
+        delivery = Delivery(host=host, network=network, compression=compression, journal=journal)
         made.append(delivery)
         return delivery
 

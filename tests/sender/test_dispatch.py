@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from atotelemetry.sender.batch import Prepared
-from atotelemetry.sender.delivery import DELIVERED, REFUSED, REJECTED, RETRY, STALE, TOO_LARGE, Outcome
 from atotelemetry.sender.dispatch import RETRY_DELAY, Dispatcher, Tally, backoff, retry_pause
+from atotelemetry.sender.outcome import DELIVERED, REFUSED, REJECTED, RETRY, STALE, TOO_LARGE, Outcome
 from atotelemetry.wire import Hello
 
 

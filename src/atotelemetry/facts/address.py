@@ -5,7 +5,7 @@ Pure; used by both processes. It does not import `urllib.parse`, which would cos
 
 from __future__ import annotations
 
-__all__ = ["fault_of_address", "without_credentials"]
+__all__ = ["fault_of_address", "fault_of_authority", "without_credentials"]
 
 _HIGHEST_PORT = 65535
 
@@ -25,7 +25,7 @@ def fault_of_address(address: object) -> str:
     # An empty query, too, would swallow the path that is going to follow.
     if "?" in rest or "#" in rest:
         return f"the host must be a URL without query and fragment, not {shown}"
-    fault = _fault_of_text(rest, authority) or _fault_of_authority(authority)
+    fault = _fault_of_text(rest) or fault_of_authority(authority)
     return f"the host {shown} is no URL: {fault}" if fault else ""
 
 
@@ -45,19 +45,11 @@ def without_credentials(address: str) -> str:
     return f"{scheme}{separator}{'' if certain else '…@'}{after}"
 
 
-def _fault_of_text(rest: str, authority: str) -> str:
-    if not rest.isascii():
-        try:
-            rest.encode()
-        except UnicodeEncodeError:  # bytes of an environment variable that are no text in its encoding
-            return "it is not readable as text"
-    if " " in authority or any(character < " " or character == "\x7f" for character in rest):
-        return "it holds a space or a control character"
-    return ""
+def fault_of_authority(authority: str) -> str:
+    """Return a fault of `host`, `host:port`, `[IPv6]` or `[IPv6]:port` (RFC 3986, section 3.2), or an empty string.
 
-
-def _fault_of_authority(authority: str) -> str:
-    """Return a fault of `host`, `host:port`, `[IPv6]` or `[IPv6]:port` (RFC 3986, section 3.2)."""
+    The reason repeats nothing of it: in an address that somebody typed wrongly, a password may stand there.
+    """
     if authority.startswith("["):
         name, closed, port = authority[1:].partition("]")
         if not closed or (name and ":" not in name) or (port and port[0] != ":"):
@@ -67,7 +59,19 @@ def _fault_of_authority(authority: str) -> str:
         name, _, port = authority.partition(":")
     if not name:
         return "it names no host"
-    # The part that stands here may be a password: it is not repeated.
+    if " " in authority:
+        return "it holds a space"
     if port and not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= _HIGHEST_PORT):  # noqa: PLR2004
         return f"its port is no number up to {_HIGHEST_PORT}"
+    return ""
+
+
+def _fault_of_text(text: str) -> str:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # bytes of an environment variable that are no text in its encoding
+            return "it is not readable as text"
+    if any(character < " " or character == "\x7f" for character in text):
+        return "it holds a control character"
     return ""

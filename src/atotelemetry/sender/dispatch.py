@@ -14,7 +14,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
 from atotelemetry.sender import batch
-from atotelemetry.sender.delivery import DELIVERED, REFUSED, RETRY, STALE, TOO_LARGE, Outcome
+from atotelemetry.sender.outcome import DELIVERED, REFUSED, RETRY, STALE, TOO_LARGE, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -18,9 +18,11 @@ from atotelemetry.facts.address import without_credentials
 from atotelemetry.ids import uuid4
 from atotelemetry.sender import batch
 from atotelemetry.sender.buffer import Buffer
-from atotelemetry.sender.delivery import DELIVERED, Delivery, Outcome, user_agent
+from atotelemetry.sender.connection import Network
+from atotelemetry.sender.delivery import Delivery, user_agent
 from atotelemetry.sender.dispatch import Dispatcher, Tally, counted, drop, utc_now
 from atotelemetry.sender.lanes import Carrier, Lanes
+from atotelemetry.sender.outcome import DELIVERED, Outcome
 from atotelemetry.sender.settings import fault_of
 from atotelemetry.sender.watchdog import Countdown
 from atotelemetry.wire import PROTOCOL_VERSION, End, Event, Hello, LineDecoder, LineError, encode
@@ -275,18 +277,23 @@ class Sender:
         if self._dry_run is None:
             agent = user_agent(settings.app, settings.app_version)
             self._journal.detail(f"sending to {without_credentials(settings.host)} as {agent}")
-            lanes = Lanes(lambda: self._carrier(agent), on_free=self._buffer.look_again)
+            network = Network(
+                user_agent=agent,
+                request_timeout=min(settings.request_timeout, 1e6),
+                directory=settings.cwd,
+                journal=self._journal,
+            )
+            lanes = Lanes(lambda: self._carrier(network), on_free=self._buffer.look_again)
         else:
             lanes = Lanes(lambda: Carrier(self._dispatcher(self._print), None), on_free=self._buffer.look_again, most=1)
         self._lanes = lanes
         return lanes
 
-    def _carrier(self, agent: str) -> Carrier:
+    def _carrier(self, network: Network) -> Carrier:
         settings = self._settings
         delivery = Delivery(
             host=settings.host,
-            user_agent=agent,
-            request_timeout=min(settings.request_timeout, 1e6),
+            network=network,
             compression=settings.compression,
             journal=self._journal,
         )

@@ -1,0 +1,149 @@
+"""Which certificate authorities a sender trusts, and what a person can do when the server's is not among them.
+
+Runs in the sender, on a connection's thread. The operating system's store counts (truststore), or the files that a
+person named in a variable. A container often has neither; there certifi's list counts, which httpx brings.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Mapping
+
+__all__ = ["nobody", "trusted", "why_not_trusted"]
+
+# The first family of which something is set counts. OpenSSL's, then those that requests and curl read.
+_VARIABLES = (("SSL_CERT_FILE", "SSL_CERT_DIR"), ("REQUESTS_CA_BUNDLE",), ("CURL_CA_BUNDLE",))
+
+# OpenSSL's numbers for what is wrong with a certificate (x509_vfy.h).
+_ADVICE = {
+    9: "set this machine's clock",  # not yet valid
+    10: "renew the server's certificate, or set this machine's clock",  # expired
+    62: "use the name that the certificate is for",  # another host
+    64: "use the name that the certificate is for",  # another IP address
+}
+_USUAL_ADVICE = "set SSL_CERT_FILE to a file with its authority's certificate"
+
+
+def nobody() -> ssl.SSLContext:
+    """Return TLS settings that trust nobody, for http: reading certificates would cost time for nothing."""
+    import ssl
+
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def trusted(directory: str | None, log: Callable[[str], object]) -> ssl.SSLContext:
+    """Return TLS settings that trust whom a person named, else whom the operating system trusts, else certifi's list.
+
+    Relative paths in variables are seen from `directory`. `log` is told of each path that cannot be used.
+    """
+    import ssl
+
+    import truststore
+
+    named = _named(os.environ, directory or "")
+    native = sys.platform in ("win32", "darwin")
+    context: ssl.SSLContext = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if native:
+        # Their stores are not OpenSSL's: they count beside the named files.
+        _load(context, named, log)
+        return context
+    if named:
+        # Made by hand: truststore asks OpenSSL, which sees relative paths from our own directory.
+        by_hand = nobody()
+        if _load(by_hand, named, log):
+            _load_defaults(by_hand, {variable for variable, _ in named})
+            return by_hand
+    if named or _is_empty(context):
+        import certifi
+
+        context.load_verify_locations(cafile=certifi.where())
+        log(f"{named[0][0] if named else 'the system'} has no certificates: trusting those of certifi")
+    return context
+
+
+def why_not_trusted(error: BaseException) -> str:
+    """Return what is wrong with the server's certificate and what to do, when an error is about that."""
+    import ssl
+
+    cause: BaseException | None = error
+    for _ in range(10):
+        if cause is None:
+            return ""
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            fault = f"TLS: the server's certificate is not trusted: {cause.verify_message or cause}"
+            return f"{fault}: {_ADVICE.get(cause.verify_code, _USUAL_ADVICE)}"
+        cause = cause.__cause__ or cause.__context__
+    return ""
+
+
+def _named(environ: Mapping[str, str], directory: str) -> list[tuple[str, str]]:
+    """Return the files and directories that a person named, each with its variable."""
+    for family in _VARIABLES:
+        named = []
+        for variable in family:
+            value = environ.get(variable, "")
+            paths = value.split(os.pathsep) if variable == "SSL_CERT_DIR" else [value]
+            named += [(variable, os.path.join(directory, path)) for path in paths if path]
+        if named:
+            return named
+    return []
+
+
+def _load(context: ssl.SSLContext, named: list[tuple[str, str]], log: Callable[[str], object]) -> bool:
+    """Trust the certificates in these files and directories; return whether there were any."""
+    loaded = False
+    for variable, path in named:
+        try:
+            if not os.path.isdir(path):
+                context.load_verify_locations(cafile=path)
+            elif _holds_certificates(path):
+                context.load_verify_locations(capath=path)
+            else:
+                log(f"{variable}: {path} holds no certificates that OpenSSL finds (see openssl-rehash)")
+                continue
+            loaded = True
+        except (OSError, ValueError) as error:  # an error of OpenSSL is an OSError
+            log(f"{variable}: {path} cannot be used: {error}")
+    return loaded
+
+
+def _load_defaults(context: ssl.SSLContext, variables: set[str]) -> None:
+    """Trust OpenSSL's own file where only a directory was named, and its directory where only a file was.
+
+    That is how OpenSSL itself reads its two variables (SSL_CTX_load_verify_locations(3)).
+    """
+    import ssl
+
+    own = ssl.get_default_verify_paths()
+    if "SSL_CERT_DIR" not in variables and "SSL_CERT_FILE" in variables and os.path.isdir(own.openssl_capath):
+        context.load_verify_locations(capath=own.openssl_capath)
+    if "SSL_CERT_FILE" not in variables and "SSL_CERT_DIR" in variables and os.path.isfile(own.openssl_cafile):
+        context.load_verify_locations(cafile=own.openssl_cafile)
+
+
+def _is_empty(context: ssl.SSLContext) -> bool:
+    """Whether the operating system has no certificates where OpenSSL or truststore look for them."""
+    import ssl
+
+    paths = ssl.get_default_verify_paths()
+    if paths.cafile and os.path.getsize(paths.cafile):
+        return False
+    if paths.capath and _holds_certificates(paths.capath):
+        return False
+    # Until it is used, truststore does not look. It knows more places, and this makes it look in them.
+    context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="localhost")
+    return not context.cert_store_stats()["x509_ca"]
+
+
+def _holds_certificates(directory: str) -> bool:
+    """Whether OpenSSL finds certificates in a directory: it looks for names like `5ed36f99.0`."""
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return False
+    return any(name[8:9] == "." and name[9:].isdigit() for name in names)

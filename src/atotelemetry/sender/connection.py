@@ -1,0 +1,378 @@
+"""The network: the thread of one connection, and the way to the server. The only file that knows httpx.
+
+Runs in the sender. A connection is used by one lane at a time, which gives it an attempt and waits no longer than it
+wants to. httpx is imported by the first connection, so that a sender with nothing to send never pays for it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+import time
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from atotelemetry.facts.address import without_credentials
+from atotelemetry.sender import reasons
+from atotelemetry.sender.outcome import DELIVERED, REJECTED, RETRY, STALE, Outcome, judge
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+
+    import httpx
+
+    from atotelemetry.sender.journal import Journal
+    from atotelemetry.sender.proxy import Way
+
+__all__ = ["Attempt", "Connection", "Network"]
+
+_RESPONSE_CAP_BYTES = 64 * 1024
+_REASON_LENGTH = 200
+_KEEP_ALIVE = 60.0
+_MOST_REDIRECTS = 2
+_MOST_INTERIM_RESPONSES = 100
+_END_OF_HEAD = re.compile(rb"\n\r?\n")
+_INTERIM = re.compile(rb"HTTP/1\.[0-9] +1[0-9][0-9]")
+
+
+class Network:
+    """The way to one server, found out once and shared by its connections: proxy and certificates.
+
+    Args:
+        user_agent: the header of that name.
+        request_timeout: seconds for each network operation.
+        directory: the host's working directory, which relative paths in variables are seen from.
+        journal: told of variables that cannot be used.
+
+    """
+
+    def __init__(self, *, user_agent: str, request_timeout: float, directory: str | None, journal: Journal) -> None:
+        self.request_timeout = request_timeout
+        self._user_agent = user_agent
+        self._directory = directory
+        self._journal = journal
+        # Held by one connection while it finds out. A lock, because several lanes begin at once.
+        self._finding_out = threading.Lock()
+        self._ways: dict[tuple[str, str, int | None], Way] = {}
+        self._trust: ssl.SSLContext | None = None
+
+    def client(self, url: httpx.URL) -> tuple[httpx.Client, str]:
+        """Return a client for requests to `url`, and the proxy that it uses (empty: none).
+
+        Raises `UnusableProxy` when the proxy that a person wants cannot be used.
+        """
+        from atotelemetry.sender import certificates, proxy
+
+        library = import_httpx()
+        with self._finding_out:
+            target = url.scheme, url.raw_host.decode("ascii"), url.port
+            way = self._ways.get(target)
+            if way is None:
+                way = self._ways[target] = proxy.find_way(*target, os.environ, self._journal.detail)
+            if way.fault:
+                raise proxy.UnusableProxy(way.fault)
+            if "https" not in (url.scheme, way.scheme):
+                trust = certificates.nobody()
+            else:
+                trust = self._trust = self._trust or certificates.trusted(self._directory, self._journal.detail)
+        through = None
+        if way.address:
+            own_trust = trust if way.scheme == "https" else None
+            through = library.Proxy(f"{way.scheme}://{way.address}", auth=way.credentials, ssl_context=own_trust)
+        client: httpx.Client = library.Client(
+            headers={
+                "User-Agent": self._user_agent,
+                "Content-Type": "application/json",
+                "Accept": "application/json, text/plain",
+                "Accept-Encoding": "identity",
+            },
+            timeout=library.Timeout(self.request_timeout),
+            verify=trust,
+            limits=library.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=_KEEP_ALIVE),
+            follow_redirects=False,
+            trust_env=False,
+            proxy=through,
+        )
+        return client, way.address
+
+
+class Attempt:
+    """One POST, and the knowledge that its thread has of it so far."""
+
+    def __init__(self, url: str, content: bytes, headers: dict[str, str]) -> None:
+        self.url = url
+        self.content = content
+        self.headers = headers
+        self.outcome: Outcome | None = None
+        self.proxy = ""
+        """Host and port of the proxy that it went through, empty where it went to the server itself."""
+        self.redirected = ""
+        """The address that the server sent it on to."""
+        self.answered = threading.Event()
+        """Set when `outcome` is known: when the head of the response is there."""
+        self.finished = threading.Event()
+        """Set when there is nothing more to wait for."""
+        self.kept = False
+        """Whether the connection is fit for another request."""
+
+
+class Connection:
+    """An httpx client, the thread that uses it, and its socket.
+
+    Args:
+        network: makes the client.
+        host: base URL of the server, to begin with before the first attempt is there.
+
+    """
+
+    def __init__(self, network: Network, host: str) -> None:
+        self._network = network
+        self._host = host
+        self._attempts: SimpleQueue[Attempt | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._abandoned = False
+        self._socket: socket.socket | None = None
+        # Below here: the thread's own.
+        self._client: httpx.Client | None = None
+        self._scheme = ""
+        self._proxy = ""
+        self._connects = 0
+        self._connects_before = 0
+        self._interim = _InterimResponses()
+        threading.Thread(target=self._work, name="connection", daemon=True).start()
+
+    def take(self, attempt: Attempt) -> None:
+        """Make this attempt as soon as the one before is finished."""
+        self._attempts.put(attempt)
+
+    def abandon(self) -> None:
+        """Shut the socket down, which ends whatever waits for it, and let the thread end when it can."""
+        with self._lock:
+            self._abandoned = True
+            self._shut_down()
+        self._attempts.put(None)
+
+    # ---- the connection's own thread
+
+    def _work(self) -> None:
+        try:
+            self._client_for(import_httpx().URL(self._host))  # beside other work, before the first attempt is there
+        except Exception:
+            pass  # the attempt tries again, and tells what is wrong
+        while (attempt := self._attempts.get()) is not None and not self._abandoned:
+            try:
+                self._post(attempt)
+            except Exception as error:
+                if attempt.outcome is None:  # a known answer stays known when its end is lost
+                    outcome = _translate(error)
+                    attempt.outcome = outcome._replace(kind=STALE) if self._is_stale(error) else outcome
+            finally:
+                attempt.answered.set()
+                attempt.finished.set()
+        if self._client is not None:
+            self._client.close()
+
+    def _client_for(self, url: httpx.URL) -> httpx.Client:
+        """Return the client for this scheme: http and https may have different proxies, and trust differently."""
+        if self._client is None or self._scheme != url.scheme:
+            if self._client is not None:
+                self._client.close()
+                self._client = None
+            self._client, self._proxy = self._network.client(url)
+            self._scheme = url.scheme
+        return self._client
+
+    def _post(self, attempt: Attempt) -> None:
+        """Post, and follow what may be followed."""
+        self._connects_before = self._connects
+        url = import_httpx().URL(attempt.url)
+        for redirects_left in range(_MOST_REDIRECTS, -1, -1):
+            client = self._client_for(url)
+            attempt.proxy = self._proxy
+            client.cookies.clear()  # nobody here wants to be recognised
+            extensions = {"trace": self._watch}
+            request = client.build_request(
+                "POST", url, content=attempt.content, headers=attempt.headers, extensions=extensions
+            )
+            response = client.send(request, stream=True)
+            try:
+                target = _redirect(response, url) if redirects_left else None
+                if target is None:
+                    _take_answer(response, attempt)
+                    return
+                _read(response)  # to its end: the connection is used again
+                url = target
+                attempt.redirected = without_credentials(str(url))
+            finally:
+                response.close()
+
+    def _is_stale(self, error: Exception) -> bool:
+        """Whether a request failed because the server had closed the connection after the one before."""
+        if self._connects == 0 or self._connects != self._connects_before:
+            return False
+        httpx = import_httpx()
+        return isinstance(error, (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError))
+
+    def _watch(self, event: str, info: dict[str, Any]) -> None:
+        """Note each socket as it is connected, and each response as it begins (httpcore's `trace` extension)."""
+        what = event.partition(".")[2]  # before the point: which kind of connection
+        if what == "send_request_headers.started":
+            self._interim.begin()
+        elif what == "connect_tcp.complete":
+            self._interim.watch(info["return_value"])
+            self._keep_socket(info["return_value"].get_extra_info("socket"))
+        elif what == "start_tls.complete":
+            self._interim.watch(info["return_value"])
+
+    def _keep_socket(self, opened: socket.socket) -> None:
+        self._connects += 1
+        with self._lock:
+            self._forget()
+            try:
+                # A duplicate: when TLS begins, the object that was connected loses its descriptor to another.
+                self._socket = opened.dup()
+            except (OSError, AttributeError):
+                return  # no descriptor left: then this connection cannot be shut down from outside
+            if self._abandoned:
+                # The name server answered after all. The same events may be on their way again by now.
+                self._shut_down()
+
+    def _shut_down(self) -> None:
+        if self._socket is not None:
+            import socket
+
+            try:
+                self._socket.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # the other side was faster
+            self._forget()
+
+    def _forget(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+class _InterimResponses:
+    """Counts the 1xx responses before a response (RFC 9110, section 15.2), and ends a request that gets too many.
+
+    The library skips them without a limit, at 20 µs of CPU each.
+    """
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Expect the response to the next request."""
+        self._count = 0
+        self._head: bytes | None = b""  # None: the response itself has begun
+
+    def watch(self, stream: Any) -> None:
+        """Look at everything that is read from this stream."""
+        read = stream.read
+
+        def watched(*arguments: Any, **options: Any) -> bytes:
+            data: bytes = read(*arguments, **options)
+            self._look_at(data)
+            return data
+
+        stream.read = watched
+
+    def _look_at(self, data: bytes) -> None:
+        if self._head is None:
+            return
+        searched = max(0, len(self._head) - 2)
+        text = self._head + data  # the library limits how long a head may be
+        start = 0
+        while end := _END_OF_HEAD.search(text, max(start, searched)):
+            if not _INTERIM.match(text, start):
+                self._head = None
+                return
+            start = end.end()
+            self._count += 1
+            if self._count > _MOST_INTERIM_RESPONSES:
+                raise import_httpx().RemoteProtocolError(f"more than {_MOST_INTERIM_RESPONSES} responses of kind 1xx")
+        self._head = text[start:]
+
+
+def import_httpx() -> Any:
+    """Return the HTTP library."""
+    # httpx's own command line would pull in click, rich and pygments where they are installed (with typer they are):
+    # a hundred milliseconds of CPU for a module that nobody here calls. httpx takes its absence gracefully.
+    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
+    import httpx
+
+    return httpx
+
+
+def _redirect(response: httpx.Response, url: httpx.URL) -> httpx.URL | None:
+    """Return where to send the same body again: on the same host, or from its http to its https. None: nowhere."""
+    if response.status_code not in (307, 308):  # the two that keep method and body (RFC 9110, section 15.4)
+        return None
+    try:
+        target = url.join(response.headers["Location"]).copy_with(userinfo=url.userinfo, fragment=None)
+    except Exception:
+        return None  # there is no such header, or no address in it
+    same = (target.scheme, target.host, target.port) == (url.scheme, url.host, url.port)
+    safer = (url.scheme, target.scheme) == ("http", "https") and target.host == url.host
+    return target if same or safer else None
+
+
+def _take_answer(response: httpx.Response, attempt: Attempt) -> None:
+    """Judge a response by its head, and again when its text is there."""
+    # Accepted is accepted, also if the rest of the answer never comes.
+    retry_after, now = response.headers.get("Retry-After"), time.time()
+    attempt.outcome = judge(response.status_code, retry_after, "", now)
+    attempt.answered.set()
+    body, complete = _read(response)
+    if attempt.outcome.kind != DELIVERED:
+        text = _summary(body)
+        location = response.headers.get("Location")
+        if location and response.has_redirect_location:
+            text = f"it redirects to {without_credentials(location)[:_REASON_LENGTH]}"
+        attempt.outcome = judge(response.status_code, retry_after, text, now)
+    attempt.kept = complete
+
+
+def _read(response: httpx.Response) -> tuple[bytes, bool]:
+    """Read a response's body, up to a cap; return it, and whether that was all of it."""
+    body = b""
+    for chunk in response.iter_raw():
+        body += chunk
+        if len(body) > _RESPONSE_CAP_BYTES:
+            return body, False
+    return body, True
+
+
+def _summary(body: bytes) -> str:
+    """Return the beginning of an answer in one line."""
+    return " ".join(body[: _REASON_LENGTH * 4].decode("utf-8", "replace").split())[:_REASON_LENGTH]
+
+
+def _translate(error: Exception) -> Outcome:
+    """Turn whatever the HTTP library raised into an outcome."""
+    from atotelemetry.sender.certificates import why_not_trusted
+    from atotelemetry.sender.proxy import UnusableProxy
+
+    if isinstance(error, UnusableProxy):
+        return Outcome(REJECTED, str(error), cause=reasons.NOT_SENDABLE)
+    reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    try:
+        httpx = import_httpx()
+    except Exception:
+        return Outcome(REJECTED, reason, cause=reasons.NOT_SENDABLE)  # the library itself is broken
+    hopeless = (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError)
+    if isinstance(error, httpx.TransportError) and not isinstance(error, hopeless):
+        untrusted = why_not_trusted(error)
+        if untrusted:
+            return Outcome(REJECTED, untrusted, cause=reasons.NETWORK_TRUST)
+        if isinstance(error, httpx.TimeoutException):
+            cause = reasons.NETWORK_TIMEOUT
+        else:
+            unreachable = isinstance(error, (httpx.ConnectError, httpx.ProxyError))
+            cause = reasons.NETWORK_CONNECT if unreachable else reasons.NETWORK_BROKEN
+        return Outcome(RETRY, reason, cause=cause)
+    return Outcome(REJECTED, reason, cause=reasons.NOT_SENDABLE)

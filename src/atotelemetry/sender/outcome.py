@@ -1,0 +1,81 @@
+"""The outcome of one attempt to post a request, and the rules that say what an HTTP answer means.
+
+A leaf, pure. Runs in the sender.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from atotelemetry.sender import reasons
+
+__all__ = [
+    "DELIVERED",
+    "REFUSED",
+    "REJECTED",
+    "RETRY",
+    "STALE",
+    "TOO_LARGE",
+    "Outcome",
+    "judge",
+    "parse_retry_after",
+]
+
+DELIVERED = "delivered"
+RETRY = "retry"
+STALE = "stale"
+"""The server had closed the kept connection. A new one may work."""
+REFUSED = "refused"
+"""The server refused the request as a whole (400). It may accept a part of it."""
+TOO_LARGE = "too large"
+"""As above, because of its size (413)."""
+REJECTED = "rejected"
+"""Final."""
+
+
+class Outcome(NamedTuple):
+    """The result of an attempt: its kind, the details, and how many seconds the server asked us to wait."""
+
+    kind: str
+    reason: str = ""
+    retry_after: float | None = None
+    cause: str = ""
+    """One of `reasons`, if the events were lost by this result."""
+
+
+def judge(status: int, retry_after: str | None, text: str, now: float) -> Outcome:
+    """Decide what a response means for the request: the table of outcomes in one place.
+
+    `retry_after` is the value of that header (RFC 9110, section 10.2.3: seconds or an HTTP date). `now` is the time in
+    seconds since the epoch, to compare a date with.
+    """
+    reason = f"HTTP {status}{': ' + text if text else ''}"
+    if 200 <= status < 300:  # noqa: PLR2004 - the class of success, RFC 9110 section 15.3
+        return Outcome(DELIVERED, reason)
+    cause = reasons.of_status(status)
+    if status in (408, 429) or status >= 500:  # noqa: PLR2004 - server errors, section 15.6
+        return Outcome(RETRY, reason, parse_retry_after(retry_after, now), cause)
+    if status == 400:  # noqa: PLR2004
+        return Outcome(REFUSED, reason, cause=cause)
+    if status == 413:  # noqa: PLR2004
+        return Outcome(TOO_LARGE, reason, cause=cause)
+    return Outcome(REJECTED, reason, cause=cause)
+
+
+def parse_retry_after(value: str | None, now: float) -> float | None:
+    """Return the seconds that a `Retry-After` header asks for, or None when it says nothing usable."""
+    if not value:
+        return None
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        return float(value)
+    import datetime  # only a date needs them
+    from email.utils import parsedate_to_datetime
+
+    try:
+        date = parsedate_to_datetime(value)
+        if date.tzinfo is None:  # the obsolete form without a zone, which is UTC (RFC 9110, section 5.6.7)
+            date = date.replace(tzinfo=datetime.UTC)
+        return max(0.0, date.timestamp() - now)
+    except Exception:
+        return None  # the parser has more than one way to refuse garbage
