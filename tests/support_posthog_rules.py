@@ -2,18 +2,63 @@
 
 The rules are those of PostHog's ingestion (`rust/cymbal` in github.com/PostHog/posthog: the types `Exception`,
 `Mechanism`, `Stacktrace` and `RawPythonFrame`, and the checks of `ExceptionProperties`) and those of our own contract,
-which are stricter: no field of a frame is ever missing.
+which are stricter: no field of a frame is ever missing. `in_app` and `fingerprint` repeat how issues are grouped there.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
+import sys
+
 LEGACY_TRIO = ("$exception_message", "$exception_type", "$exception_stack_trace", "$exception_person")
-FRAME_FIELDS = {"platform", "filename", "abs_path", "function", "module", "lineno", "context_line", "in_app"}
+FRAME_FIELDS = {
+    *("platform", "filename", "abs_path", "function", "module", "lineno", "in_app"),
+    *("pre_context", "context_line", "post_context"),
+}
 LEVELS = {"fatal", "error", "warning", "log", "info", "debug"}
 MAX_EXCEPTIONS = 50
 MAX_FRAMES = 129  # with the one that stands for those left out
 MAX_BYTES = 300 * 1024
 MAX_U32 = 2**32 - 1
+MAX_CONTEXT_LINES = 5
+
+PACKAGES = re.compile(r"[/\\](?:dist|site)-packages[/\\]")
+STANDARD_LIBRARY = re.compile(r"[/\\][Ll]ib[/\\]python\d+(?:\.\d+)?[/\\]")
+STANDARD_LIBRARY_MODULES = {name for name in sys.stdlib_module_names if not name.startswith("_")} | {
+    *("aifc", "audioop", "cgi", "cgitb", "chunk", "crypt", "imghdr", "mailcap", "nntplib", "pipes", "sndhdr", "sunau"),
+    *("telnetlib", "uu", "xdrlib"),
+}
+
+
+def in_app(frame: dict) -> bool:
+    """Whether PostHog counts a frame as the application's: the client's word, but never for a library's code."""
+    if not frame["in_app"]:
+        return False
+    top = (frame["module"] or "").partition(".")[0]
+    path, name = frame["abs_path"], frame["filename"]
+    if top in STANDARD_LIBRARY_MODULES and any(
+        text.startswith("<") and text.endswith(">") for text in (name, re.split(r"[/\\]", path or "")[-1])
+    ):
+        return False
+    if path is not None:
+        return not PACKAGES.search(path) and not STANDARD_LIBRARY.search(path)
+    return not PACKAGES.search(name) and top not in STANDARD_LIBRARY_MODULES
+
+
+def fingerprint(properties: dict) -> str:
+    """Return what PostHog groups by: the types, the in-app frames or else the first, the message where no stack is."""
+    digest = hashlib.sha512()
+    for entry in properties["$exception_list"]:
+        digest.update(entry["type"].encode())
+        frames = entry.get("stacktrace", {}).get("frames")
+        if frames is None:
+            digest.update(entry["value"].encode())
+            continue
+        for frame in [frame for frame in frames if in_app(frame)] or frames[:1]:
+            for part in (frame["filename"], frame["module"] or "", frame["function"]):
+                digest.update(part.encode())
+    return digest.hexdigest()
 
 
 def check_exception_properties(properties: dict) -> None:
@@ -66,7 +111,12 @@ def _check_frame(frame: dict) -> None:
     assert frame["lineno"] is None or (type(frame["lineno"]) is int and 0 <= frame["lineno"] <= MAX_U32)
     for key in ("abs_path", "module", "context_line"):
         assert frame[key] is None or type(frame[key]) is str, f"`{key}` is a string or null"
-    assert len(frame["context_line"] or "") <= 320, "a line of source is cut"
+    around = [*frame["pre_context"], frame["context_line"] or "", *frame["post_context"]]
+    assert all(type(line) is str for line in around), "a missing line of context is no null"
+    assert all(len(line) <= 320 for line in around), "a line of source is cut"
+    for key in ("pre_context", "post_context"):
+        assert len(frame[key]) <= MAX_CONTEXT_LINES, "five lines on each side"
+    assert frame["context_line"] is not None or not (frame["pre_context"] or frame["post_context"])
 
 
 def _check_plain(value: object, place: str, depth: int = 0) -> None:

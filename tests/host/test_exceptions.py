@@ -6,6 +6,7 @@ import copy
 import gc
 import importlib
 import itertools
+import linecache
 import os
 import pickle
 import re
@@ -15,13 +16,15 @@ import sysconfig
 import textwrap
 import tokenize
 import traceback
+import types
 import weakref
 
 import pytest
 
 from atotelemetry.host import exceptions, stack_trace
-from atotelemetry.host.exceptions import current_exception, exception_properties, mark_reported
-from support_posthog_rules import check_exception_properties
+from atotelemetry.host.exceptions import current_exception, exception_properties, mark_reported, unmark_reported
+from atotelemetry.host.frames import own_packages
+from support_posthog_rules import check_exception_properties, fingerprint, in_app
 
 
 def caught(function, *arguments):
@@ -385,8 +388,11 @@ class TestTheList:
         assert [frame["function"] for frame in frames] == ["caught", "fail_in_between", "fail"]
         crash_site = frames[-1]
         assert crash_site["lineno"] == fail.__code__.co_firstlineno + 1
-        assert crash_site["context_line"] == "raise ValueError(message)"
-        assert crash_site["abs_path"] == os.path.abspath(__file__)
+        assert crash_site["context_line"] == "    raise ValueError(message)"
+        assert crash_site["pre_context"][-1] == 'def fail(message="it broke"):'
+        assert crash_site["post_context"][2] == 'def fail_in_between(message="it broke"):'
+        assert [len(crash_site["pre_context"]), len(crash_site["post_context"])] == [5, 5]
+        assert crash_site["abs_path"] is None
         assert crash_site["filename"].endswith("test_exceptions.py")
         assert not os.path.isabs(crash_site["filename"])
         assert crash_site["module"] == __name__
@@ -413,11 +419,11 @@ class TestTheList:
         """A group is followed by its members in order, each with all of its own, and they say whose they are."""
         entries = entries_of(caught(fail_with_group))
         assert [(entry["value"], entry["mechanism"].get("parent_id")) for entry in entries] == [
-            ("outer (3 sub-exceptions)", None),
+            ("outer", None),
             ("one", 0),
             ("'the wrapper'", 0),
             ("the root", 2),
-            ("inner (2 sub-exceptions)", 0),
+            ("inner", 0),
             ("three", 4),
             ("never raised", 4),
         ]
@@ -428,7 +434,7 @@ class TestTheList:
     def test_shared_exception_is_listed_once(self):
         """An exception that is reached twice has one entry."""
         values = [entry["value"] for entry in entries_of(caught(share_an_exception))]
-        assert sorted(values) == ["both (3 sub-exceptions)", "first", "second", "shared"]
+        assert sorted(values) == ["both", "first", "second", "shared"]
 
     def test_wide_group(self):
         """Of a group of hundreds the first are listed, fifty entries in all."""
@@ -445,13 +451,62 @@ class TestTheList:
         assert properties["$exception_stack_trace"].endswith("\n[further exceptions left out]\n")
 
     def test_frames_are_capped_in_the_middle(self):
-        """A recursion keeps its outermost and innermost frames, and one frame in the middle counts the others."""
-        frames = frames_of(caught(fail_recursively, 950))
+        """A deep stack keeps its outermost and innermost frames, and one frame in the middle counts the others."""
+        names = {}
+        for depth in range(300):
+            body = f"function_{depth - 1}()" if depth else "1 / 0"
+            exec(compile(f"def function_{depth}(): {body}", "made_up.py", "exec"), names)
+        frames = frames_of(caught(names["function_299"]))
         assert len(frames) == 129
         assert frames[0]["function"] == "caught"
-        assert frames[-1]["function"] == "fail"
-        assert frames[64]["function"] == f"<{953 - 128} frames left out>"
+        assert frames[-1]["function"] == "function_0"
+        assert frames[64]["function"] == f"<{301 - 128} frames left out>"
         assert frames[64]["in_app"] is False
+
+    def test_recursion_is_folded(self):
+        """Of a recursion the first and the last round are listed: its depth makes no other issue."""
+        frames = frames_of(caught(fail_recursively, 950))
+        assert [frame["function"] for frame in frames] == [
+            *("caught", "fail_recursively", "<949 frames left out>", "fail_recursively", "fail"),
+        ]
+        assert fingerprint(described(caught(fail_recursively, 950))) == fingerprint(
+            described(caught(fail_recursively, 7))
+        )
+        assert fingerprint(described(caught(fail_recursively, 950))) != fingerprint(described(caught(fail_in_between)))
+
+    @pytest.mark.parametrize("depth", [4, 9, 200])
+    def test_recursion_through_several_functions_is_folded(self, depth):
+        """Functions that call each other in turns are one round."""
+        frames = frames_of(caught(fail_in_turns, depth))
+        assert [frame["function"] for frame in frames] == [
+            *("caught", "fail_in_turns", "fail_in_turns_too"),
+            f"<{2 * depth - 4} frames left out>",
+            *("fail_in_turns", "fail_in_turns_too", "fail_in_turns", "fail"),
+        ]
+
+    def test_shallow_recursion_is_whole(self):
+        """Two rounds are what a fold leaves, so they stay as they are."""
+        names = [frame["function"] for frame in frames_of(caught(fail_recursively, 1))]
+        assert names == ["caught", "fail_recursively", "fail_recursively", "fail"]
+
+    def test_hidden_frames(self):
+        """A frame that sets `__tracebackhide__` is not listed, unless nothing else is there."""
+
+        def hidden(hide):
+            __tracebackhide__ = hide
+            fail()
+
+        assert [frame["function"] for frame in frames_of(caught(hidden, True))] == ["caught", "fail"]
+        assert [frame["function"] for frame in frames_of(caught(hidden, False))] == ["caught", "hidden", "fail"]
+        assert [frame["function"] for frame in frames_of(caught(hidden, Mute()))] == ["caught", "hidden", "fail"]
+
+        def alone():
+            __tracebackhide__ = True
+            raise ValueError
+
+        error = caught(alone)
+        error.__traceback__ = error.__traceback__.tb_next
+        assert [frame["function"] for frame in frames_of(error)] == ["alone"]
 
     def test_deeper_than_any_stack_that_is_normal(self):
         """A recursion of many thousand frames costs little and comes out bounded and right at both ends."""
@@ -465,12 +520,38 @@ class TestTheList:
         assert "[Previous line repeated 49998 more times]" in properties["$exception_stack_trace"]
         assert properties["$exception_list"][0]["stacktrace"]["frames"][-1]["function"] == "fail"
 
-    def test_without_traceback(self):
-        """An exception that was never raised has no `stacktrace`: its message then distinguishes the issue."""
+    def test_never_raised(self):
+        """An exception that was never raised has the stack of the code that reports it; its text has none."""
         error = ValueError("never raised")
         properties = described(error)
-        assert "stacktrace" not in properties["$exception_list"][0]
+        frames = properties["$exception_list"][0]["stacktrace"]["frames"]
+        assert [frame["function"] for frame in frames[-2:]] == ["test_never_raised", "described"]
+        assert frames[-1]["context_line"].strip().startswith("properties = exception_properties(")
         assert properties["$exception_stack_trace"] == "ValueError: never raised\n"
+
+    def test_members_that_were_never_raised(self):
+        """Only the reported exception itself has that stack."""
+        entries = entries_of(ExceptionGroup("group", [ValueError("never raised")]))
+        assert ["stacktrace" in entry for entry in entries] == [True, False]
+
+    def test_notes(self):
+        """The value ends with the notes."""
+        assert entries_of(caught(fail_with_notes))[0]["value"] == "noted\nfirst\nsecond line\nsecond"
+
+    def test_qualified_name(self):
+        """The type of a class in a class names both, as PostHog's SDK does; the old dashboards' type does not."""
+        properties = described(Outer.Inner("x"))
+        assert properties["$exception_list"][0]["type"] == "Outer.Inner"
+        assert properties["$exception_type"] == "Inner"
+
+    def test_group_with_words_of_its_own(self):
+        """The value of a group is its message; of one with a `__str__` of its own what that says."""
+
+        class Group(ExceptionGroup):
+            def __str__(self):
+                return "its own words"
+
+        assert entries_of(Group("message", [ValueError()]))[0]["value"] == "its own words"
 
     def test_code_without_source(self):
         """Code made from a string has no file: not the application's, no line of source, still a frame."""
@@ -506,33 +587,15 @@ class TestWhoseCode:
         error = caught(run_as, str(tmp_path / "telemetry.py"), "atotelemetry_plugin")
         assert frames_of(error)[-1]["in_app"] is True
 
-    def test_project_root_reclaims_an_installed_application(self, tmp_path):
-        """A CLI that is itself installed can say where its own files are; what is installed below stays foreign."""
+    def test_an_application_that_is_installed(self, tmp_path):
+        """Its frames are its own where pip put it, by the names of its modules; what it brings along stays foreign."""
         root = tmp_path / "site-packages" / "tool"
         own = caught(run_as, str(root / "cli.py"), "tool.cli")
         other = caught(run_as, str(tmp_path / "site-packages" / "toolbox" / "a.py"), "toolbox.a")
         below = caught(run_as, str(root / ".venv" / "site-packages" / "b.py"), "b")
         assert frames_of(own)[-1]["in_app"] is False
-        assert frames_of(own, project_root=str(root))[-1]["in_app"] is True
-        assert frames_of(other, project_root=str(root))[-1]["in_app"] is False
-        assert frames_of(below, project_root=str(root))[-1]["in_app"] is False
-
-    def test_an_application_of_a_single_module_has_that_file(self, tmp_path):
-        """What is installed beside it is not its own."""
-        module = tmp_path / "site-packages" / "tool.py"
-        own = caught(run_as, str(module), "tool")
-        other = caught(run_as, str(tmp_path / "site-packages" / "toolbox" / "a.py"), "toolbox.a")
-        assert frames_of(own)[-1]["in_app"] is False
-        assert frames_of(own, project_root=str(module))[-1]["in_app"] is True
-        assert frames_of(other, project_root=str(module))[-1]["in_app"] is False
-
-    @pytest.mark.parametrize("folder", ["site-packages", "dist-packages"])
-    def test_a_directory_of_everybody_s_packages_is_no_project_root(self, tmp_path, folder):
-        """Not even for a module beside them that claims to be a package, as some single modules do."""
-        root = tmp_path / folder
-        for name in ("toolbox/a.py", "tool.py"):
-            frame = frames_of(caught(run_as, str(root / name), "toolbox.a"), project_root=str(root))[-1]
-            assert frame["in_app"] is False
+        assert [in_app(frames_of(error, own=["tool"])[-1]) for error in (own, other, below)] == [True, False, False]
+        assert in_app(frames_of(other, own=["tool", "toolbox"])[-1])
 
     @pytest.mark.parametrize(
         ("path", "module", "expected"),
@@ -540,27 +603,102 @@ class TestWhoseCode:
             ("src/pack/module.py", "pack.module", "pack/module.py"),
             ("src/pack/__init__.py", "pack", "pack/__init__.py"),
             ("src/pack/inner/__init__.py", "pack.inner", "pack/inner/__init__.py"),
-            ("src/script.py", "__main__", "src/script.py"),
-            ("src/other.py", "unrelated.name", "src/other.py"),
-            ("src/nameless.py", None, "src/nameless.py"),
+            ("tool.pyz/pack/module.py", "pack.module", "pack/module.py"),
+            ("src/pack/grammar/rules.pyx", "pack.module", "pack/grammar/rules.pyx"),
+            ("src/pack.py", "pack", "pack.py"),
+            ("src/script.py", "__main__", "script.py"),
+            ("src/other.py", "unrelated.name", "other.py"),
+            ("src/nameless.py", None, "nameless.py"),
         ],
     )
-    def test_short_names(self, tmp_path, path, module, expected):
-        """A file is named as its module is, or by its place in the project."""
-        error = caught(run_as, str(tmp_path / path), module)
-        assert frames_of(error, project_root=str(tmp_path))[-1]["filename"] == expected
-        last = expected.rpartition("/")[2]
-        assert frames_of(error)[-1]["filename"] == (expected if (module or "").startswith("pack") else last)
+    def test_file_names(self, tmp_path, path, module, expected):
+        """A file is named from its package on, and else by its last part: the same on every machine."""
+        frame = frames_of(caught(run_as, str(tmp_path / path), module))[-1]
+        assert (frame["filename"], frame["abs_path"]) == (expected, None)
 
-    def test_deleted_working_directory(self, tmp_path, monkeypatch):
-        """A relative file name in a directory that is gone stays as it is."""
-        error = caught(run_as, "relative/file.py", "file")
+    @pytest.mark.parametrize("module", ["calendar.core", "cgi.core"])
+    def test_a_package_with_the_name_of_a_standard_module(self, tmp_path, module):
+        """PostHog would take it for that one, so its frames have a path: a relative one."""
+        path = tmp_path / "site-packages" / module.replace(".", "/")
+        frame = frames_of(caught(run_as, f"{path}.py", module), own=[module.partition(".")[0]])[-1]
+        assert frame["abs_path"] == frame["filename"] == module.replace(".", "/") + ".py"
+        assert in_app(frame)
+        assert not in_app({**frame, "abs_path": None})
 
-        def gone(path):
-            raise FileNotFoundError(path)
+    def test_the_line_that_starts_a_program(self, tmp_path):
+        """The module's own line under `-m` or in a script is not in app when another own frame follows."""
+        path = tmp_path / "tool" / "__main__.py"
+        names = {"__name__": "__main__", "__spec__": importlib.machinery.ModuleSpec("tool.__main__", None)}
+        error = caught(exec, compile("def main():\n    1 / 0\nmain()", str(path), "exec"), names)
+        frames = frames_of(error, own=["tool"])[1:]
+        assert [(frame["function"], frame["module"], frame["filename"], in_app(frame)) for frame in frames] == [
+            ("<module>", "tool.__main__", "tool/__main__.py", False),
+            ("main", "tool.__main__", "tool/__main__.py", True),
+        ]
+        alone = caught(exec, compile("1 / 0", str(path), "exec"), names)
+        assert in_app(frames_of(alone, own=["tool"])[-1])
 
-        monkeypatch.setattr(os.path, "abspath", gone)
-        assert frames_of(error)[-1]["abs_path"] == "relative/file.py"
+    def test_our_decorator_is_left_out(self, tmp_path):
+        """The frame of a decorated function's wrapper is nobody's."""
+        error = caught(run_as, str(tmp_path / "block.py"), "atotelemetry.host.block")
+        assert [frame["function"] for frame in frames_of(error)] == ["caught", "run_as"]
+
+
+class TestOwnPackages:
+    @pytest.fixture
+    def modules(self, tmp_path, monkeypatch):
+        """Make packages to be imported: regular, namespace, single modules, installed or not."""
+        for name in (
+            *("regular/__init__.py", "regular/telemetry.py", "space/regular/__init__.py", "space/regular/telemetry.py"),
+            *("bare/telemetry.py", "single.py", "site-packages/installed.py", "site-packages/pack_age/__init__.py"),
+        ):
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.syspath_prepend(tmp_path / "site-packages")
+        before = set(sys.modules)
+        yield importlib.import_module
+        for name in set(sys.modules) - before:
+            del sys.modules[name]
+
+    @pytest.mark.parametrize(
+        ("maker", "expected"),
+        [
+            ("regular.telemetry", ("regular",)),
+            ("regular", ("regular",)),
+            ("space.regular.telemetry", ("space.regular",)),
+            ("space.regular", ("space.regular",)),
+            ("bare.telemetry", ("bare",)),
+            ("installed", ("installed",)),
+            ("single", ()),
+            ("__main__", ()),
+            ("", ()),
+        ],
+    )
+    def test_found_from_the_module_that_made_the_client(self, modules, maker, expected):
+        """It is the first regular package on the way; a script or a module in a folder means all but libraries."""
+        if maker.strip("_") not in ("", "main"):
+            modules(maker)
+        assert own_packages("no-such-application", maker) == expected
+
+    def test_found_from_the_name_of_the_application(self, modules):
+        """The package named like the application is its own as soon as it is imported."""
+        assert own_packages("pack-age", "") == ()
+        modules("pack_age")
+        modules("regular.telemetry")
+        assert own_packages("pack-age", "") == ("pack_age", "__main__")
+        assert own_packages("pack-age", "__main__") == ("pack_age", "__main__")
+        assert own_packages("pack-age", "regular.telemetry") == ("pack_age", "regular")
+
+    @pytest.mark.parametrize("name", ["json", "sys", "linecache"])
+    def test_a_module_of_the_standard_library_is_not_meant(self, name):
+        """An application named like one does not own it."""
+        assert own_packages(name, "") == ()
+
+    def test_given(self):
+        """Names that are given are all there are."""
+        assert own_packages("json", "regular.telemetry", ("a", "b.c")) == ("a", "b.c")
 
 
 def raise_(error):
@@ -588,7 +726,7 @@ class TestSource:
         monkeypatch.setattr(tokenize, "open", counted)
         properties = described(error)
         assert opened.count(str(path)) == 1
-        assert properties["$exception_list"][0]["stacktrace"]["frames"][-1]["context_line"] == "1 / 0"
+        assert properties["$exception_list"][0]["stacktrace"]["frames"][-1]["context_line"] == "    1 / 0"
         assert properties["$exception_stack_trace"] == printed(error)
 
     def test_huge_file_is_not_read(self, tmp_path, monkeypatch):
@@ -666,6 +804,105 @@ class TestSource:
         frames = properties["$exception_list"][0]["stacktrace"]["frames"]
         assert [frame["function"] for frame in frames] == ["caught", "<module>"]
         assert "ZeroDivisionError: division by zero\n" in properties["$exception_stack_trace"]
+
+    def test_no_source_lines(self, tmp_path, monkeypatch):
+        """On demand no line of source is told, or even read: not in the frames, the text, or a SyntaxError."""
+        monkeypatch.setattr(linecache, "getlines", lambda *args: pytest.fail("read"))
+        for function in (fail_with_cause, fail_with_syntax, fail_over_lines):
+            properties = described(caught(function), source_lines=False)
+            for frame in properties["$exception_list"][0]["stacktrace"]["frames"]:
+                assert (frame["pre_context"], frame["context_line"], frame["post_context"]) == ([], None, [])
+            text = properties["$exception_stack_trace"]
+            assert "function(*arguments)" not in text
+            assert "value = (1 +" not in text
+            assert f", in {function.__name__}\n" in text
+
+    def test_context_has_a_budget(self, tmp_path):
+        """Lines around are told of the innermost frames first; the line that failed is told of all."""
+        path = tmp_path / "wide.py"
+        line = "# " + "x" * 290 + "\n"
+        path.write_text(
+            "".join(f"def f{n}():\n{line * 6}    {f'f{n - 1}()' if n else '1 / 0'}\n{line * 5}" for n in range(100))
+        )
+        names = {}
+        exec(compile(path.read_text(), str(path), "exec"), names)
+        frames = frames_of(caught(names["f99"]))
+        assert all(frame["context_line"] for frame in frames)
+        around = [len(frame["pre_context"]) + len(frame["post_context"]) for frame in frames[1:]]
+        assert around[-1] == 10
+        assert around[0] == 0
+        assert around == sorted(around)
+
+
+class TestOddFrames:
+    """One odd frame costs that frame alone."""
+
+    @staticmethod
+    def code(**changes):
+        return fail_in_turns_too.__code__.replace(co_name="odd", **changes)
+
+    @pytest.mark.parametrize(
+        ("changes", "names"),
+        [
+            pytest.param({"co_linetable": b""}, {}, id="no line table"),
+            pytest.param({"co_linetable": b"", "co_filename": "/nonexistent"}, {}, id="no line table and no file"),
+            pytest.param({}, {"__name__": 7, "__loader__": 8, "__spec__": 9}, id="junk in the globals"),
+            pytest.param({"co_filename": "/nonexistent"}, {"__spec__": "mute"}, id="a spec that raises"),
+            pytest.param({"co_filename": "/nonexistent"}, {"__loader__": "mute"}, id="a loader that raises"),
+            pytest.param({"co_filename": ""}, {}, id="no file name"),
+            pytest.param({"co_filename": "a\0b"}, {}, id="a null character"),
+            pytest.param({"co_filename": "\udcff.py"}, {}, id="a surrogate"),
+            pytest.param({"co_firstlineno": 2_000_000_000}, {}, id="a line number beyond any file"),
+        ],
+    )
+    def test_all_other_frames_stay(self, changes, names):
+        """Code without a line table, odd globals, loaders that raise: the frame is there, and so are all others."""
+
+        class Raises:
+            def __getattribute__(self, name):
+                raise RuntimeError(name)
+
+        names = {key: Raises() if value == "mute" else value for key, value in names.items()}
+        odd = types.FunctionType(self.code(**changes), {"fail_in_turns": fail_now, "__name__": "odd", **names})
+        error = chained([caught(odd, 0), caught(fail_in_between)])
+        properties = described(error)
+        first, second = ([f["function"] for f in e["stacktrace"]["frames"]] for e in properties["$exception_list"])
+        assert first == ["caught", "fail_in_between", "fail"]
+        assert second == ["caught", "odd", "fail_now", "fail"]
+        text = properties["$exception_stack_trace"]
+        assert text.count("ValueError: it broke\n") == 2
+        assert text.count("    raise ValueError(message)\n") == 2
+
+    def test_globals_of_a_dict_s_subclass(self):
+        """`exec` takes a dict whose methods raise."""
+
+        class Names(dict):
+            def __contains__(self, key):
+                raise RuntimeError(key)
+
+            get = __contains__
+
+        error = caught(exec, compile("fail()", "/nonexistent.py", "exec"), Names(fail=fail))
+        assert [frame["function"] for frame in frames_of(error)] == ["caught", "<module>", "fail"]
+
+    @pytest.mark.parametrize(("lasti", "lineno"), [(1 << 20, -1), (1 << 20, 3), (-1, 3), (-1, -1), (1, 0)])
+    def test_traceback_entries_made_by_hand(self, lasti, lineno):
+        """A position beyond the code, or none, costs the position."""
+        error = caught(fail_in_between)
+        entry = error.__traceback__
+        error.__traceback__ = types.TracebackType(entry.tb_next, entry.tb_frame, lasti, lineno)
+        properties = described(error)
+        frames = properties["$exception_list"][0]["stacktrace"]["frames"]
+        assert [frame["function"] for frame in frames] == ["caught", "fail_in_between", "fail"]
+        assert properties["$exception_stack_trace"].count("  File ") == 3
+
+
+def fail_now(_):
+    fail()
+
+
+class Outer:
+    Inner = type("Inner", (Exception,), {"__qualname__": "Outer.Inner"})
 
 
 class Mute(Exception):
@@ -1006,6 +1243,27 @@ class TestMarkReported:
         mark_reported(error)
         assert mark_reported(wrapped(error))
         assert mark_reported(ExceptionGroup("g", [error]))
+
+    def test_members_of_a_reported_group(self):
+        """A group is reported with all its members, and so are the new groups that `except*` makes of them."""
+        one, two, three = (caught(fail, text) for text in ("one", "two", "three"))
+        group = ExceptionGroup("outer", [one, ExceptionGroup("inner", [two, three])])
+        assert mark_reported(group)
+        assert not any(map(mark_reported, (one, two, three, group)))
+        rest, taken = group.split(lambda error: error is one)
+        assert not mark_reported(rest)
+        assert not mark_reported(taken)
+        assert mark_reported(ExceptionGroup("with another", [one, ValueError("new")]))
+
+    def test_unmarked(self):
+        """What was lost may be reported again: an exception, a group and its members."""
+        member = caught(fail)
+        for error in (ValueError("x"), ExceptionGroup("g", [member])):
+            assert mark_reported(error)
+            unmark_reported(error)
+            assert mark_reported(error)
+            unmark_reported(error)
+        assert mark_reported(member)
 
     @pytest.mark.parametrize("make", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))])
     def test_copy_is_another(self, make):

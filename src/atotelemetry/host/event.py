@@ -10,8 +10,6 @@ This module is loaded at the first event, because it needs msgspec.
 
 from __future__ import annotations
 
-import os
-import sys
 from _thread import get_ident
 
 from atotelemetry.host.debug import debug
@@ -198,12 +196,8 @@ class Encoder:
         if not person:
             person = self.new_uuid()
             described["$process_person_profile"] = False
-        # The application's own frames are "in app" also where pip has put them beside everybody else's.
-        module = sys.modules.get(app.replace("-", "_"))
-        root = getattr(module, "__file__", None)
-        if root and hasattr(module, "__path__"):  # a single module is its own file, and not all that lies beside it
-            root = os.path.dirname(root)
-        described.update(exceptions.exception_properties(caught, distinct_id=person, project_root=root))
+        own = load("atotelemetry.host.frames").own_packages(app, "")
+        described.update(exceptions.exception_properties(caught, distinct_id=person, own=own))
         described.update(properties or {})  # type: ignore[call-overload]
         return person, described
 

@@ -12,18 +12,19 @@ from __future__ import annotations
 
 import sys
 
-from atotelemetry.host.frames import Sources, gap
+from atotelemetry.host.frames import Frames, chosen, stack_of_the_caller, traceback_entries
 from atotelemetry.host.guarded import (
     MAX_MESSAGE_BYTES,
     MAX_NAME_BYTES,
     clip,
     clip_middle,
     is_exception,
+    notes_of,
+    plain_type_name,
     read,
     text_of,
-    type_name,
 )
-from atotelemetry.host.stack_trace import ends, print_all
+from atotelemetry.host.stack_trace import print_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from traceback import FrameSummary, TracebackException
     from types import TracebackType
 
-__all__ = ["current_exception", "exception_properties", "mark_reported"]
+__all__ = ["current_exception", "exception_properties", "mark_reported", "unmark_reported"]
 
 _MAX_EXCEPTIONS = 50  # in `$exception_list`; as many as PostHog's own SDK sends
 _MAX_WALKED = 200  # exceptions looked at, so that an endless chain ends
@@ -46,6 +47,7 @@ _MAX_STACK_TRACE_BYTES = 72 * 1024
 _MAX_TYPE_BYTES = 255  # where PostHog cuts it
 
 _MARK = "__atotelemetry_reported__"
+_MEMBER_MARK = "__atotelemetry_reported_in_group__"
 # The descriptor behind `exception.__dict__`. It reaches the real one whatever a subclass makes of `__setattr__`,
 # `__getattribute__` or `__dict__`, so there is no exception that cannot be marked.
 _attributes_of = BaseException.__dict__["__dict__"].__get__
@@ -72,23 +74,74 @@ def current_exception(exception: object = None) -> BaseException | None:
 def mark_reported(exception: BaseException) -> bool:
     """Note that this exception object is reported; True the first time, False when it already was. Never raises.
 
-    The mark lives on the object, so it dies with it and keeps nothing alive. It names the object, since a copy (or an
-    unpickled exception from another process) inherits the attributes of its original and is still another exception.
-    One dictionary operation decides: a signal handler or another thread in between cannot make two of us the first.
+    With a group all its members are reported, and with all its members a group: `except*` makes new groups of them.
     """
+    if _is_marked(exception, _MEMBER_MARK):
+        return False
+    members = list(_leaves(exception))
+    if members and all(_is_marked(member, _MEMBER_MARK) for member in members):
+        return False
+    # One dictionary operation decides: a signal handler or another thread in between cannot make two of us the first.
+    if not _mark(exception, _MARK):
+        return False
+    for member in members:
+        _mark(member, _MEMBER_MARK)
+    return True
+
+
+def unmark_reported(exception: BaseException) -> None:
+    """Take back what `mark_reported` noted, for an exception whose event was lost. Never raises."""
+    for member in _leaves(exception):
+        _unmark(member, _MEMBER_MARK)
+    _unmark(exception, _MARK)
+
+
+# The mark lives on the object, so it dies with it and keeps nothing alive. It names the object, since a copy (or an
+# unpickled exception from another process) inherits the attributes of its original and is still another exception.
+
+
+def _mark(exception: BaseException, name: str) -> bool:
     mark = (id(exception),)
     try:
         attributes = _attributes_of(exception)
-        found = attributes.setdefault(_MARK, mark)
+        found = attributes.setdefault(name, mark)
         if found is mark:
             return True
         if found == mark:
             return False
-        attributes[_MARK] = mark
+        attributes[name] = mark
     except Exception:
         # Two reports of one exception are better than none.
         return True
     return True
+
+
+def _is_marked(exception: BaseException, name: str) -> bool:
+    try:
+        return bool(_attributes_of(exception).get(name) == (id(exception),))
+    except Exception:
+        return False
+
+
+def _unmark(exception: BaseException, name: str) -> None:
+    try:
+        _attributes_of(exception).pop(name, None)
+    except Exception:
+        return  # it was not marked either
+
+
+def _leaves(exception: BaseException) -> Iterator[BaseException]:
+    """Yield the members of a group and of the groups in it, those that are no groups, in bounds."""
+    waiting = [exception]
+    seen = 0
+    while waiting and seen < _MAX_WALKED:
+        seen += 1
+        current = waiting.pop()
+        members, _ = _members(current)
+        if members:
+            waiting.extend(members)
+        elif current is not exception:
+            yield current
 
 
 def exception_properties(
@@ -96,30 +149,30 @@ def exception_properties(
     *,
     distinct_id: str,
     handled: bool = True,
-    project_root: str | None = None,
+    own: Sequence[str] = (),
+    source_lines: bool = True,
 ) -> dict[str, object]:
     """Describe `exception` as PostHog reads it.
 
-    `distinct_id` is the person for the old dashboards; `handled` is False when nothing caught the exception.
-    `project_root` is a directory whose files are the application's own even where they would otherwise count as a
-    library's, as with a CLI that is itself installed in site-packages; packages installed below it remain libraries.
-    Of an application that is a single module it is that file. A directory of everybody's packages is no root.
+    `distinct_id` is the person for the old dashboards; `handled` is False when nothing caught the exception. `own` are
+    the import names of the application's packages and modules; without any, all code but libraries is its own.
+    Without `source_lines` no line of source is read or told.
 
     Returns `$exception_message`, `$exception_type`, `$exception_stack_trace` (what `traceback.format_exception` gives,
     joined), `$exception_person`, `$exception_list` and `$exception_level`: built-in values, ready for JSON, less than
     300 KiB in all but contrived cases. Never raises.
 
     Source of the protocol facts: PostHog's ingestion, `rust/cymbal` in github.com/PostHog/posthog. `$exception_list`
-    must not be empty; an entry needs `type`; a frame needs `platform` to be read as Python's, and `filename` and
-    `function` that are not null; `in_app` counts as true when it is missing; `lineno` is a 32-bit unsigned number or
-    null; `handled` is read from the first entry alone. An issue's fingerprint is made of the types and of the
-    `filename` and `function` of in-app frames, and of the message where there is no `stacktrace`: that is why an
-    exception without frames has none.
+    must not be empty. An entry needs `type`. A frame needs `platform` to be read as Python's, and `filename` and
+    `function` that are not null. `in_app` counts as true when it is missing, and is demoted by path (see `frames`).
+    `lineno` is a 32-bit unsigned number or null. `handled` is read from the first entry alone. The fingerprint holds
+    the types, and of in-app frames `filename`, `module` and `function`; the message only where there is no
+    `stacktrace`. That is why an exception that was never raised has the stack of the code that reports it.
     """
     try:
         message = clip(text_of(exception, "exception"), MAX_MESSAGE_BYTES)
         try:
-            stack_trace, entries = _describe(exception, message, handled=handled, project_root=project_root)
+            stack_trace, entries = _describe(exception, message, handled, own, source_lines)
         except Exception as error:
             stack_trace, entries = _describe_briefly(exception, message, handled=handled)
             _say_why(error)
@@ -144,21 +197,27 @@ def exception_properties(
 
 
 def _describe(
-    exception: BaseException, message: str, *, handled: bool, project_root: str | None
+    exception: BaseException, message: str, handled: bool, own: Sequence[str], source_lines: bool
 ) -> tuple[str, list[dict[str, object]]]:
     """Return the text of the whole stack trace, and the entries of `$exception_list`."""
     root, complete = _walk(exception, message)
     shown = list(_in_order(root))
-    chosen = _chosen(shown)
-    stack_trace = print_all(shown, _listed_count(len(chosen)))
+    listed = _listed(shown)
+    if not root.entries:
+        root.was_raised = False
+        root.entries = stack_of_the_caller()
+    count = min(_MAX_LISTED_FRAMES, max(_MIN_LISTED_FRAMES, _MAX_LISTED_FRAMES_IN_ALL // len(listed)))
+    for node, _, _ in listed:
+        node.plan = chosen(node.entries, count)
+    stack_trace = print_all(shown, source_lines=source_lines)
     if not complete:
         stack_trace += "[further exceptions left out]\n"
-    return stack_trace, _entries(chosen, handled=handled, project_root=project_root)
+    return stack_trace, _entries(listed, handled=handled, frames=Frames(own, source_lines=source_lines))
 
 
 def _describe_briefly(exception: BaseException, message: str, *, handled: bool) -> tuple[str, list[dict[str, object]]]:
     """Do the same with the type and the message alone."""
-    name = clip(type_name(exception), _MAX_TYPE_BYTES)
+    name = clip(_qualified_name(exception), _MAX_TYPE_BYTES)
     mechanism = {"type": "generic", "handled": bool(handled), "exception_id": 0}
     return f"{name}: {message}\n", [{"type": name, "value": message, "module": None, "mechanism": mechanism}]
 
@@ -183,25 +242,42 @@ class Node:
         "exception",
         "members",
         "message",
+        "notes",
+        "plan",
         "rendering",
         "summaries",
         "suppressed",
+        "was_raised",
         "width",
     )
 
-    # What `render` adds: every traceback entry, the crash site last, and the summaries of those that are used.
-    entries: list[TracebackType]
+    # What `print_all` adds.
     summaries: dict[int, FrameSummary]
     rendering: TracebackException
 
     def __init__(self, exception: BaseException, message: str | None = None) -> None:
         self.exception = exception
         self.message = clip(text_of(exception, "exception"), MAX_MESSAGE_BYTES) if message is None else message
+        self.notes = notes_of(exception)
         self.cause: Node | None = None
         self.context: Node | None = None
         self.members: list[Node] = []
         self.width: int | None = None  # of an exception group, before it was cut
         self.suppressed = bool(read(exception, "__suppress_context__", default=False))
+        self.entries: list[TracebackType] = traceback_entries(exception)  # the crash site last
+        self.was_raised = True  # or else `entries` are not of its traceback
+        self.plan: list[int] = []  # which frames are listed: see `frames.chosen`
+
+    @property
+    def value(self) -> str:
+        """The text that PostHog shows: the message and the notes; of a group without the number of its members."""
+        text = self.message
+        kind = type(self.exception)
+        if self.width is not None and kind.__str__ is BaseExceptionGroup.__str__:
+            text = clip(text_of(read(self.exception, "message", default=""), "exception"), MAX_MESSAGE_BYTES)
+        if type(self.notes) is list:
+            text = "\n".join([text, *self.notes])
+        return text
 
     @property
     def visible_context(self) -> Node | None:
@@ -275,32 +351,25 @@ def _in_order(root: Node) -> Iterator[tuple[Node, Node | None, str | None]]:
 # -- The entries of $exception_list ----------------------------------------------------------------------------------
 
 
-def _chosen(
+def _listed(
     shown: Sequence[tuple[Node, Node | None, str | None]],
 ) -> list[tuple[Node, Node | None, str | None]]:
     """Return what is listed: an exception that is a member and a context is printed twice and listed once."""
-    chosen: dict[int, tuple[Node, Node | None, str | None]] = {}
+    listed: dict[int, tuple[Node, Node | None, str | None]] = {}
     for node, parent, source in shown:
-        chosen.setdefault(id(node.exception), (node, parent, source))
-        if len(chosen) == _MAX_EXCEPTIONS:
+        listed.setdefault(id(node.exception), (node, parent, source))
+        if len(listed) == _MAX_EXCEPTIONS:
             break
-    return list(chosen.values())
-
-
-def _listed_count(exceptions: int) -> int:
-    """Return how many frames are listed of each of so many exceptions."""
-    return min(_MAX_LISTED_FRAMES, max(_MIN_LISTED_FRAMES, _MAX_LISTED_FRAMES_IN_ALL // exceptions))
+    return list(listed.values())
 
 
 def _entries(
-    chosen: Sequence[tuple[Node, Node | None, str | None]], *, handled: bool, project_root: str | None
+    listed: Sequence[tuple[Node, Node | None, str | None]], *, handled: bool, frames: Frames
 ) -> list[dict[str, object]]:
-    numbers = {id(node.exception): number for number, (node, _, _) in enumerate(chosen)}
-    value_bytes = min(MAX_MESSAGE_BYTES, max(_MIN_VALUE_BYTES, _MAX_ALL_VALUES_BYTES // len(chosen)))
-    frame_count = _listed_count(len(chosen))
-    sources = Sources(project_root)
+    numbers = {id(node.exception): number for number, (node, _, _) in enumerate(listed)}
+    value_bytes = min(MAX_MESSAGE_BYTES, max(_MIN_VALUE_BYTES, _MAX_ALL_VALUES_BYTES // len(listed)))
     entries = []
-    for number, (node, parent, source) in enumerate(chosen):
+    for number, (node, parent, source) in enumerate(listed):
         mechanism: dict[str, object] = {
             "type": "chained" if parent else "generic",
             "handled": bool(handled),
@@ -313,32 +382,29 @@ def _entries(
             mechanism["is_exception_group"] = True
         module = read(type(node.exception), "__module__", default=None)
         entry: dict[str, object] = {
-            "type": clip(type_name(node.exception), _MAX_TYPE_BYTES),
-            "value": clip(node.message, value_bytes),
+            "type": clip(_qualified_name(node.exception), _MAX_TYPE_BYTES),
+            "value": clip(node.value, value_bytes),
             "module": clip(module, MAX_NAME_BYTES) if type(module) is str and module != "builtins" else None,
             "mechanism": mechanism,
         }
-        frames = _frames(node, frame_count, sources)
-        if frames:
-            entry["stacktrace"] = {"type": "raw", "frames": frames}
+        described = frames.described(node.entries, node.summaries, node.plan)
+        if described:
+            entry["stacktrace"] = {"type": "raw", "frames": described}
+            frames.add_context(described, [node.summaries.get(index) for index in node.plan])
         entries.append(entry)
     return entries
 
 
-def _frames(node: Node, count: int, sources: Sources) -> list[dict[str, object]]:
-    """Return `count` frames at most, entry point first, crash site last; one more in the middle stands for the rest."""
-    head, tail = ends(len(node.entries), count)
-    left_out = tail.start - head.stop
-    frames = [sources.frame(node.entries[index], node.summaries[index]) for index in (*head, *tail)]
-    if left_out:
-        frames.insert(len(head), gap(left_out))
-    return frames
+def _qualified_name(exception: BaseException) -> str:
+    """Return the name of an exception's class as PostHog's SDK gives it: `Outer.Inner` for a class in a class."""
+    name = read(type(exception), "__qualname__", default=None)
+    return name if type(name) is str and name else plain_type_name(type(exception))
 
 
 def _claimed_type_name(exception: BaseException) -> str:
     """Return `exception.__class__.__name__`, which is what the old dashboards show."""
     name = read(read(exception, "__class__", default=None), "__name__", default=None)
-    return name if type(name) is str and name else type_name(exception)
+    return name if type(name) is str and name else plain_type_name(type(exception))
 
 
 def _adopt_traceback(exception: BaseException, traceback: object) -> None:

@@ -1,24 +1,278 @@
-"""The frames of an exception as PostHog reads them: where each file is, what to call it, and whose it is.
+"""The frames of an exception as PostHog reads them: whose they are, how they are called, and the lines around them.
 
-Runs in the host, on the thread that captures.
+Runs in the host, on the thread that captures an exception.
+
+The rules are those of PostHog's ingestion (`rust/cymbal` in github.com/PostHog/posthog). The fingerprint of an issue is
+made of the type of each exception and of its in-app frames: `filename`, `module` and `function` of each. Without an
+in-app frame the first frame counts. Ingestion takes a frame out of the in-app ones when its `abs_path` lies in
+site-packages, dist-packages or lib/pythonX.Y. Without an `abs_path` it looks at the `filename` in the same way, and at
+the top of `module`: the name of a standard library module takes the frame out, too. It never puts one in.
+
+A CLI that pip has installed lives in site-packages. So an application's own frames have no `abs_path`, and a `filename`
+that begins with the package: the same on every machine, however the program was installed or started.
 """
 
 from __future__ import annotations
 
-from atotelemetry.host.guarded import MAX_LINE_BYTES, MAX_NAME_BYTES, clip
+import sys
+
+from atotelemetry.host.guarded import MAX_LINE_BYTES, MAX_NAME_BYTES, clip, read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from traceback import FrameSummary
-    from types import TracebackType
+    from types import FrameType, TracebackType
+    from typing import Any
 
-__all__ = ["Sources", "gap"]
+__all__ = ["Frames", "chosen", "own_packages", "stack_of_the_caller", "traceback_entries"]
+
+_CONTEXT_LINES = 5  # on each side, as PostHog's UI shows them
+_MAX_CONTEXT_BYTES = 64 * 1024  # of an event, without the lines that failed
+_LONGEST_CYCLE = 4  # functions that call each other in a recursion
+_MAX_CALLERS = 1_000
 
 _OWN_PACKAGE = __name__.partition(".")[0]
+_DECORATOR = f"{_OWN_PACKAGE}.host.block"
+# PostHog's list of standard library modules joins those of all versions. These are gone from the newest.
+_FORMER_STANDARD_LIBRARY = frozenset(
+    "aifc audioop cgi cgitb chunk crypt imghdr mailcap nntplib pipes sndhdr sunau telnetlib uu xdrlib".split()  # noqa: SIM905 - as long as a line
+)
 
 
-def gap(left_out: int) -> dict[str, object]:
+def own_packages(app: str, maker: str, given: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the import names of the application's own code; none where that is all but libraries.
+
+    `given` names them outright. Otherwise they are the package named like `app`, and the package of `maker`, the module
+    that made the client. For a script, and for a module beside others in a folder, everything but libraries is own.
+    """
+    if given:
+        return tuple(given)
+    name = app.replace("-", "_")
+    named = (name,) if _is_no_library(sys.modules.get(name)) else ()
+    if maker in ("", "__main__"):
+        return (*named, "__main__") if named else ()
+    parts = maker.split(".")
+    for size in range(1, len(parts) + 1):
+        package = ".".join(parts[:size])
+        if _has(package, "__path__") and _has(package, "__file__"):  # a namespace package has no file
+            return (*named, package)
+    if len(parts) == 1 and not _has(maker, "__path__") and not _is_installed(_path_of(maker)):
+        return ()
+    return (*named, parts[0])
+
+
+def _has(module: str, name: str) -> bool:
+    return read(sys.modules.get(module), name, default=None) is not None
+
+
+def _path_of(module: str) -> str:
+    path = read(sys.modules.get(module), "__file__", default=None)
+    return _slashes(path) if type(path) is str else ""
+
+
+def _is_no_library(module: object) -> bool:
+    """Tell whether a module that is named like the application may be the application."""
+    path = read(module, "__file__", default=None)
+    if type(path) is str:
+        return not _slashes(path).startswith(_standard_library()) or _is_installed(_slashes(path))
+    return read(module, "__path__", default=None) is not None
+
+
+def traceback_entries(exception: BaseException) -> list[TracebackType]:
+    """Return the entries of an exception's traceback, the crash site last."""
+    from types import TracebackType  # loaded along with `traceback`
+
+    entries = []
+    # The exception's own answer, which no `__getattribute__` of a subclass can change.
+    entry = BaseException.__dict__["__traceback__"].__get__(exception)
+    while type(entry) is TracebackType:
+        entries.append(entry)
+        entry = entry.tb_next
+    return entries
+
+
+def stack_of_the_caller() -> list[TracebackType]:
+    """Return where this thread is, outside of this package, in the form of a traceback: the caller last."""
+    from types import TracebackType  # loaded along with `traceback`
+
+    entries: list[TracebackType] = []
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001 - the documented way to see one's caller
+    while frame is not None and len(entries) < _MAX_CALLERS:
+        if entries or not _is_in(_OWN_PACKAGE, _raw_module(frame)):
+            entries.append(TracebackType(None, frame, frame.f_lasti, frame.f_lineno or 0))
+        frame = frame.f_back
+    entries.reverse()
+    return entries
+
+
+def chosen(entries: Sequence[TracebackType], count: int) -> list[int]:
+    """Choose the frames to list, in order: an index, or below zero the number of frames left out in this place.
+
+    Our decorator's frame is left out, and a frame with a true `__tracebackhide__`. Of a recursion the first and the
+    last round are kept: its depth differs from run to run, and must not make another issue. `count` frames are listed
+    at most, from both ends.
+    """
+    visible = [index for index, entry in enumerate(entries) if not _is_hidden(entry.tb_frame)]
+    folded = _folded(visible or list(range(len(entries))), entries)
+    if len(folded) <= count:
+        return folded
+    head, tail = count // 2, count - count // 2
+    left_out = sum(-index if index < 0 else 1 for index in folded[head:-tail])
+    return [*folded[:head], -left_out, *folded[-tail:]]
+
+
+def _is_hidden(frame: FrameType) -> bool:
+    try:
+        if _raw_module(frame) == _DECORATOR:
+            return True
+        # Only a local variable of a function: a module's or a class's namespace may be an object of the host's.
+        names = frame.f_code.co_varnames
+        return "__tracebackhide__" in names and frame.f_locals.get("__tracebackhide__") is True
+    except Exception:
+        return False
+
+
+def _folded(indexes: list[int], entries: Sequence[TracebackType]) -> list[int]:
+    # Compared by identity: to compare code objects by value is slow.
+    codes = [id(entries[index].tb_frame.f_code) for index in indexes]
+    total = len(codes)
+    folded: list[int] = []
+    start = 0
+    while start < total:
+        for period in range(1, _LONGEST_CYCLE + 1):
+            end = start + period
+            while end < total and codes[end] == codes[end - period]:
+                end += 1
+            length = (end - start) // period * period
+            if length >= 3 * period:
+                last = start + length - period
+                folded += [*indexes[start : start + period], 2 * period - length, *indexes[last : last + period]]
+                start += length
+                break
+        else:
+            folded.append(indexes[start])
+            start += 1
+    return folded
+
+
+class Frames:
+    """Describes frames for one event: each file is looked at once, and the lines around them share one budget."""
+
+    __slots__ = ("_budget", "_known", "_own", "_source_lines")
+
+    def __init__(self, own: Sequence[str], *, source_lines: bool) -> None:
+        self._own = tuple(own)
+        self._source_lines = source_lines
+        self._known: dict[tuple[str, str | None], tuple[str, str | None, bool]] = {}
+        self._budget = _MAX_CONTEXT_BYTES
+
+    def described(
+        self, entries: Sequence[TracebackType], summaries: dict[int, FrameSummary], plan: Sequence[int]
+    ) -> list[dict[str, Any]]:
+        """Return the frames of one exception, entry point first, crash site last."""
+        frames = [_gap(-index) if index < 0 else self._frame(entries[index], summaries[index]) for index in plan]
+        own = [number for number, frame in enumerate(frames) if frame["in_app"]]
+        # The module's own line in a script, under `-m` or in a console script. Each has another, and some have none.
+        if len(own) > 1 and frames[own[0]]["function"] == "<module>" and _is_main(entries[plan[own[0]]]):
+            frames[own[0]]["in_app"] = False
+        return frames
+
+    def innermost_own(self, entries: Sequence[TracebackType]) -> tuple[str, str]:
+        """Return file and function of the innermost frame of the application, or else of the innermost."""
+        for entry in reversed(entries[-_MAX_CALLERS:]):
+            try:
+                code = entry.tb_frame.f_code
+                if self._place_of(code.co_filename, _module(entry.tb_frame))[2] and not _is_hidden(entry.tb_frame):
+                    return code.co_filename, code.co_name
+            except Exception:  # noqa: S112 - one odd frame costs that frame alone
+                continue
+        if not entries:
+            return "", ""
+        code = entries[-1].tb_frame.f_code
+        return code.co_filename, code.co_name
+
+    def add_context(self, frames: Sequence[dict[str, Any]], summaries: Sequence[FrameSummary | None]) -> None:
+        """Add the lines around each line that failed, while the budget lasts: the application's frames first."""
+        if not self._source_lines:
+            return
+        for in_app in (True, False):
+            for frame, summary in zip(reversed(frames), reversed(summaries), strict=True):
+                if summary is not None and frame["in_app"] is in_app and frame["context_line"] is not None:
+                    self._add_context(frame, summary.filename)
+
+    def _add_context(self, frame: dict[str, Any], filename: str) -> None:
+        lineno = frame["lineno"]
+        try:
+            lines = _lines(filename)
+            before = [_clipped(line) for line in lines[max(lineno - 1 - _CONTEXT_LINES, 0) : lineno - 1]]
+            after = [_clipped(line) for line in lines[lineno : lineno + _CONTEXT_LINES]]
+        except Exception:
+            return  # a loader of the host's
+        size = sum(map(len, before)) + sum(map(len, after))
+        if size <= self._budget:
+            self._budget -= size
+            frame["pre_context"], frame["post_context"] = before, after
+
+    def _frame(self, entry: TracebackType, summary: FrameSummary) -> dict[str, Any]:
+        module: str | None = None
+        try:
+            module = _module(entry.tb_frame)
+            filename, path, in_app = self._place_of(summary.filename, module)
+        except Exception:
+            filename, path, in_app = "<unknown>", None, False
+        lineno = summary.lineno
+        return {
+            "platform": "python",
+            "filename": filename,
+            "abs_path": path,
+            "function": clip(summary.name, MAX_NAME_BYTES) or "<unknown>",
+            "module": module and clip(module, MAX_NAME_BYTES),
+            "lineno": lineno if lineno is not None and lineno >= 0 else None,
+            "pre_context": [],
+            "context_line": self._line(summary),
+            "post_context": [],
+            "in_app": in_app,
+        }
+
+    def _line(self, summary: FrameSummary) -> str | None:
+        """Return the line that failed, with its indentation."""
+        if not self._source_lines or not summary.lineno or not summary.line:
+            return None
+        try:
+            lines = _lines(summary.filename)
+            if summary.lineno <= len(lines):
+                return _clipped(lines[summary.lineno - 1])
+        except Exception:
+            pass  # the summary has it, without the indentation
+        return clip(summary.line, MAX_LINE_BYTES)
+
+    def _place_of(self, filename: str, module: str | None) -> tuple[str, str | None, bool]:
+        key = filename, module
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = self._place(filename, module)
+        return known
+
+    def _place(self, filename: str, module: str | None) -> tuple[str, str | None, bool]:
+        """Return a frame's `filename`, its `abs_path`, and whether it is the application's."""
+        if filename.startswith("<") or not filename:
+            return clip(filename, MAX_NAME_BYTES) or "<unknown>", None, False
+        path = _slashes(filename)
+        if _is_in(_OWN_PACKAGE, module):
+            in_app = False
+        elif self._own:
+            in_app = any(_is_in(name, module) for name in self._own)
+        else:
+            in_app = not _is_installed(path) and not path.startswith(_standard_library())
+        name = clip(_short_name(path.split("/"), module), MAX_NAME_BYTES)
+        top = (module or "").partition(".")[0]
+        # With an `abs_path`, even one that names no directory, PostHog does not look at the module's name.
+        shadows = in_app and (top in sys.stdlib_module_names or top in _FORMER_STANDARD_LIBRARY)
+        return name, name if shadows else None, in_app
+
+
+def _gap(left_out: int) -> dict[str, Any]:
     """Return the frame that stands for those left out."""
     return {
         "platform": "python",
@@ -27,79 +281,48 @@ def gap(left_out: int) -> dict[str, object]:
         "function": f"<{left_out} frames left out>",
         "module": None,
         "lineno": None,
+        "pre_context": [],
         "context_line": None,
+        "post_context": [],
         "in_app": False,
         "synthetic": True,
     }
 
 
-class Sources:
-    """Says of each source file where it is, what to call it and whose it is; each is worked out once per event."""
-
-    __slots__ = ("_known", "_library", "_module", "_root")
-
-    def __init__(self, project_root: str | None) -> None:
-        import os
-        import traceback
-
-        self._known: dict[tuple[str, str | None], tuple[str, str, bool]] = {}
-        # `os` may be frozen into the interpreter; this one is a file of the standard library.
-        self._library = _directory(os.path.dirname(traceback.__file__))
-        root = _directory(project_root)
-        # Whatever led to a directory of everybody's packages: it is not the application's.
-        self._root = None if root is None or root.endswith(("/site-packages/", "/dist-packages/")) else root
-        self._module = root and root.removesuffix("/")
-
-    def frame(self, entry: TracebackType, summary: FrameSummary) -> dict[str, object]:
-        """Describe one traceback entry."""
-        # `exec` takes subclasses of dict, which may have a `get` of their own.
-        module = dict.get(entry.tb_frame.f_globals, "__name__")
-        if type(module) is not str:
-            module = None
-        key = summary.filename, module
-        known = self._known.get(key)
-        if known is None:
-            known = self._known[key] = self._place(*key)
-        filename, path, in_app = known
-        lineno = summary.lineno
-        line = summary.line
-        return {
-            "platform": "python",
-            "filename": filename,
-            "abs_path": path,
-            "function": clip(summary.name, MAX_NAME_BYTES) or "<unknown>",
-            "module": module and clip(module, MAX_NAME_BYTES),
-            "lineno": lineno if lineno is not None and lineno >= 0 else None,
-            "context_line": clip(line, MAX_LINE_BYTES) if line else None,
-            "in_app": in_app,
-        }
-
-    def _place(self, filename: str, module: str | None) -> tuple[str, str, bool]:
-        """Return a short name, the absolute path, and whether the file is the application's."""
-        import os
-
-        if filename.startswith("<") or not filename:
-            name = clip(filename, MAX_NAME_BYTES) or "<unknown>"
-            return name, name, False
-        try:
-            path = os.path.abspath(filename)
-        except (OSError, ValueError):
-            path = filename  # the working directory is gone
-        comparable = _comparable(path)
-        inside = comparable[len(self._root) :] if self._root and comparable.startswith(self._root) else None
-        if module is not None and (module == _OWN_PACKAGE or module.startswith(_OWN_PACKAGE + ".")):
-            in_app = False  # our decorator is in the stack of what it wraps
-        elif inside is not None:
-            in_app = not _is_installed("/" + inside)
-        elif comparable == self._module:
-            in_app = True
-        else:
-            in_app = not _is_installed(comparable) and not (self._library and comparable.startswith(self._library))
-        parts = path.replace(os.sep, "/").split("/")
-        return clip(_short_name(parts, module, inside), MAX_NAME_BYTES), clip(path, 2 * MAX_NAME_BYTES), in_app
+def _is_in(package: str, module: str | None) -> bool:
+    return module is not None and (module == package or module.startswith(package + "."))
 
 
-def _short_name(parts: Sequence[str], module: str | None, inside: str | None) -> str:
+def _raw_module(frame: FrameType) -> str | None:
+    # `exec` takes subclasses of dict, which may have a `get` of their own.
+    name = dict.get(frame.f_globals, "__name__")
+    return name if type(name) is str else None
+
+
+def _module(frame: FrameType) -> str | None:
+    """Return the import name of a frame's module. `python -m` calls it `__main__`, and its spec knows the name."""
+    name = _raw_module(frame)
+    if name != "__main__":
+        return name
+    known = read(dict.get(frame.f_globals, "__spec__"), "name", default=None)
+    return known if type(known) is str and known else name
+
+
+def _is_main(entry: TracebackType) -> bool:
+    return _raw_module(entry.tb_frame) == "__main__"
+
+
+def _lines(filename: str) -> list[str]:
+    import linecache  # loaded along with `traceback`
+
+    return linecache.getlines(filename)
+
+
+def _clipped(line: str) -> str:
+    return clip(line.rstrip(), MAX_LINE_BYTES)
+
+
+def _short_name(parts: Sequence[str], module: str | None) -> str:
     """Name a file as its module does (`package/module.py`), the same on every machine: issues are grouped by it."""
     names = module.split(".") if module else []
     stem = parts[-1].rpartition(".")[0] or parts[-1]
@@ -107,8 +330,8 @@ def _short_name(parts: Sequence[str], module: str | None, inside: str | None) ->
     tail = list(parts[-size:]) if size else []
     if names and [*tail[:-1], *([stem] if stem != "__init__" else [])] == names:
         return "/".join(tail)
-    if inside is not None:
-        return "/".join(parts[-(inside.count("/") + 1) :])
+    if names and names[0] in parts[:-1]:  # from a compiler or a template of the package's
+        return "/".join(parts[len(parts) - 1 - list(reversed(parts[:-1])).index(names[0]) - 1 :])
     return parts[-1]
 
 
@@ -116,19 +339,15 @@ def _is_installed(path: str) -> bool:
     return "/site-packages/" in path or "/dist-packages/" in path
 
 
-def _directory(path: str | None) -> str | None:
-    """Return `path` so that the comparable path of every file below it starts with it."""
-    import os
+def _standard_library() -> str:
+    """Return the directory of the standard library, as every path below it begins."""
+    # `os` may be frozen into the interpreter; this one is a file.
+    import linecache  # loaded along with `traceback`
 
-    if not path:
-        return None
-    try:
-        return _comparable(os.path.abspath(path)).rstrip("/") + "/"
-    except (OSError, ValueError, TypeError):
-        return None
+    return _slashes(linecache.__file__).rpartition("/")[0] + "/"
 
 
-def _comparable(path: str) -> str:
+def _slashes(path: str) -> str:
     import os
 
     return os.path.normcase(path).replace("\\", "/") if os.sep == "\\" else path

@@ -16,15 +16,16 @@ __all__ = [
     "clip",
     "clip_middle",
     "is_exception",
+    "notes_of",
     "plain_type_name",
     "read",
     "text_of",
-    "type_name",
 ]
 
 MAX_MESSAGE_BYTES = 8 * 1024
 MAX_NAME_BYTES = 300
 MAX_LINE_BYTES = 300  # where PostHog cuts a context line
+_MAX_NOTES = 100
 
 
 def is_exception(value: object) -> bool:
@@ -53,15 +54,23 @@ def text_of(value: object, what: str) -> str:
         return f"<{what} str() failed>"
 
 
-def type_name(exception: BaseException) -> str:
-    """Return the name of the class of `exception`."""
-    return plain_type_name(type(exception))
-
-
 def plain_type_name(kind: type) -> str:
     """Return the name of a class."""
     name = read(kind, "__name__", default=None)
     return name if type(name) is str and name else "<unknown>"
+
+
+def notes_of(exception: BaseException) -> object:
+    """Return the notes for printing, in bounds."""
+    notes = read(exception, "__notes__", default=None)
+    if type(notes) in (str, bytes):
+        return notes[:MAX_LINE_BYTES]
+    if type(notes) not in (list, tuple):
+        return notes
+    kept = [clip(text_of(note, "note"), MAX_MESSAGE_BYTES) for note in notes[:_MAX_NOTES]]
+    if len(notes) > _MAX_NOTES:
+        kept.append(f"[{len(notes) - _MAX_NOTES} more notes]")
+    return kept
 
 
 def clip(text: str, limit_bytes: int) -> str:

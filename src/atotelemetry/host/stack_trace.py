@@ -1,26 +1,26 @@
 """The text of an exception's stack trace, as `traceback.format_exception` gives it, in bounds.
 
-Runs in the host, on the thread that captures. One `TracebackException` is made for each exception, without its chain,
-and linked here: the standard library would follow the chain without bounds. Its summaries of frames serve the
-structured list, too.
+Runs in the host, on the thread that captures an exception. One `TracebackException` is made for each exception, without
+its chain and without its frames. Both are added here: the standard library would follow a chain without bounds, and one
+frame that it cannot read would cost it all others. The summaries of frames serve the structured list, too.
 """
 
 from __future__ import annotations
 
 import sys
 
-from atotelemetry.host.guarded import MAX_LINE_BYTES, MAX_MESSAGE_BYTES, clip, plain_type_name, read, text_of
+from atotelemetry.host.guarded import MAX_LINE_BYTES, clip, plain_type_name, read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from traceback import FrameSummary, StackSummary
+    from traceback import FrameSummary, StackSummary, TracebackException
     from types import TracebackType
     from typing import Any
 
     from atotelemetry.host.exceptions import Node
 
-__all__ = ["ends", "print_all"]
+__all__ = ["print_all"]
 
 _MIN_PRINTED_FRAMES = 8
 _MAX_PRINTED_FRAMES_IN_ALL = 600
@@ -28,7 +28,6 @@ _MAX_PRINTED_FRAMES = 200  # per exception, counted as printed: a repeated line 
 _PRINTED_REPEATS = 3  # the standard library prints a repeated line three times and then says how often it follows
 _MAX_STATEMENT_LINES = 200
 _MAX_STATEMENT_CHARACTERS = 4_000  # 3.13 parses all of a statement for its carets
-_MAX_NOTES = 100
 _MAX_FORMATTED_LINE_CHARACTERS = 2_000
 _MAX_SOURCE_FILE_BYTES = 4 * 1024 * 1024
 _SUGGESTED_FROM = ("name", "name_from", "obj")
@@ -39,20 +38,22 @@ _lazy_classes: dict[str, Any] = {}
 class _Alone:
     """What a `TracebackException` asks of one exception, without its chain and with answers that do not raise.
 
-    The chain is linked by `format_all` instead: `TracebackException` would follow it without bounds.
+    The chain is linked by `_format` instead: `TracebackException` would follow it without bounds.
     """
 
-    __slots__ = ("__notes__", "__suppress_context__", "_exception", "_message")
+    __slots__ = ("__notes__", "__suppress_context__", "_exception", "_hidden", "_message")
 
     __cause__ = None
     __context__ = None
     exceptions = ()
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, *, source_lines: bool) -> None:
         self._exception = node.exception
         self._message = node.message
         self.__suppress_context__ = node.suppressed
-        self.__notes__ = _notes(node.exception)
+        self.__notes__ = node.notes
+        # The text of a SyntaxError is a line of source.
+        self._hidden = _SUGGESTED_FROM if source_lines else (*_SUGGESTED_FROM, "text")
 
     @property  # type: ignore[misc]
     def __class__(self) -> type[BaseException]:  # type: ignore[override]
@@ -64,7 +65,7 @@ class _Alone:
     def __getattr__(self, name: str) -> Any:
         # Without these it makes no suggestion ("Did you mean"). To make one it would import the module that failed,
         # once more, read properties of the host's objects, and name a variable of the host's.
-        if name in _SUGGESTED_FROM:
+        if name in self._hidden:
             raise AttributeError(name)
         # Where a SyntaxError points to.
         try:
@@ -75,56 +76,54 @@ class _Alone:
             raise AttributeError(name) from None
 
 
-def print_all(shown: Sequence[tuple[Node, Node | None, str | None]], listed_count: int) -> str:
+def print_all(shown: Sequence[tuple[Node, Node | None, str | None]], *, source_lines: bool) -> str:
     """Return the text of the first exception with all that hangs on it.
 
-    Also gives each its `entries` and `summaries`: of at least the `listed_count` frames that the structured list takes.
+    Also gives each node the summaries of the frames that its `plan` lists. Without `source_lines` no line of source is
+    looked up.
     """
-    printed_count = _printed_count(len(shown))
-    for node, _, _ in shown:
-        _render(node, printed_count, listed_count)
-    try:
-        return _format(shown)
-    except Exception:
-        # A SyntaxError with fields that are no numbers, for instance, breaks the standard library's formatting.
-        for node, _, _ in shown:
-            _render(node, printed_count, listed_count, plain=True)
-        return _format(shown)
+    most = min(_MAX_PRINTED_FRAMES, max(_MIN_PRINTED_FRAMES, _MAX_PRINTED_FRAMES_IN_ALL // len(shown)))
+    stacks = [_summarise(node, most, source_lines=source_lines) for node, _, _ in shown]
+    for plain in (False, True):
+        for (node, _, _), stack in zip(shown, stacks, strict=True):
+            node.rendering = _rendering(node, plain=plain, source_lines=source_lines)
+            node.rendering.stack = stack
+        try:
+            return _format(shown)
+        except Exception:
+            # A SyntaxError with fields that are no numbers, for instance, breaks the standard library's formatting.
+            if plain:
+                raise
+    raise AssertionError
 
 
-def _printed_count(exceptions: int) -> int:
-    """Return how many frames are printed of each of so many exceptions."""
-    return min(_MAX_PRINTED_FRAMES, max(_MIN_PRINTED_FRAMES, _MAX_PRINTED_FRAMES_IN_ALL // exceptions))
+def _summarise(node: Node, most: int, *, source_lines: bool) -> StackSummary:
+    """Give `node` the summaries of its listed frames; return the stack to print, of at most `most` frames."""
+    runs = _runs(node.entries, most) if node.was_raised else []
+    needed = {index for index in node.plan if index >= 0}
+    for first, _, count in runs:
+        needed.update(range(first, first + count))
+    node.summaries = {index: _summary(node.entries[index], source_lines=source_lines) for index in sorted(needed)}
+    return _printable(node.summaries, runs)
 
 
-def _render(node: Node, printed_count: int, listed_count: int, *, plain: bool = False) -> None:
-    """Give `node` its `TracebackException`, its stack of at most `printed_count` frames, and the summaries to list.
+def _rendering(node: Node, *, plain: bool, source_lines: bool) -> TracebackException:
+    """Make the `TracebackException` of one exception, without frames.
 
     `plain` when its own fields are known not to be printable.
     """
     # Milliseconds to import, though a host that raises mostly has it.
     from traceback import TracebackException
 
-    entries = _traceback_entries(node.exception)
-    kept, printed = _choose(entries, printed_count, listed_count)
-    # An explicit limit, because `sys.tracebacklimit` is about what is printed, not about what is known.
-    options: dict[str, Any] = {"limit": max(len(kept), 1), "lookup_lines": False}
-    rebuilt = _rebuilt([entries[index] for index in kept]) if len(kept) < len(entries) else None
-    start = rebuilt or (entries[0] if entries else None)
     kind = type(node.exception)
+    alone: Any = _Alone(node, source_lines=source_lines)
     try:
-        if plain:
-            kind = _plain_type(kind)
-        node.rendering = TracebackException(kind, _Alone(node), start, **options)  # type: ignore[arg-type]
+        return TracebackException(_plain_type(kind) if plain else kind, alone, None, lookup_lines=False)
     except KeyboardInterrupt:
         raise
     except BaseException:
         # Nothing that it does for a better message (it lists the attributes of the object that lacked one) is let out.
-        node.rendering = TracebackException(_plain_type(kind), _Alone(node), start, **options)  # type: ignore[arg-type]
-    summaries = [_tamed(summary) for summary in node.rendering.stack]
-    node.entries = entries
-    node.summaries = dict(zip(kept, summaries, strict=True))
-    node.rendering.stack = _printable(node.summaries, printed)
+        return TracebackException(_plain_type(kind), alone, None, lookup_lines=False)
 
 
 def _format(shown: Sequence[tuple[Node, Node | None, str | None]]) -> str:
@@ -145,25 +144,12 @@ def _format(shown: Sequence[tuple[Node, Node | None, str | None]]) -> str:
     return "".join(shown[0][0].rendering.format())
 
 
-def _traceback_entries(exception: BaseException) -> list[TracebackType]:
-    from types import TracebackType  # loaded along with `traceback`
+def _runs(entries: Sequence[TracebackType], most: int) -> list[tuple[int, int, int]]:
+    """Return the runs of frames to print, as triples.
 
-    entries = []
-    entry = read(exception, "__traceback__", default=None)
-    while type(entry) is TracebackType:
-        entries.append(entry)
-        entry = entry.tb_next
-    return entries
-
-
-def _choose(
-    entries: Sequence[TracebackType], printed_count: int, listed_count: int
-) -> tuple[list[int], list[tuple[int, int, int]]]:
-    """Choose the frames worth summarising, and the runs of them to print.
-
-    Returns the indexes of the former, and for the latter triples: the first index, how many frames stand on the same
-    line, and how many of these are printed. A run that is all left out has 0 there. A summary costs microseconds and
-    printing one ten times that, so this decides before either, for a recursion of 100,000 frames too.
+    These are the first index, how many frames stand on the same line, and how many of them are printed: 0 for what is
+    left out. A summary costs microseconds and printing one ten times that, so this decides before either, for a
+    recursion of 100,000 frames too.
     """
     limit = getattr(sys, "tracebacklimit", None)
     printable = entries[: max(limit, 0)] if type(limit) is int else entries
@@ -177,15 +163,7 @@ def _choose(
             code, line, first = here, lineno, index
     if printable:
         runs.append(_run(first, len(printable)))
-    runs = _without_middle(runs, printed_count)
-
-    if len(entries) <= listed_count:
-        return list(range(len(entries))), runs
-    head, tail = ends(len(entries), listed_count)
-    kept = {*head, *tail}
-    for first, _, count in runs:
-        kept.update(range(first, first + count))
-    return sorted(kept), runs
+    return _without_middle(runs, most)
 
 
 def _run(first: int, end: int) -> tuple[int, int, int]:
@@ -208,14 +186,6 @@ def _without_middle(runs: list[tuple[int, int, int]], printed_count: int) -> lis
     left_out = sum(length for _, length, _ in runs[head:tail])
     gap = [(runs[head][0], left_out, 0)] if left_out else []
     return [*runs[:head], *gap, *runs[tail:]]
-
-
-def _rebuilt(entries: Sequence[TracebackType]) -> TracebackType | None:
-    """Chain copies of these traceback entries: the originals belong to the host."""
-    chain: TracebackType | None = None
-    for entry in reversed(entries):
-        chain = type(entry)(chain, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
-    return chain
 
 
 def _printable(summaries: dict[int, FrameSummary], runs: Sequence[tuple[int, int, int]]) -> StackSummary:
@@ -276,6 +246,42 @@ def _stack_class() -> Any:
     return PrintableStack
 
 
+def _summary(entry: TracebackType, *, source_lines: bool) -> FrameSummary:
+    """Summarise one traceback entry as the standard library does, without what it could not read or print."""
+    from traceback import FrameSummary, StackSummary
+
+    frame = entry.tb_frame
+    code = frame.f_code
+    lineno, end_lineno, colno, end_colno = _position(entry)
+    place = str.__str__(code.co_filename), lineno, str.__str__(code.co_name)
+    if not source_lines:
+        return FrameSummary(*place, line="")
+    try:
+        # It also tells `linecache` of the module's loader. `limit`, because of `sys.tracebacklimit`.
+        where: Any = iter([(frame, lineno)])
+        (summary,) = StackSummary.extract(where, limit=1, lookup_lines=False)
+        if end_lineno is not None:
+            summary.end_lineno, summary.colno, summary.end_colno = end_lineno, colno, end_colno
+    except Exception:
+        # Odd globals, or a loader whose attributes raise.
+        summary = FrameSummary(*place, lookup_line=False)
+    return _tamed(summary)
+
+
+def _position(entry: TracebackType) -> tuple[int | None, int | None, int | None, int | None]:
+    """Return first and last line and column of what was executed. Code may have no line table, or not be so long."""
+    from itertools import islice  # loaded along with `traceback`
+
+    try:
+        positions = entry.tb_frame.f_code.co_positions()
+        found = next(islice(positions, entry.tb_lasti // 2, None), None)  # two bytes for each code unit
+        if found is not None and found[0] is not None:
+            return found
+    except Exception:
+        pass  # the line may be known all the same
+    return entry.tb_lineno, None, None, None
+
+
 def _tamed(summary: FrameSummary) -> FrameSummary:
     """Return `summary`, or one without the part of its source that would cost too much to print."""
     from traceback import FrameSummary
@@ -331,22 +337,3 @@ def _plain_type(kind: type[BaseException]) -> type[BaseException]:
     module = read(kind, "__module__", default=None)
     names = {"__module__": module if type(module) is str else "<unknown>"}
     return type(plain_type_name(kind), (Exception,), names)
-
-
-def _notes(exception: BaseException) -> object:
-    """Return the notes for printing, in bounds."""
-    notes = read(exception, "__notes__", default=None)
-    if type(notes) in (str, bytes):
-        return notes[:MAX_LINE_BYTES]
-    if type(notes) not in (list, tuple):
-        return notes
-    kept = [clip(text_of(note, "note"), MAX_MESSAGE_BYTES) for note in notes[:_MAX_NOTES]]
-    if len(notes) > _MAX_NOTES:
-        kept.append(f"[{len(notes) - _MAX_NOTES} more notes]")
-    return kept
-
-
-def ends(total: int, count: int) -> tuple[range, range]:
-    """Return the first and the last of `total` indexes, `count` at most in both."""
-    head = min(total, count // 2)
-    return range(head), range(max(head, total - (count - count // 2)), total)
