@@ -1,7 +1,7 @@
 """What holds for every test: nothing of the user's gets in, nothing gets out, and no sender is left when all is over.
 
-Senders are real processes that outlive whoever started them. Those of this session are known by what only this
-session's environment holds: a token of its own, or the session's own temporary directory.
+Senders are real processes that outlive whoever started them. A run knows its own by a mark in their environment, to
+which each test adds its own (`support_processes`). Tests run in parallel: each worker is a run.
 """
 
 from __future__ import annotations
@@ -10,19 +10,17 @@ import os
 import signal
 import time
 import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from atotelemetry.host.client import TelemetryClient
-from atotelemetry.host.spawn import SENDER_MARK
 from atotelemetry.testing import CaptureServer
+from support_processes import MARK, new_mark, senders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_SESSION = "TEST_SESSION_OF_ATOTELEMETRY"
 _PATIENCE = 20.0  # more than SENDER_DEADLINE: a sender that lives longer breaks its promise
 
 # What says something about the user, or decides where and whether events are sent.
@@ -39,17 +37,16 @@ _PRIVATE = frozenset(
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_sender_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Fail the run when a sender of this session still runs after the last test; wait for those that drain."""
-    token = uuid.uuid4().hex
-    os.environ[_SESSION] = token
-    marks = (f"{_SESSION}={token}\0".encode(), f"{tmp_path_factory.getbasetemp()}{os.sep}".encode())
+def no_sender_is_left() -> Iterator[None]:
+    """Fail the run when a sender of its own still runs after the last test; wait for those that drain."""
+    mark = f"{uuid.uuid4().hex}/"
+    os.environ[MARK] = mark
     try:
         yield
     finally:
-        del os.environ[_SESSION]
+        del os.environ[MARK]
     ends_at = time.monotonic() + _PATIENCE
-    while (left := _senders(marks)) and time.monotonic() < ends_at:
+    while (left := senders(mark)) and time.monotonic() < ends_at:
         time.sleep(0.05)
     for pid in left:
         try:
@@ -61,7 +58,7 @@ def no_sender_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
 @pytest.fixture(autouse=True)
 def private_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Give the test an empty home, and an environment that says nothing about the user or the machine's CI."""
+    """Give the test an empty home, a mark, and an environment that says nothing about the user or the machine's CI."""
     home = tmp_path_factory.mktemp("private-home")
     # Its own, because a test may undo its `monkeypatch` in the middle.
     with pytest.MonkeyPatch.context() as patch:
@@ -71,6 +68,8 @@ def private_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         for name in ("HOME", "USERPROFILE", "APPDATA", "LOCALAPPDATA"):
             patch.setenv(name, str(home))
         patch.setenv("XDG_CONFIG_HOME", str(home / ".config"))
+        patch.setenv("XDG_CACHE_HOME", str(home / ".cache"))
+        patch.setenv(MARK, new_mark())
         yield
 
 
@@ -95,18 +94,3 @@ def new_client() -> Iterator[Callable[..., TelemetryClient]]:
     for client in clients:
         client.flush(_PATIENCE, delivered=True)
         client.shutdown()
-
-
-def _senders(marks: tuple[bytes, ...]) -> list[int]:
-    """Return the senders whose environment holds one of `marks`. Zombies have none; without /proc there is no look."""
-    found = []
-    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
-        if not name.isdigit():
-            continue
-        try:
-            environ = b"\0" + Path(f"/proc/{name}/environ").read_bytes() + b"\0"
-        except OSError:
-            continue  # it has ended, or is somebody else's
-        if f"\0{SENDER_MARK}=".encode() in environ and any(mark in environ for mark in marks):
-            found.append(int(name))
-    return found

@@ -6,9 +6,8 @@
         hosts.assert_arrived_once("built")
 
 A host is a Python script, run with an empty home, an empty temp directory, an empty working directory and an
-environment that holds nothing but what every process needs. Each test's processes carry a token in their environment,
-which senders inherit: so a test finds its own senders through /proc, and the `hosts` fixture sees to it that none
-outlives the test and that no file was written.
+environment that holds nothing but what every process needs, and the test's mark (`support_processes`). The `hosts`
+fixture sees to it that none of them outlives the test and that no file was written.
 
 `HAZARD_SRC`, the path of a changed copy of `src`, makes the hosts import that one: so one sees a test go red when a
 protection is taken out. `HAZARD_PATIENCE`, in seconds, makes that quick.
@@ -22,25 +21,30 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from collections import Counter
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from support_processes import (
+    MARK,
+    PATIENCE,
+    describe,
+    marked,
+    new_mark,
+    senders,
+    wait_for_end,
+    wait_for_senders,
+    wait_until_no_sender,
+)
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from atotelemetry.testing import CaptureServer
 
-TOKEN = "ATO_HAZARD_TOKEN"
-SENDER_MARK = b"ATO_TELEMETRY_SENDER=1"
-
 needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="senders are found through /proc")
-
-# Everything that a test waits for happens within a second on an idle machine; this is for a busy one.
-PATIENCE = float(os.environ.get("HAZARD_PATIENCE", "30"))
 
 PREAMBLE = '''
 import os, signal, sys, threading, time
@@ -86,22 +90,6 @@ for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execvp(sys.argv[1], sys.argv[1:])
 """
-
-
-def environment_of(pid: str) -> bytes:
-    """Return what `/proc` says of a process's environment.
-
-    In the middle of an `execve`, which on a busy machine may take its time, it has neither environment nor arguments;
-    taken for nobody's it would be missed by who looks for it.
-    """
-    process = Path("/proc", pid)
-    ends_at = time.monotonic() + PATIENCE
-    while True:
-        environ = (process / "environ").read_bytes()
-        if environ or (process / "cmdline").read_bytes() or time.monotonic() > ends_at:
-            return environ
-        (process / "exe").readlink()  # the kernel's own and zombies have none, and that raises
-        time.sleep(0.001)
 
 
 class Finished(NamedTuple):
@@ -150,7 +138,7 @@ class Hosts:
 
     def __init__(self, directory: Path, server: CaptureServer) -> None:
         self.server = server
-        self.token = uuid.uuid4().hex
+        self.mark = new_mark()
         self.directory = directory
         self.home, self.temp, self.work = (directory / name for name in ("home", "temp", "work"))
         for made in (self.home, self.temp, self.work):
@@ -163,7 +151,7 @@ class Hosts:
             "XDG_CONFIG_HOME": str(self.home / ".config"),
             "TMPDIR": str(self.temp),
             "TEST_SERVER": server.url,
-            TOKEN: self.token,
+            MARK: self.mark,
         }
         if source := os.environ.get("HAZARD_SRC"):
             self.environment["PYTHONPATH"] = source
@@ -267,34 +255,15 @@ class Hosts:
 
     def senders(self) -> list[int]:
         """Return the process ids of this test's senders, and of what they started; not of zombies."""
-        return [pid for pid, environ in self._mine() if SENDER_MARK in environ]
+        return senders(self.mark)
 
     def wait_for_senders(self, count: int = 1) -> list[int]:
         """Wait until at least so many senders run; return their process ids."""
-        ends_at = time.monotonic() + PATIENCE
-        while len(found := self.senders()) < count:
-            assert time.monotonic() < ends_at, f"no {count} senders, only {found}"
-            time.sleep(0.005)
-        return found
+        return wait_for_senders(count, self.mark)
 
     def wait_until_no_sender(self, timeout: float = PATIENCE) -> None:
         """Wait until this test's senders have ended."""
-        ends_at = time.monotonic() + timeout
-        while pids := self.senders():
-            for pid in pids:
-                assert wait_for_end(pid, ends_at - time.monotonic()), f"sender {pid} still runs: {describe(pid)}"
-
-    def _mine(self) -> Iterator[tuple[int, list[bytes]]]:
-        """Find every process with this test's token."""
-        token = f"{TOKEN}={self.token}".encode()
-        for name in os.listdir("/proc"):
-            if name.isdigit():
-                try:
-                    environ = environment_of(name).split(b"\0")
-                except OSError:
-                    continue  # it has ended, or is somebody else's
-                if token in environ:
-                    yield int(name), environ
+        wait_until_no_sender(self.mark, timeout)
 
     # ---- what arrived
 
@@ -335,7 +304,7 @@ class Hosts:
             self.wait_until_no_sender()
         except AssertionError as error:
             left.append(str(error))
-        for pid, _ in list(self._mine()):
+        for pid, _ in list(marked(self.mark)):
             if wait_for_end(pid, 5.0):  # helpers of `multiprocessing` notice their parent's end a moment later
                 continue
             left.append(f"process {pid} still ran: {describe(pid)}")
@@ -346,30 +315,6 @@ class Hosts:
         for directory in (self.home, self.temp, self.work):
             left += [f"{path} was written" for path in directory.rglob("*")]
         return left
-
-
-def wait_for_end(pid: int, timeout: float) -> bool:
-    """Wait until a process that need not be ours has ended; False when it still runs after `timeout` seconds."""
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        poll = select.poll()
-        poll.register(handle, select.POLLIN)
-        return bool(poll.poll(max(0.0, timeout) * 1000))
-    finally:
-        os.close(handle)
-
-
-def describe(pid: int) -> str:
-    """Return the state of a process (R, S, T, Z, …) and its command line; an empty text when there is none."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
-        return ""
-    return f"{state} {command}"
 
 
 def children(pid: int) -> dict[int, str]:

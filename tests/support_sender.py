@@ -9,7 +9,9 @@ fixed time: a test waits for the process, for a connection, or for what the serv
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -312,7 +314,10 @@ def full_backlog() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
+@functools.cache
 def closed_port() -> int:
-    """Return a port of loopback where connecting is refused."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """Return a port of loopback where connecting is refused: it stays bound, so that no other test listens there."""
+    bound = socket.socket()
+    bound.bind(("127.0.0.1", 0))
+    atexit.register(bound.close)
+    return int(bound.getsockname()[1])

@@ -39,7 +39,7 @@ LIBRARIES = {
     "command": {"msgspec"},
 }
 # Faults that name one of these files wait for its split.
-WAITING = ("host.consent_yaml",)
+WAITING = ()
 
 
 class House:

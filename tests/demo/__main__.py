@@ -131,9 +131,9 @@ class Demo:
             log = directory / f"{title.replace(' ', '-')}.log"
             return Scenario(title=title, delivers=delivers, url=url, log=log, server=server)
 
-        with socket.socket() as listener:  # bound and closed again: nobody listens there
-            listener.bind(("127.0.0.1", 0))
-            closed = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        bound = cleanup.enter_context(socket.socket())  # and never listened on
+        bound.bind(("127.0.0.1", 0))
+        closed = f"http://127.0.0.1:{bound.getsockname()[1]}"
         self.healthy = scenario("healthy", CaptureServer(), delivers=True)
         self.hanging = scenario("hangs (never answers)", CaptureServer())
         self.down = scenario("down (nobody listens)", None, closed)

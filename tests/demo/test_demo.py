@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from email.message import Message
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import pytest
 from tests.demo.verdict import EVENTS, Result, problems, sender_problems, untried
 
 from atotelemetry.testing import RecordedRequest
+from support_processes import MARK, PATIENCE, describe, marked, new_mark, wait_for_end, wait_for_senders
 
 # The senders of a server that hangs give up after eleven seconds.
 pytestmark = pytest.mark.timeout(150)
@@ -24,7 +23,6 @@ pytestmark = pytest.mark.timeout(150)
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
 TITLES = ("healthy", "hangs (never answers)", "down (nobody listens)", "healthy, but CLI killed")
-TOKEN = "ATOTELEMETRY_TEST_TOKEN"  # inherited by the demo's CLIs and by their senders
 ROOT = Path(__file__).resolve().parents[2]
 
 # Two rounds are enough here.
@@ -47,7 +45,7 @@ class World:
     """A demo with a temporary directory and a home of its own, whose owner opted out of everything."""
 
     def __init__(self, directory: Path, patch: str = "", **variables: str) -> None:
-        self.token = f"{directory}-{time.monotonic_ns()}"
+        self.mark = new_mark()
         self.temporary = directory / "tmp"
         self.home = directory / "home"
         self.temporary.mkdir(parents=True)
@@ -62,7 +60,7 @@ class World:
             "XDG_CONFIG_HOME": str(self.home),
             "XDG_CACHE_HOME": str(self.home),
             "PYTHONIOENCODING": "utf-8",
-            TOKEN: self.token,
+            MARK: self.mark,
             **variables,
         }
         for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"):
@@ -83,27 +81,8 @@ class World:
         self.assert_nothing_is_left()
         return process.returncode, output, errors
 
-    def senders(self) -> list[str]:
-        return [command for command in self.processes() if "atotelemetry.sender" in command]
-
-    def processes(self) -> list[str]:
-        """Return the command line of every process that inherited this world's environment."""
-        found = []
-        for entry in Path("/proc").iterdir() if sys.platform == "linux" else ():
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError):  # one that ends at this moment has no environment
-                    if f"{TOKEN}={self.token}".encode() in (entry / "environ").read_bytes():
-                        found.append((entry / "cmdline").read_text())
-        return found
-
-    def wait_until(self, condition) -> None:
-        deadline = time.monotonic() + 40.0
-        while not condition():
-            assert time.monotonic() < deadline, self.processes()
-            time.sleep(0.01)
-
     def assert_nothing_is_left(self) -> None:
-        assert self.processes() == []
+        assert [describe(pid) for pid, _ in marked(self.mark)] == []
         assert list(self.temporary.iterdir()) == []
         files = sorted(path for path in self.home.rglob("*") if path.is_file())
         assert [path.parent.name for path in files] == ["atopile", "example"]
@@ -185,13 +164,14 @@ def test_ended_in_the_middle(tmp_path, how, code):
     world = World(tmp_path)
     with world.start(stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
-            world.wait_until(world.senders)
+            wait_for_senders(mark=world.mark)
             process.send_signal(how)
             _, errors = process.communicate(timeout=40)
         finally:
             process.kill()
     assert (process.returncode, errors) == (code, "")
-    world.wait_until(lambda: not world.processes())
+    for pid, _ in marked(world.mark):
+        assert wait_for_end(pid, PATIENCE), describe(pid)
     world.assert_nothing_is_left()
 
 
