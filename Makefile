@@ -44,8 +44,10 @@ help: ## list the targets
 demo: $(UV_TO_INSTALL) ## the main job, end to end, against a local capture server
 	@$(RUN) --no-default-groups --group demo python -m tests.demo
 
-test: $(UV_TO_INSTALL) ## run the test suite
-	@$(RUN) pytest $(PYTEST_ARGS)
+# Tests mostly wait for processes, so there are more workers than cores.
+WORKERS ?= 4
+test: $(UV_TO_INSTALL) ## run the test suite (WORKERS=1 for one test at a time)
+	@$(RUN) pytest --numprocesses $(WORKERS) $(PYTEST_ARGS)
 
 test-all: $(UV_TO_INSTALL) ## run the suite on 3.11, 3.12 and 3.13
 	@for version in 3.11 3.12 3.13; do $(MAKE) --no-print-directory test PYTHON=$$version || exit 1; done

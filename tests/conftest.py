@@ -35,6 +35,21 @@ _PRIVATE = frozenset(
     }
 )
 
+# Tests that share a costly fixture, by how their ids start: in a parallel run one worker takes them all.
+_TOGETHER = ("tests/demo/test_demo.py::", "tests/sender/test_deadline.py::test_a_stalled_sender_is_gone")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Hand out single tests, but those in `_TOGETHER` as one; `--dist loadgroup` needs an older pytest."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return next((start for start in _TOGETHER if nodeid.startswith(start)), nodeid)
+
+    return Scheduling(config, log)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def no_sender_is_left() -> Iterator[None]:

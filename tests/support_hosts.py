@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -140,9 +142,11 @@ class Hosts:
         self.server = server
         self.mark = new_mark()
         self.directory = directory
-        self.home, self.temp, self.work = (directory / name for name in ("home", "temp", "work"))
-        for made in (self.home, self.temp, self.work):
-            made.mkdir()
+        self.home, self.work = directory / "home", directory / "work"
+        self.home.mkdir()
+        self.work.mkdir()
+        # Not below `directory`: the path of a socket in it must be short (sun_path in unix(7) holds 108 bytes).
+        self.temp = Path(tempfile.mkdtemp(prefix="ato-")).resolve()
         self.environment = {
             name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH") if name in os.environ
         }
@@ -314,6 +318,7 @@ class Hosts:
                 continue  # it ended meanwhile
         for directory in (self.home, self.temp, self.work):
             left += [f"{path} was written" for path in directory.rglob("*")]
+        shutil.rmtree(self.temp, ignore_errors=True)
         return left
 
 

@@ -343,6 +343,9 @@ class OwnDatetime(datetime.datetime):
 class Offset(datetime.tzinfo):
     """A timezone of the host's own making, with seconds in its offset."""
 
+    def __repr__(self) -> str:
+        return "Offset()"
+
     def utcoffset(self, when: datetime.datetime | None) -> datetime.timedelta:
         return datetime.timedelta(hours=-3, seconds=7)
 
