@@ -159,7 +159,7 @@ def test_events_without_an_address_are_a_wrong_call():
         ({"host": "https://"}, "http://"),
         ({"host": "http://user@"}, "http://"),
         ({"host": "http://127.0.0.1:abc"}, "abc"),
-        ({"host": "http://127.0.0.1:99999"}, "out of range"),
+        ({"host": "http://127.0.0.1:99999"}, "no number up to 65535"),
         ({"host": "http://[::1"}, "IPv6"),
         ({"host": "http://127.0.0.1:1/?project=1"}, "without query and fragment"),
         ({"host": "http://127.0.0.1:1/#top"}, "without query and fragment"),
