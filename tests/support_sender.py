@@ -14,6 +14,7 @@ import contextlib
 import functools
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -24,9 +25,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import atotelemetry
+from atotelemetry.wire import Answer, AnswerDecoder, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
 SOURCE = str(Path(atotelemetry.__file__).parents[1])
 END = b'{"type":"end"}\n'
@@ -83,10 +85,24 @@ class Done:
     """What is left of a sender that has ended."""
 
     exit_code: int
+    """Of a detached one: that of the process that was started, which leaves at once."""
     stdout: str
     stderr: str
     seconds: float
     """From the end of its input to the end of the process."""
+
+    @property
+    def answers(self) -> list[Answer]:
+        """What it answered, if it was detached."""
+        return AnswerDecoder().feed(self.stdout.encode())
+
+    @property
+    def outcome(self) -> Outcome:
+        """Its last words to the host."""
+        last = self.answers[-1]
+        assert isinstance(last, Outcome), self.answers
+        assert last.last, self.answers
+        return last
 
     @property
     def lines(self) -> list[str]:
@@ -113,22 +129,37 @@ class RunningSender:
     """A sender whose input is still open."""
 
     def __init__(
-        self, *arguments: str, env: Mapping[str, str] | None = None, detached: bool = False, patch: str = ""
+        self,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        detached: bool = False,
+        patch: str = "",
+        pass_fds: Collection[int] = (),
     ) -> None:
+        self._detached = detached
         extra = {**(env or {}), **({"ATO_TELEMETRY_SENDER": "1"} if detached else {})}
         start = ["-m", "atotelemetry.sender"]
         if patch:
             script = f"{patch}\nimport runpy\nrunpy.run_module('atotelemetry.sender', run_name='__main__')"
             start = ["-c", script]
         self.process = subprocess.Popen(
-            [sys.executable, "-P", *start, *arguments],
+            [sys.executable, "-P", *start, *arguments, *(["--detached"] if detached else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment(extra),
             bufsize=0,
+            start_new_session=detached,
+            pass_fds=pass_fds,
         )
         self._ended_at = time.monotonic()
+
+    def send(self, number: int) -> None:
+        """Send the sender a signal."""
+        if self._detached:
+            os.killpg(self.process.pid, number)  # its session's only group; the process that was started has left it
+        else:
+            self.process.send_signal(number)
 
     @property
     def input(self) -> int:
@@ -149,6 +180,16 @@ class RunningSender:
         self.process.stdin.close()
         self._ended_at = time.monotonic()
 
+    def fill_stdout(self) -> None:
+        """Fill the pipe that it answers into, with line ends."""
+        assert self.process.stdout is not None
+        # A pipe can be opened anew through /proc, for the other direction, too (proc(5)).
+        pipe = os.open(f"/proc/self/fd/{self.process.stdout.fileno()}", os.O_WRONLY | os.O_NONBLOCK)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(pipe, b"\n" * 4096)
+        os.close(pipe)
+
     def finish(self) -> Done:
         """End its input if that was not done, and wait for the process."""
         if self.process.stdin is not None and not self.process.stdin.closed:
@@ -156,7 +197,7 @@ class RunningSender:
         self.process.stdin = None
         stdout, stderr = self.process.communicate(timeout=PATIENCE)
         seconds = time.monotonic() - self._ended_at
-        return Done(self.process.returncode, stdout.decode(), stderr.decode(), seconds)
+        return Done(self.process.returncode, (stdout or b"").decode(), stderr.decode(), seconds)
 
     def wait(self) -> Done:
         """Wait for the process while its input stays open."""
@@ -180,7 +221,10 @@ class RunningSender:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
+        if self._detached:
+            with contextlib.suppress(ProcessLookupError):
+                self.send(signal.SIGKILL)
+        elif self.process.poll() is None:
             self.process.kill()
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):

@@ -158,7 +158,7 @@ class Outcome(msgspec.Struct, tag="outcome", tag_field="type", kw_only=True, omi
 
     delivered: int = 0
     dropped: dict[str, int] = msgspec.field(default_factory=dict)
-    """Number of events by reason (the reasons stand in `sender/answers.py`)."""
+    """Number of events by reason (the reasons stand in `sender/reasons.py`)."""
     last: bool = False
     """Whether this sender says no more. Events that it was given and that are not counted here were never read."""
 

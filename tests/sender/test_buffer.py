@@ -142,8 +142,28 @@ def test_gathering_ends_when_the_request_is_full():
     thread.join()
 
 
-def test_the_names_of_what_waits():
-    """For the last words of a process that is out of time."""
-    buffer = Buffer()
-    buffer.put([a_hello(), an_event("a"), an_event("b")], lambda: None)
-    assert buffer.names() == ["a", "b"]
+def test_a_buffer_that_nobody_else_fills_takes_the_rest():
+    """The host is gone: the little that is left in its pipe may hold the news that all is to be dropped."""
+    buffer = Buffer(limit_bytes=5000)
+    asked = []
+    buffer.put([an_event(str(number), 1000) for number in range(10)], lambda: asked.append(1) or True)
+    assert len(asked) == 1
+    assert len(take(buffer)) == 10
+
+
+def test_the_oldest_make_room():
+    """For a patient host, which is not to be held up by an outage."""
+    buffer = Buffer(limit_bytes=5000)
+    assert buffer.put_dropping_oldest([an_event(str(number), 1000) for number in range(3)]) == []
+    dropped = buffer.put_dropping_oldest([an_event(str(number), 1000) for number in range(3, 6)])
+    assert names(dropped) == ["0", "1", "2"]
+    assert names(take(buffer)) == ["3", "4", "5"]
+
+
+def test_settings_never_make_room():
+    """The events behind them would go to the wrong server."""
+    buffer = Buffer(limit_bytes=2000)
+    buffer.put_dropping_oldest([a_hello()])
+    assert buffer.put_dropping_oldest([an_event(str(number), 1000) for number in range(3)]) == []
+    assert buffer.take_hello() == a_hello()
+    assert names(take(buffer)) == ["0", "1", "2"]

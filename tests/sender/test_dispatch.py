@@ -1,6 +1,7 @@
 """`sender/dispatch.py`: the retry decision, and that every event ends delivered or dropped, exactly once."""
 
 import json
+import math
 import random
 import re
 from collections import Counter
@@ -8,25 +9,36 @@ from collections import Counter
 import pytest
 
 from atotelemetry.sender.batch import Prepared
-from atotelemetry.sender.dispatch import RETRY_DELAY, Dispatcher, Tally, backoff, retry_pause
+from atotelemetry.sender.dispatch import RETRY_DELAY, Dispatcher, backoff, retry_pause
 from atotelemetry.sender.outcome import DELIVERED, REFUSED, REJECTED, RETRY, STALE, TOO_LARGE, Outcome
+from atotelemetry.sender.tally import Tally
 from atotelemetry.wire import Hello
 
 
 class FakeTime:
-    """A clock that only `pause` and `take` move."""
+    """A clock that only `pause` and requests move. The host may end, or the person say no, at some moment of it."""
 
     def __init__(self, left=None):
         self.now = 0.0
         self.ends_at = left
+        self.host_ends_at = self.no_at = math.inf
+        self.deadline = 15.0
         self.pauses = []
 
     def left(self):
+        if self.ends_at is None and self.now >= self.host_ends_at:
+            self.ends_at = self.host_ends_at + self.deadline
+        if self.stopped():
+            return 0.0
         return None if self.ends_at is None else max(0.0, self.ends_at - self.now)
 
-    def pause(self, seconds):
-        self.pauses.append(seconds)
-        self.now += seconds
+    def stopped(self):
+        return self.now >= self.no_at
+
+    def pause(self, seconds, *, until_limited=False):
+        wake_at = min(self.host_ends_at if until_limited and self.left() is None else math.inf, self.no_at)
+        self.pauses.append(min(seconds, wake_at - self.now))
+        self.now += self.pauses[-1]
 
 
 class FakeJournal:
@@ -157,6 +169,7 @@ def test_after_the_last_retry_the_events_are_dropped_with_the_last_reason():
     assert len(world.requests) == 3
     assert world.journal.problems == ["dropped 3 events (a, b x 2): because retry"]
     assert world.tally.dropped == {"because retry": 3}
+    assert world.tally.lost == {"sender failed": 3}  # this server's answers have no cause
     assert not world.tally.complete
 
 
@@ -299,36 +312,85 @@ def test_every_event_is_accepted_once_or_dropped_by_name(seed):
     assert world.time.left() is None or world.time.now < world.time.ends_at + 0.5
 
 
-def test_reasons_without_end_do_not_fill_the_memory():
-    """A server may say something new each time."""
-    tally = Tally()
-    for number in range(1000):
-        tally.drop(1, f"HTTP 400: request {number}")
-    assert sum(tally.dropped.values()) == 1000
-    assert len(tally.dropped) <= 51
-
-
 def test_a_name_without_end_does_not_fill_the_log():
     """It is cut where it is said, not where it is sent."""
     world = World(script(REJECTED)).deliver("n" * 10_000)
     assert len(world.journal.problems[0]) < 200
 
 
-def test_an_event_without_a_fate_is_no_success():
-    """Whatever was read must be delivered or dropped in the end; until then it may still be lost."""
-    tally = Tally()
-    assert tally.complete
-    tally.read = 3
-    assert not tally.complete
-    tally.delivered = 3
-    assert tally.complete
-    tally.read = 4
-    assert (tally.complete, tally.undecided) == (False, 1)
+# ---- patience, and a no
 
 
-def test_the_summary_names_what_is_wrong():
-    """And only that."""
-    tally = Tally()
-    tally.read, tally.bad_lines, tally.unread = 1, 1, True
-    tally.drop(1, "HTTP 400")
-    assert str(tally) == "1 event read, 0 delivered, 1 dropped (1 x HTTP 400), 1 bad line, input left unread"
+def network_is_down(until):
+    """Answer like a network that is down until a moment of the fake clock."""
+
+    def answer(world):
+        return Outcome(RETRY, "down", cause="network: connect failed") if world.time.now < until else DELIVERED
+
+    return answer
+
+
+def patient_world(answer, **settings):
+    """Make a dispatcher of a patient host, and a server that knows the time."""
+    world = World(lambda *_: answer(world), patient=True, **settings)
+    return world
+
+
+def test_a_patient_host_is_retried_for_as_long_as_it_lives():
+    """With pauses that grow up to half a minute, whatever `max_retries` says."""
+    world = patient_world(network_is_down(until=600), max_retries=0).deliver("a")
+    assert world.accepted == ["a"]
+    assert world.dropped == []
+    assert world.time.pauses[:3] == sorted(world.time.pauses[:3])
+    assert max(world.time.pauses) <= 30 * 1.25
+    assert 600 <= world.time.now < 640
+
+
+def test_at_the_end_of_a_patient_host_the_pauses_begin_anew():
+    """The deadline starts then; the long pause of an old outage would waste it."""
+    world = patient_world(network_is_down(until=100 + 7))
+    world.time.host_ends_at = 100.0
+    world.deliver("a")
+    assert world.accepted == ["a"]
+    after = [moment for moment in moments(world.time.pauses) if moment >= 100]
+    assert after[0] == 100  # at once
+    assert after[1] <= 100.0 + RETRY_DELAY * 1.25
+
+
+def moments(pauses):
+    """Return the moments at which pauses ended, when nothing else takes time."""
+    return [sum(pauses[: number + 1]) for number in range(len(pauses))]
+
+
+def test_a_patient_host_that_ended_is_dropped_at_the_deadline():
+    """Its events are counted with the cause of the last attempt."""
+    world = patient_world(network_is_down(until=math.inf))
+    world.time.host_ends_at = 3.0
+    world.deliver("a")
+    assert world.tally.lost == {"network: connect failed": 1}
+    assert world.time.now <= 3.0 + 15.0
+
+
+def test_a_final_answer_ends_patience():
+    """Only what may still succeed is waited for."""
+    world = patient_world(lambda _: Outcome(REJECTED, "HTTP 401", cause="refused (401)")).deliver("a")
+    assert world.tally.lost == {"refused (401)": 1}
+    assert len(world.requests) == 1
+
+
+def test_after_a_no_nothing_more_is_posted():
+    """Not even what waits for its retry."""
+    world = World(lambda *_: RETRY, max_retries=5)
+    world.time.no_at = 0.3
+    world.deliver("a", "b")
+    assert len(world.requests) == 1
+    assert world.tally.lost == {"disabled": 2}
+    assert world.time.now == 0.3
+
+
+def test_what_was_posted_before_a_no_may_be_accepted():
+    """It cannot be called back."""
+    world = World(script(), takes=1.0)
+    world.time.no_at = 0.3
+    world.deliver("a")
+    assert world.tally.delivered == 1

@@ -1,4 +1,4 @@
-"""`sender/lanes.py`: how many requests are on their way at once, and who carries them."""
+"""`sender/lanes.py`: how many requests are on their way at once, and on which threads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from atotelemetry.sender import lanes as lanes_module
 from atotelemetry.sender.batch import MAX_REQUEST_BYTES, Prepared
-from atotelemetry.sender.lanes import MAX_IN_FLIGHT, Carrier, Lanes
+from atotelemetry.sender.lanes import MAX_IN_FLIGHT, Channel, Lanes
 
 PATIENCE = 20.0
 
@@ -19,17 +19,12 @@ class FakeDispatcher:
     def __init__(self, world: World) -> None:
         self.limit_bytes = MAX_REQUEST_BYTES
         self._world = world
-        self._names: list[str] = []
 
     def deliver(self, events: list[Prepared]) -> None:
-        self._names = [event.name for event in events]
-        self._world.started.append((self, threading.current_thread().name, self._names))
+        names = [event.name for event in events]
+        self._world.started.append((self, threading.current_thread().name, names))
         self._world.changed.set()
         assert self._world.may_finish.acquire(timeout=PATIENCE)
-        self._names = []
-
-    def undecided_names(self) -> list[str]:
-        return list(self._names)
 
 
 class FakeDelivery:
@@ -49,15 +44,15 @@ class World:
     """Lanes whose requests end when the test says so."""
 
     def __init__(self, **options: int) -> None:
-        self.carriers: list[Carrier] = []
+        self.channels: list[Channel] = []
         self.started: list[tuple[FakeDispatcher, str, list[str]]] = []
         self.changed = threading.Event()
         self.may_finish = threading.Semaphore(0)
         self.lanes = Lanes(self._make, on_free=self.changed.set, **options)
 
-    def _make(self) -> Carrier:
-        self.carriers.append(Carrier(FakeDispatcher(self), FakeDelivery()))
-        return self.carriers[-1]
+    def _make(self) -> Channel:
+        self.channels.append(Channel(FakeDispatcher(self), FakeDelivery()))
+        return self.channels[-1]
 
     def deliver(self, *names: str, size_bytes: int = 10) -> None:
         self.lanes.deliver([Prepared("", name, b"x" * size_bytes) for name in names])
@@ -94,7 +89,7 @@ def test_without_a_backlog_one_request_waits_for_the_other(world):
     assert world.lanes.have_room(backlog=False)
     world.deliver("b")
     world.wait_for_starts(2)
-    assert len(world.carriers) == 1
+    assert len(world.channels) == 1
 
 
 def test_a_backlog_opens_lanes_up_to_the_limit(world):
@@ -104,13 +99,12 @@ def test_a_backlog_opens_lanes_up_to_the_limit(world):
         world.deliver(str(number))
     world.wait_for_starts(MAX_IN_FLIGHT)
     assert not world.lanes.have_room(backlog=True)
-    assert len(world.carriers) == len({id(dispatcher) for dispatcher, *_ in world.started}) == MAX_IN_FLIGHT
-    assert sorted(world.lanes.undecided_names()) == [str(number) for number in range(MAX_IN_FLIGHT)]
+    assert len(world.channels) == len({id(dispatcher) for dispatcher, *_ in world.started}) == MAX_IN_FLIGHT
     world.finish()
     world.wait_until(lambda: world.lanes.have_room(backlog=True))
     world.deliver("next")
     world.wait_for_starts(MAX_IN_FLIGHT + 1)
-    assert len(world.carriers) == MAX_IN_FLIGHT  # a lane that became free is used again
+    assert len(world.channels) == MAX_IN_FLIGHT  # a lane that became free is used again
 
 
 def test_what_is_on_its_way_is_bounded_in_bytes(world):
@@ -128,11 +122,11 @@ def test_the_least_limit_of_any_lane_holds_for_the_next_request(world):
     world.deliver("a")
     world.deliver("b")
     world.wait_for_starts(2)
-    world.carriers[1].dispatcher.limit_bytes = 1000
+    world.channels[1].dispatcher.limit_bytes = 1000
     assert world.lanes.limit_bytes == 1000
 
 
-def test_without_threads_the_caller_carries(world, monkeypatch):
+def test_without_threads_the_caller_sends(world, monkeypatch):
     """A system that has no thread for us now costs no event."""
 
     def refuse(_):
@@ -154,5 +148,5 @@ def test_connections_are_warmed_up_once_and_closed_all(world):
     world.finish(2)
     world.wait_until(world.lanes.idle)
     world.lanes.close()
-    assert [carrier.delivery.warmed for carrier in world.carriers] == [1, 0]
-    assert [carrier.delivery.closed for carrier in world.carriers] == [1, 1]
+    assert [channel.delivery.warmed for channel in world.channels] == [1, 0]
+    assert [channel.delivery.closed for channel in world.channels] == [1, 1]

@@ -1,43 +1,64 @@
 """`python -m atotelemetry.sender`: arguments, standard streams, exit code.
 
-The process that a host starts, detached, without arguments; and a Unix filter for people, who may give it some. Exit
-code 0: everything was accepted. 1: something was not. 2: it was called wrongly.
+A Unix filter for people. Exit code 0: everything was accepted. 1: something was not. 2: it was called wrongly.
+
+A host starts it with `--detached`. Then it forks before anything else and its first process leaves, so that the sender
+is nobody's child: no host meets it in `os.wait()`, and nobody looks at its exit code, which is 0. It takes the pipe
+that it finds as stdout for its answers.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # the real one would load `typing` before the fork
 if TYPE_CHECKING:
     import argparse
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
     from atotelemetry.sender.batch import Request
     from atotelemetry.sender.journal import Journal
+    from atotelemetry.sender.loop import Sender
 
 __all__ = ["main"]
 
-_MARK = "ATO_TELEMETRY_SENDER"  # set by the host that started this process (host/spawn.py)
+_DETACHED = "--detached"
 _NICENESS = 10
 _START_LIMIT = 60.0  # a sender that does not get to its input in this time (imports on a dead drive) never will
-_INTERRUPTED = 130  # what shells say of a command that Ctrl-C ended
+_INTERRUPTED = 130  # as shells report a command that Ctrl-C ended
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a sender on stdin; return its exit code. Detaches first if a host started it."""
+    """Run a sender on stdin; return its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    log_path = _log_path()
-    detached = bool(os.environ.get(_MARK)) and not arguments
-    if detached:
-        _detach()
+    if arguments == [_DETACHED]:
+        _fork()
+        return _run_detached()
+    if not arguments and os.environ.get("ATO_TELEMETRY_SENDER"):
+        return _run_detached()
     options = _options(arguments) if arguments else None
 
     from atotelemetry.sender.journal import Journal
 
-    verbose = options is not None and options.verbose
-    return _run(options, Journal(to_stderr=not detached, verbose=verbose, log_path=log_path), detached=detached)
+    journal = Journal(to_stderr=True, verbose=options is not None and options.verbose, log_path=_log_path())
+    return _run_by_hand(options, journal)
+
+
+def _run_detached() -> int:
+    log_path = _log_path()  # seen from the host's directory, which we leave
+    pipe = _detach()
+
+    from atotelemetry.sender.answers import Answers
+    from atotelemetry.sender.journal import Journal
+    from atotelemetry.sender.loop import SENDER_IDLE, Sender
+    from atotelemetry.sender.watchdog import cancel_kill, on_terminate
+
+    journal = Journal(to_stderr=False, verbose=False, log_path=log_path)
+    sender = Sender(0, overrides={}, journal=journal, answers=Answers(pipe), idle=SENDER_IDLE)
+    on_terminate(sender.terminate)
+    cancel_kill()
+    return _report(sender, journal)
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
@@ -46,10 +67,9 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     return parse(arguments)
 
 
-def _run(options: argparse.Namespace | None, journal: Journal, *, detached: bool) -> int:
-    from atotelemetry.sender.loop import SENDER_IDLE, Sender
+def _run_by_hand(options: argparse.Namespace | None, journal: Journal) -> int:
+    from atotelemetry.sender.loop import Sender
     from atotelemetry.sender.settings import overrides
-    from atotelemetry.sender.watchdog import hold
 
     if sys.stdin is None:
         journal.problem("error: standard input is closed")
@@ -57,24 +77,28 @@ def _run(options: argparse.Namespace | None, journal: Journal, *, detached: bool
     if options is not None and options.dry_run and sys.stdout is None:
         journal.problem("error: standard output is closed")
         return 2
-    if not detached and os.isatty(0):
+    if os.isatty(0):
         journal.problem("waiting for events, one JSON object per line; end with Ctrl-D (--help shows an example)")
     sender = Sender(
+        0,
         overrides={} if options is None else overrides(options),
         journal=journal,
-        stop_at_end=detached,
-        # A person's pipeline may be slow; a host that says nothing for so long has forgotten us.
-        idle=SENDER_IDLE if detached else None if options is None else options.idle,
+        stop_at_end=False,
+        idle=None if options is None else options.idle,  # a person's pipeline may be slow
         dry_run=_print_request if options is not None and options.dry_run else None,
     )
-    if detached:
-        hold()
+    return _report(sender, journal)
+
+
+def _report(sender: Sender, journal: Journal) -> int:
+    """Run the sender, report its end, return the exit code."""
     try:
-        tally = sender.run(0)
+        tally = sender.run()
     except KeyboardInterrupt:
         journal.problem(f"interrupted: {sender.tally}")
         return _INTERRUPTED
     except Exception as error:
+        sender.fail()
         journal.problem(f"error: the sender failed: {error!r}; {sender.tally}")
         return 1
     journal.detail(f"done: {tally}")
@@ -85,7 +109,7 @@ def _run(options: argparse.Namespace | None, journal: Journal, *, detached: bool
 
 
 def _log_path() -> str | None:
-    """Return the file that `ATO_TELEMETRY_LOG` names, seen from the host's directory, which we leave."""
+    """Return the file that `ATO_TELEMETRY_LOG` names."""
     path = os.environ.get("ATO_TELEMETRY_LOG")
     try:
         return os.path.abspath(path) if path else None
@@ -93,12 +117,33 @@ def _log_path() -> str | None:
         return None  # that directory was removed
 
 
-def _detach() -> None:
-    """Let go of everything of the host's, and be as small a burden as possible."""
-    _close_inherited()
-    from atotelemetry.sender.watchdog import bite_after
+def _fork() -> None:
+    """Go on in a child that nobody waits for; the first process ends here."""
+    if not hasattr(os, "fork"):
+        return  # Windows: nobody meets a stranger's child there
+    leads = os.getsid(0) == os.getpid()  # the spawn made a session; the child is in it, and cannot get a terminal
+    try:
+        pid = os.fork()
+    except OSError:
+        os._exit(1)  # the process limit; the host learns it from this exit code
+    if pid:
+        os._exit(0)
+    if not leads:
+        try:
+            os.setsid()
+        except OSError:
+            return  # refused, by seccomp for example
 
-    bite_after(_START_LIMIT)
+
+def _detach() -> int:
+    """Drop everything of the host's and become small; return the descriptor of the answer pipe."""
+    _close_inherited()
+    pipe = os.dup(1)  # above 2, since a host opens all three
+    os.dup2(2, 1)  # the null device: a library that prints must not answer for us
+
+    from atotelemetry.sender.watchdog import kill_after
+
+    kill_after(_START_LIMIT)
     import signal
 
     for name in ("SIGINT", "SIGHUP"):  # the terminal's business is not ours
@@ -107,13 +152,14 @@ def _detach() -> None:
     if hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a host that ignores it must not cost us git's exit codes
     steps: list[Any] = [lambda: os.chdir(os.sep)]  # the host's directory may be removed or unmounted meanwhile
-    if hasattr(os, "setsid"):
-        steps += [os.setsid, lambda: os.nice(_NICENESS), _lower_session]
+    if hasattr(os, "nice"):
+        steps += [lambda: os.nice(_NICENESS), _lower_session]
     for step in steps:
         try:
             step()
         except OSError:
-            continue  # setsid: the usual case, posix_spawn has made the session already
+            continue
+    return pipe
 
 
 def _lower_session() -> None:

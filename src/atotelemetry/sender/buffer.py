@@ -1,8 +1,8 @@
-"""Events between the thread that reads and the thread that delivers: bounded, in order, waited for.
+"""Events between the thread that reads and the thread that delivers: bounded and in order.
 
-Runs in the sender. The reader puts a chunk's messages at a time and waits while the buffer is full; the deliverer waits
-until there is a request's worth, the input has ended, or enough time was spent gathering. A `hello` travels through the
-buffer like an event, so that it holds for the events behind it and for none before.
+Runs in the sender. The reader puts the messages of a chunk and waits while the buffer is full. The deliverer waits
+until a request is full, the input has ended, or enough time was spent gathering. A `hello` travels through the buffer
+like an event, so its settings hold for the events behind it and for none before.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["BUFFER_BYTES", "Buffer"]
 
 BUFFER_BYTES = 8 * 1024 * 1024
 
-# What a decoded event takes beside its line. Counted, or a flood of tiny events would fill several times the limit.
+# Memory of a decoded event beside its line. Counted, or a flood of tiny events would fill several times the limit.
 _OBJECT_BYTES = 512
 _SINGLES = 8  # so many requests of one event each are worth another connection
 _FULL_CHECK = 0.1  # how often a reader that may not read looks around
@@ -48,18 +48,32 @@ class Buffer:
 
     # ---- reader
 
-    def put(self, items: Sequence[Event | Hello], while_full: Callable[[], None]) -> None:
-        """Add items in order; while the buffer is full, wait, and call `while_full` from time to time."""
+    def put(self, items: Sequence[Event | Hello], while_full: Callable[[], object]) -> None:
+        """Add items in order; wait while the buffer is full, and call `while_full` from time to time.
+
+        If that returns something true, nobody is left to be held up: the rest is added without waiting.
+        """
         with self._changed:
+            hurry: object = False
             for item in items:
-                while self._items and self._bytes + _weight(item) > self._limit_bytes:
+                while self._is_full_for(item) and not hurry:
                     self._changed.notify_all()
                     self._changed.wait(_FULL_CHECK)
-                    while_full()
-                self._items.append(item)
-                self._bytes += _weight(item)
-                self._hellos += isinstance(item, Hello)
+                    hurry = while_full()
+                self._add(item)
             self._changed.notify_all()
+
+    def put_dropping_oldest(self, items: Sequence[Event | Hello]) -> list[Event]:
+        """Add items in order; return the oldest events, which had to make room for them."""
+        dropped: list[Event] = []
+        with self._changed:
+            for item in items:
+                while self._is_full_for(item) and isinstance(oldest := self._items[0], Event):
+                    self._remove()
+                    dropped.append(oldest)
+                self._add(item)
+            self._changed.notify_all()
+        return dropped
 
     def touch(self) -> None:
         """Note that something arrived."""
@@ -94,21 +108,18 @@ class Buffer:
             return True
 
     def take_hello(self) -> Hello | None:
-        """Take the settings that hold from here on, if that is what comes next."""
+        """Take the settings that hold from here on, if they come next."""
         with self._changed:
-            if not self._items or not isinstance(self._items[0], Hello):
+            if not self._items or not isinstance(hello := self._items[0], Hello):
                 return None
-            item = self._items.popleft()
-            assert isinstance(item, Hello)  # noqa: S101 - for the type checker
-            self._bytes -= _weight(item)
-            self._hellos -= 1
+            self._remove()
             self._changed.notify_all()
-            return item
+            return hello
 
     def take_events(self, *, endpoint: str, limit_bytes: int, extra_bytes: int) -> list[Event]:
-        """Take the events of the next request: what `batch.fill` says, and none from behind a `hello`.
+        """Take the events of the next request, as many as `batch.fill` says, and none from behind a `hello`.
 
-        `extra_bytes` is what each event gains over its line before it is sent.
+        `extra_bytes` is the growth of each event over its line before it is sent.
         """
         with self._changed:
             sizes_bytes: list[int] = []
@@ -119,18 +130,17 @@ class Buffer:
             if not sizes_bytes:
                 return []
             number = batch.fill(sizes_bytes, endpoint=endpoint, limit_bytes=limit_bytes)
-            events = [item for item in (self._items.popleft() for _ in range(number)) if isinstance(item, Event)]
-            self._bytes -= sum(map(_weight, events))
+            events = [item for item in (self._remove() for _ in range(number)) if isinstance(item, Event)]
             self._changed.notify_all()
             return events
-
-    def names(self) -> list[str]:
-        """Return the names of the events that still wait; takes no lock, for the last words of a stuck process."""
-        return [item.event for item in self._items.copy() if isinstance(item, Event)]
 
     def waiting(self) -> bool:
         """Whether there is anything to take now."""
         return bool(self._items)
+
+    def closed(self) -> bool:
+        """Whether no more items will come."""
+        return self._closed
 
     def wait_for(self, ready: Callable[[bool], bool], *, endpoint: str) -> None:
         """Wait until `ready` says yes; it is told whether there is a backlog: another full request, or several.
@@ -145,6 +155,20 @@ class Buffer:
         """Let `wait_for` ask again. Any thread may call this."""
         with self._changed:
             self._changed.notify_all()
+
+    def _is_full_for(self, item: Event | Hello) -> bool:
+        return bool(self._items) and self._bytes + _weight(item) > self._limit_bytes
+
+    def _add(self, item: Event | Hello) -> None:
+        self._items.append(item)
+        self._bytes += _weight(item)
+        self._hellos += isinstance(item, Hello)
+
+    def _remove(self) -> Event | Hello:
+        item = self._items.popleft()
+        self._bytes -= _weight(item)
+        self._hellos -= isinstance(item, Hello)
+        return item
 
     def _has_a_request(self, events: int) -> bool:
         return len(self._items) >= events or self._bytes >= batch.MAX_REQUEST_BYTES

@@ -1,4 +1,4 @@
-"""What becomes of events on their way: delivered, tried again, halved, or dropped with a reason.
+"""Delivers events: tries again, halves what is refused as a whole, drops with a reason.
 
 Runs in the sender, on the thread of a lane. It has no network and no clock of its own: `post` makes one attempt, the
 countdown knows how much time is left and waits, and a test puts its own in their place. The rule it keeps: every event
@@ -8,30 +8,31 @@ ends either delivered or dropped, once, and is counted as what it became.
 from __future__ import annotations
 
 import datetime
+import math
 import os
-import threading
-from collections import Counter
+import sys
 from typing import TYPE_CHECKING, Protocol
 
-from atotelemetry.sender import batch
+from atotelemetry.sender import batch, reasons
 from atotelemetry.sender.outcome import DELIVERED, REFUSED, RETRY, STALE, TOO_LARGE, Outcome
+from atotelemetry.sender.tally import drop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from atotelemetry.sender.batch import Prepared, Request
     from atotelemetry.sender.journal import Journal
+    from atotelemetry.sender.tally import Tally
     from atotelemetry.wire import Hello
 
-__all__ = ["RETRY_DELAY", "Dispatcher", "Tally", "TimeLeft", "backoff", "counted", "drop", "retry_pause", "utc_now"]
+__all__ = ["RETRY_DELAY", "Dispatcher", "TimeLeft", "backoff", "retry_pause", "utc_now"]
 
 RETRY_DELAY = 0.5
 """Before the first retry; doubled for each further one."""
 
+_LONGEST_DELAY = 30.0
 _JITTER = 0.25
 _SMALLEST_LIMIT_BYTES = 64 * 1024
-_NAME_LENGTH = 80
-_MOST_REASONS = 50
 
 
 class TimeLeft(Protocol):
@@ -40,17 +41,20 @@ class TimeLeft(Protocol):
     def left(self) -> float | None:
         """Seconds left for work; None while there is no limit."""
 
-    def pause(self, seconds: float) -> None:
-        """Wait, but not beyond the time that is left."""
+    def stopped(self) -> bool:
+        """Whether there is no time left because the person said no."""
+
+    def pause(self, seconds: float, *, until_limited: bool = False) -> None:
+        """Wait, but not beyond the time that is left; nor, if asked so, beyond the moment in which a limit is set."""
 
 
 def backoff(attempt: int, retry_after: float | None, spread: float) -> float:
     """Return the seconds to wait before retry number `attempt` (from 0).
 
-    `RETRY_DELAY`, doubling, longer by up to a quarter (`spread` is 0 to 1) so that many senders do not come back as
-    one; a server's `retry_after` wins when it is longer.
+    `RETRY_DELAY`, doubling up to half a minute, longer by up to a quarter (`spread` is 0 to 1) so that many senders do
+    not come back as one. A server's `retry_after` wins when it is longer.
     """
-    delay: float = RETRY_DELAY * 2.0 ** min(attempt, 100) * (1 + _JITTER * spread)
+    delay: float = min(RETRY_DELAY * 2.0 ** min(attempt, 100), _LONGEST_DELAY) * (1 + _JITTER * spread)
     return delay if retry_after is None else max(delay, retry_after)
 
 
@@ -65,47 +69,6 @@ def retry_pause(attempt: int, outcome: Outcome, *, max_retries: int, time_left: 
     return pause if pause < time_left else None
 
 
-class Tally:
-    """What became of everything that was read. The reader counts what it read, the lanes the rest, under one lock."""
-
-    def __init__(self) -> None:
-        self.read = 0
-        self.delivered = 0
-        self.dropped: dict[str, int] = {}
-        """How many events, by reason."""
-        self.bad_lines = 0
-        self.unread = False
-        """Whether input was left unread."""
-        self.delivered_is_called = "delivered"
-
-    def drop(self, count: int, reason: str) -> None:
-        """Count events that will not be delivered."""
-        if reason not in self.dropped and len(self.dropped) >= _MOST_REASONS:
-            reason = "other reasons"  # a server that says something new each time must not fill our memory
-        self.dropped[reason] = self.dropped.get(reason, 0) + count
-
-    @property
-    def complete(self) -> bool:
-        """Whether nothing was lost."""
-        return not (self.dropped or self.bad_lines or self.unread or self.undecided)
-
-    @property
-    def undecided(self) -> int:
-        """How many events were read and are not counted as anything else yet."""
-        return self.read - self.delivered - sum(self.dropped.values())
-
-    def __str__(self) -> str:
-        lost = sum(self.dropped.values())
-        text = f"{counted(self.read)} read, {self.delivered} {self.delivered_is_called}, {lost} dropped"
-        if self.dropped:
-            text += " (" + "; ".join(f"{count} x {reason}" for reason, count in self.dropped.items()) + ")"
-        if self.bad_lines:
-            text += f", {self.bad_lines} bad line{'s' if self.bad_lines != 1 else ''}"
-        if self.unread:
-            text += ", input left unread"
-        return text
-
-
 class Dispatcher:
     """Delivers events to one server, as its settings say.
 
@@ -114,8 +77,7 @@ class Dispatcher:
         post: makes one attempt with a request of so many events, in at most so many seconds (None: its own limit).
         time: how much is left.
         journal: told of each retry, split and drop.
-        tally: told what became of each event.
-        deciding: held while the fate of events is put on record, so that each has exactly one.
+        tally: counts each event once.
 
     """
 
@@ -127,49 +89,44 @@ class Dispatcher:
         time: TimeLeft,
         journal: Journal,
         tally: Tally,
-        deciding: threading.Lock | None = None,
     ) -> None:
         self._settings = settings
         self._post = post
         self._time = time
         self._journal = journal
         self._tally = tally
-        self._deciding = deciding or threading.Lock()
-        self._undecided: list[list[Prepared]] = []  # a stack: the next to be sent is on top
+        self._most_retries = sys.maxsize if settings.patient else settings.max_retries
         self.limit_bytes = batch.MAX_REQUEST_BYTES
         """What a request should not exceed; lowered when the server says so (413)."""
 
     def deliver(self, events: list[Prepared]) -> None:
         """Deliver events in order; halve what is refused as a whole until the bad event is alone."""
-        self._undecided = [events] if events else []
-        while self._undecided:
-            part = self._undecided[-1]
+        waiting = [events] if events else []  # a stack: the next to be sent is on top
+        while waiting:
+            part = waiting.pop()
             try:
                 outcome = self._send(part)
-            except Exception as error:
-                outcome = Outcome("", f"{type(error).__name__}: {error}")  # a bug of ours costs these events, no others
+            except Exception as error:  # a bug of ours costs these events, no others
+                outcome = Outcome("", f"{type(error).__name__}: {error}")
             if outcome.kind in (REFUSED, TOO_LARGE) and len(part) > 1:
-                self._split(part, outcome)
+                first, second = self._split(part, outcome)
+                waiting += [second, first]
                 continue
-            with self._deciding:
-                self._undecided.pop()
+            with self._tally.lock:
                 if outcome.kind == DELIVERED:
-                    self._tally.delivered += len(part)
+                    self._tally.deliver(len(part))
                 else:
-                    drop([event.name for event in part], outcome.reason, self._tally, self._journal)
+                    names = [event.name for event in part]
+                    drop(names, outcome.reason, outcome.cause or reasons.SENDER_FAILED, self._tally, self._journal)
 
-    def undecided_names(self) -> list[str]:
-        """Return the names of the events whose fate is open, for the last words of a stuck process."""
-        return [event.name for part in reversed(self._undecided) for event in part]
-
-    def _split(self, part: list[Prepared], outcome: Outcome) -> None:
+    def _split(self, part: list[Prepared], outcome: Outcome) -> tuple[list[Prepared], list[Prepared]]:
         first, second = batch.halve(part)
         if outcome.kind == TOO_LARGE:
             # What is too much now is too much for the next full request, too.
             size_bytes = sum(len(event.body) for event in part)
             self.limit_bytes = min(self.limit_bytes, max(size_bytes // 2, _SMALLEST_LIMIT_BYTES))
         self._journal.detail(f"{outcome.reason}: trying {len(first)} and {len(second)} events")
-        self._undecided[-1:] = [second, first]
+        return first, second
 
     def _send(self, events: list[Prepared]) -> Outcome:
         """Post one request, as often as it makes sense; return the last outcome."""
@@ -180,7 +137,7 @@ class Dispatcher:
         while True:
             left = self._time.left()
             if left is not None and left <= 0:
-                return Outcome(RETRY, "; ".join(filter(None, (outcome.reason, "no time left before the deadline"))))
+                return self._too_late(outcome)
             request = batch.request(events, api_key=settings.api_key, endpoint=settings.endpoint, sent_at=utc_now())
             outcome = self._post(request, len(events), left)
             if outcome.kind == STALE:
@@ -188,44 +145,41 @@ class Dispatcher:
                 if not was_stale:
                     was_stale = True
                     continue
-                outcome = Outcome(RETRY, outcome.reason)
-            left = self._time.left()
-            pause = retry_pause(
-                attempt,
-                outcome,
-                max_retries=settings.max_retries,
-                time_left=settings.sender_deadline if left is None else left,
-                spread=os.urandom(1)[0] / 255,
-            )
+                outcome = outcome._replace(kind=RETRY)
+            pause = self._pause_before_retry(attempt, outcome)
             if pause is None:
-                if outcome.kind == RETRY and attempt < settings.max_retries:
-                    return Outcome(RETRY, f"{outcome.reason}; no time left for a retry")
-                return outcome
+                if outcome.kind != RETRY or attempt >= self._most_retries:
+                    return outcome
+                if self._time.stopped():
+                    return self._too_late(outcome)
+                return outcome._replace(reason=f"{outcome.reason}; no time left for a retry")
             attempt += 1
             was_stale = False
-            self._journal.detail(f"retry {attempt} of {settings.max_retries} in {pause:.2f} s")
-            self._time.pause(pause)
+            of = "" if settings.patient else f" of {settings.max_retries}"
+            self._journal.detail(f"retry {attempt}{of} in {pause:.2f} s")
+            alive = self._time.left() is None
+            # A server that asked for more time gets it, also at the host's end.
+            self._time.pause(pause, until_limited=settings.patient and outcome.retry_after is None)
+            if alive and settings.patient and self._time.left() is not None:
+                attempt = 0  # the host has ended: little time is left, so the pauses begin anew
 
+    def _pause_before_retry(self, attempt: int, outcome: Outcome) -> float | None:
+        settings = self._settings
+        left = self._time.left()
+        if left is None:
+            # The host lives, so no limit holds yet. Without patience the one to come is the measure.
+            left = math.inf if settings.patient else settings.sender_deadline
+        spread = os.urandom(1)[0] / 255
+        return retry_pause(attempt, outcome, max_retries=self._most_retries, time_left=left, spread=spread)
 
-def drop(names: list[str], reason: str, tally: Tally, journal: Journal, *, unnamed: int = 0) -> None:
-    """Give up on events, named where their names are known."""
-    count = len(names) + unnamed
-    tally.drop(count, reason)
-    listed = ", ".join(filter(None, (_listed(names), f"{unnamed} unnamed" if unnamed else "")))
-    journal.problem(f"dropped {counted(count)} ({listed}): {reason}")
+    def _too_late(self, outcome: Outcome) -> Outcome:
+        """Return the final outcome of events for which no time is left, `outcome` being that of the attempt before."""
+        if self._time.stopped():
+            return Outcome(RETRY, "telemetry was disabled", cause=reasons.DISABLED)
+        reason = "; ".join(filter(None, (outcome.reason, "no time left before the deadline")))
+        return Outcome(RETRY, reason, cause=outcome.cause or reasons.DEADLINE)
 
 
 def utc_now() -> str:
     """Return the time as PostHog takes it: UTC, ISO 8601, microseconds."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def counted(events: int) -> str:
-    """Return "1 event", "2 events"."""
-    return f"{events} event{'s' if events != 1 else ''}"
-
-
-def _listed(names: Iterable[str]) -> str:
-    """Return every name once, with how often it occurs."""
-    counts = Counter(name if len(name) <= _NAME_LENGTH else name[:_NAME_LENGTH] + "…" for name in names)
-    return ", ".join(name if count == 1 else f"{name} x {count}" for name, count in counts.items())

@@ -1,9 +1,9 @@
-"""Several requests on their way at once, while more waits than one of them can carry.
+"""Several requests on their way at once, while a backlog waits.
 
-Runs in the sender. Each lane is a thread with a connection of its own that carries one request at a time through all
-its attempts. An ordinary run needs one: what comes while that is busy gathers, and makes the next request. But behind a
-server that is far away or slow a backlog would wait out one round trip after another, and lose to the deadline what it
-did not get to; so while there is one, more lanes open. What is on its way is bounded in number and in bytes.
+Runs in the sender. Each lane is a thread with a connection of its own. It sends one request at a time and makes all its
+attempts. An ordinary run needs one lane: events that come while it is busy make the next request. Behind a slow server
+a backlog would wait out one round trip after another, and lose the rest to the deadline. So a backlog opens more lanes,
+up to a limit in number and in bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from atotelemetry.sender.delivery import Delivery
     from atotelemetry.sender.dispatch import Dispatcher
 
-__all__ = ["MAX_IN_FLIGHT", "Carrier", "Lanes"]
+__all__ = ["MAX_IN_FLIGHT", "Channel", "Lanes"]
 
 MAX_IN_FLIGHT = 4
 """Requests on their way at once, at most."""
@@ -30,8 +30,8 @@ MAX_IN_FLIGHT = 4
 _IN_FLIGHT_BYTES = MAX_REQUEST_BYTES // 2
 
 
-class Carrier(NamedTuple):
-    """What a lane carries its requests with: who decides what becomes of the events, and the connection."""
+class Channel(NamedTuple):
+    """The parts of a lane: a dispatcher, and its connection."""
 
     dispatcher: Dispatcher
     delivery: Delivery | None
@@ -42,27 +42,27 @@ class Lanes:
     """All lanes to one server. Used by the thread that fills requests.
 
     Args:
-        make_carrier: called for each new lane.
+        make_channel: called for each new lane.
         on_free: called, on a lane's thread, when it has become free.
         most: how many lanes there may be.
 
     """
 
     def __init__(
-        self, make_carrier: Callable[[], Carrier], *, on_free: Callable[[], None], most: int = MAX_IN_FLIGHT
+        self, make_channel: Callable[[], Channel], *, on_free: Callable[[], None], most: int = MAX_IN_FLIGHT
     ) -> None:
-        self._make_carrier = make_carrier
+        self._make_channel = make_channel
         self._on_free = on_free
         self._most = most
-        self._lanes = [_Lane(make_carrier(), on_free)]
+        self._lanes = [_Lane(make_channel(), on_free)]
 
     @property
     def limit_bytes(self) -> int:
-        """What a request should not exceed: the least that the server asked any lane for."""
+        """The size that a request should not exceed: the least that the server asked any lane for."""
         return min(lane.dispatcher.limit_bytes for lane in self._lanes)
 
     def warm_up(self) -> None:
-        """Get the first lane ready to send, beside whatever the caller does meanwhile."""
+        """Open the first lane's connection, while the caller goes on."""
         if self._lanes[0].delivery is not None:
             self._lanes[0].delivery.warm_up()
 
@@ -71,7 +71,7 @@ class Lanes:
         return not any(lane.in_flight_bytes for lane in self._lanes)
 
     def have_room(self, *, backlog: bool) -> bool:
-        """Whether `deliver` may be called now; beside another request only for a backlog."""
+        """Whether `deliver` may be called now. A second request may start only while a backlog waits."""
         in_flight_bytes = [lane.in_flight_bytes for lane in self._lanes]
         if not any(in_flight_bytes):
             return True
@@ -81,55 +81,51 @@ class Lanes:
         """Give the events of a request to a free lane, when there is room."""
         lane = next((lane for lane in self._lanes if not lane.in_flight_bytes), None)
         if lane is None:
-            lane = _Lane(self._make_carrier(), self._on_free)
+            lane = _Lane(self._make_channel(), self._on_free)
             self._lanes.append(lane)
         lane.take(events)
 
     def close(self) -> None:
-        """Let go of every connection, when nothing is on its way."""
+        """Close every connection, when nothing is on its way."""
         for lane in self._lanes:
             lane.close()
 
-    def undecided_names(self) -> list[str]:
-        """Return the names of the events whose fate is open, for the last words of a stuck process."""
-        return [name for lane in list(self._lanes) for name in lane.dispatcher.undecided_names()]
-
 
 class _Lane:
-    """A carrier and its thread, which is started by the first request."""
+    """A channel and its thread, which the first request starts."""
 
-    def __init__(self, carrier: Carrier, on_free: Callable[[], None]) -> None:
-        self.dispatcher, self.delivery = carrier
+    def __init__(self, channel: Channel, on_free: Callable[[], None]) -> None:
+        self.dispatcher, self.delivery = channel
         self.in_flight_bytes = 0
-        """Size of the events that it carries; 0 when it is free."""
+        """Size of the events on their way; 0 when the lane is free."""
         self._on_free = on_free
         self._requests: SimpleQueue[list[Prepared] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def take(self, events: list[Prepared]) -> None:
-        """Deliver these events; on the caller's thread, if the system has no other for us now."""
+        """Deliver these events; on the caller's thread if the system has no other now."""
         self.in_flight_bytes = sum(len(event.body) for event in events)
         if self._thread is None:
             thread = threading.Thread(target=self._work, name="lane", daemon=True)
             try:
                 thread.start()
             except RuntimeError:
-                self._carry(events)
+                self._send(events)
                 return
             self._thread = thread
         self._requests.put(events)
 
     def close(self) -> None:
-        """Let the thread end, and go of the connection."""
+        """End the thread, close the connection."""
         self._requests.put(None)
         if self.delivery is not None:
             self.delivery.close()
 
     def _work(self) -> None:
         while (events := self._requests.get()) is not None:
-            self._carry(events)
+            self._send(events)
 
-    def _carry(self, events: list[Prepared]) -> None:
+    def _send(self, events: list[Prepared]) -> None:
         try:
             self.dispatcher.deliver(events)
         finally:

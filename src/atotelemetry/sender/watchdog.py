@@ -1,8 +1,8 @@
-"""The end of the process at the deadline, whatever the rest of it is stuck in.
+"""Ends the process at its deadline, whatever the rest of it is stuck in.
 
-Runs in the sender. Two alarms: a thread that still says what was lost (*bark*), and behind it one that needs neither
-Python nor its lock (*bite*): a library that holds the interpreter lock for good, a log on a dead network drive and a
-stderr that nobody reads are no reason to live on.
+Runs in the sender. Two alarms. A thread still reports the events that were lost (`report_stuck`). Behind it a native
+timer ends the process (`kill_after`). It needs neither Python nor its lock, because a library may hold the lock for
+good, and the report may hang on a dead network drive.
 """
 
 from __future__ import annotations
@@ -15,77 +15,115 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Countdown", "bite_after", "hold"]
+__all__ = ["Countdown", "cancel_kill", "kill_after", "on_terminate"]
 
 _LONGEST = 1e6  # more than eleven days is for ever, and more than a lock can wait
-_LAST_WORDS = 0.5  # kept of the time, or a fifth of a short one: to give up in good order and say what was lost
+_LAST_WORDS = 0.5  # kept of the time, or a fifth of a short one: to give up in good order and report the losses
 
 
 class Countdown:
-    """The time that is left, once the input has ended; before that there is no limit.
+    """The time that is left, once there is a limit.
 
     Args:
-        on_stuck: called shortly before the deadline if the process is still there; should end it.
+        report_stuck: called shortly before the deadline if the process is still there; should end it.
 
     """
 
-    def __init__(self, on_stuck: Callable[[], None]) -> None:
-        self._on_stuck = on_stuck
+    def __init__(self, report_stuck: Callable[[], None]) -> None:
+        self._report_stuck = report_stuck
         self._changed = threading.Condition()
         self._ends_at: float | None = None
+        self._stopped = False
 
     def start(self, deadline: float) -> None:
-        """From here on the process has `deadline` seconds to live. Only the first call counts. Never raises."""
+        """End the process in `deadline` seconds. A later end than one already set is ignored. Never raises."""
         deadline = min(deadline, _LONGEST)
         reserve = min(_LAST_WORDS, deadline / 5)
+        ends_at = time.monotonic() + deadline - reserve
         with self._changed:
-            if self._ends_at is not None:
+            if self._ends_at is not None and self._ends_at <= ends_at:
                 return
-            self._ends_at = time.monotonic() + deadline - reserve
+            self._ends_at = ends_at
             self._changed.notify_all()
-        bite_after(deadline)
+        kill_after(deadline)
         try:
-            threading.Thread(target=self._bark, args=(deadline - reserve / 2,), name="watchdog", daemon=True).start()
+            threading.Thread(target=self._wait, args=(deadline - reserve / 2,), name="watchdog", daemon=True).start()
         except RuntimeError:
-            return  # no thread to be had: the end comes without a word
+            return  # no thread to be had: the end comes without a report
+
+    def stop(self) -> None:
+        """Leave no time from now on, because the person said no."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopped
 
     def left(self) -> float | None:
-        """Seconds left for work, 0.0 when there are none; None while the input goes on."""
+        """Seconds left for work, 0.0 when there are none; None while there is no limit."""
         ends_at = self._ends_at
+        if self._stopped:
+            return 0.0
         return None if ends_at is None else max(0.0, ends_at - time.monotonic())
 
-    def pause(self, seconds: float) -> None:
-        """Wait, but not beyond the time that is left, even if the countdown starts meanwhile."""
+    def pause(self, seconds: float, *, until_limited: bool = False) -> None:
+        """Wait, but not beyond the time that is left, even if a limit is set meanwhile.
+
+        With `until_limited`, do not wait beyond the moment in which the first limit is set.
+        """
         until = time.monotonic() + seconds
         with self._changed:
-            while True:
+            unlimited = self._ends_at is None
+            while not self._stopped and not (until_limited and unlimited and self._ends_at is not None):
                 ends_at = until if self._ends_at is None else min(until, self._ends_at)
                 left = ends_at - time.monotonic()
                 if left <= 0:
                     return
                 self._changed.wait(left)
 
-    def _bark(self, after: float) -> None:
-        time.sleep(after)
-        self._on_stuck()
+    def _wait(self, seconds: float) -> None:
+        time.sleep(seconds)
+        self._report_stuck()
 
 
-def bite_after(seconds: float) -> None:
-    """End the process, with exit code 1, after so many seconds, even if Python is stuck; replaces an earlier call.
+def on_terminate(call: Callable[[], None]) -> None:
+    """Call `call`, on a thread of its own, when SIGTERM comes. The signal ends the process no more.
 
-    `faulthandler` waits on a native thread of its own, which needs no interpreter lock, and leaves by `_exit(1)`.
-    Never raises.
+    Call this before other threads are started: they inherit the blocked signal. A thread that waits for the signal
+    gets it also while the main thread is in a system call, where no Python signal handler would run.
+    """
+    signal = _signal()
+    if not hasattr(signal, "sigwait"):
+        return
+
+    def wait() -> None:
+        signal.sigwait({signal.SIGTERM})
+        call()
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        threading.Thread(target=wait, name="terminate", daemon=True).start()
+    except RuntimeError:  # no thread to be had: the signal ends the process, as always
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def kill_after(seconds: float) -> None:
+    """End the process with exit code 1 after so many seconds, even if Python is stuck. Replaces an earlier call.
+
+    `faulthandler` waits on a native thread, which needs no interpreter lock, and leaves by `_exit(1)`. Never raises.
     """
     import faulthandler
 
     try:
         faulthandler.dump_traceback_later(seconds, exit=True, file=_nowhere())
     except (RuntimeError, OSError, ValueError):
-        _bite_by_alarm(seconds)  # no thread to be had, or nothing to write to
+        _kill_by_alarm(seconds)  # no thread to be had, or nothing to write to
 
 
-def hold() -> None:
-    """Call off `bite_after`."""
+def cancel_kill() -> None:
+    """Take back `kill_after`."""
     import faulthandler
 
     faulthandler.cancel_dump_traceback_later()
@@ -93,8 +131,8 @@ def hold() -> None:
         _signal().setitimer(_signal().ITIMER_REAL, 0)
 
 
-def _bite_by_alarm(seconds: float) -> None:
-    """Do the same by a signal that nobody handles, which needs no thread; the exit status is that signal's."""
+def _kill_by_alarm(seconds: float) -> None:
+    """Do the same by a signal that nobody handles, which needs no thread. The exit status is that signal's."""
     signal = _signal()
     if hasattr(signal, "setitimer"):
         try:
@@ -111,8 +149,8 @@ def _signal() -> Any:
 
 
 def _nowhere() -> int:
-    """Return a descriptor that takes the traceback which comes with the bite, and which nobody wants to see."""
-    global _null  # noqa: PLW0603 - one for the process; closing it would leave faulthandler with somebody else's
+    """Return a descriptor for the traceback that faulthandler writes and nobody wants to see."""
+    global _null  # noqa: PLW0603 - one for the process; closing it would leave faulthandler with another file's
     if _null < 0:
         try:
             _null = os.open(os.devnull, os.O_WRONLY)

@@ -1,0 +1,89 @@
+"""The answers of a sender to its host: that it reads, and the fate of the events.
+
+Runs in the sender, on any thread. The pipe's write end does not block: a sender never waits for a host that does not
+read, and a host that died costs it nothing. Counts are cumulative, so a lost line is made good by the next one.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from atotelemetry.sender import reasons
+from atotelemetry.wire import Outcome, Ready, encode
+
+if TYPE_CHECKING:
+    from atotelemetry.sender.tally import Tally
+    from atotelemetry.wire import Answer
+
+__all__ = ["Answers"]
+
+_INTERVAL = 0.1  # while more events are on their way, nobody needs to know sooner
+_LAST_TRIES = 10
+_LAST_PAUSE = 0.01
+
+
+class Answers:
+    """Writes answers into a pipe. Never raises.
+
+    Args:
+        pipe: the descriptor; -1 for a sender that was started by hand and answers nobody.
+
+    """
+
+    def __init__(self, pipe: int = -1) -> None:
+        self._pipe = pipe
+        self._rest = b""  # of a line that the pipe took only in part
+        self._told_at = 0.0
+        self._may_block = False
+        if pipe >= 0:
+            try:
+                os.set_blocking(pipe, False)
+            except (OSError, AttributeError):
+                self._may_block = True  # Windows before Python 3.12
+
+    def ready(self) -> None:
+        """Say that the sender reads its input."""
+        self._write(Ready())
+
+    def tell(self, tally: Tally) -> None:
+        """Say what became of the events so far. Skips it while more are on their way and it was said a moment ago."""
+        now = time.monotonic()
+        if self._pipe < 0 or self._may_block or (tally.undecided and now < self._told_at + _INTERVAL):
+            return
+        self._told_at = now
+        self._write(_outcome(tally, last=False))
+
+    def last(self, tally: Tally) -> None:
+        """Say it for the last time. Tries for a moment when the pipe is full."""
+        for _ in range(_LAST_TRIES):
+            if self._write(_outcome(tally, last=True)):
+                break
+            time.sleep(_LAST_PAUSE)
+        self._pipe = -1
+
+    def _write(self, answer: Answer) -> bool:
+        """Write an answer; return whether there is no more to do about it. A full pipe loses it."""
+        if self._pipe < 0:
+            return True
+        line = encode(answer) + b"\n"
+        try:
+            if self._rest:
+                self._rest = self._rest[os.write(self._pipe, self._rest) :]
+            if not self._rest:
+                self._rest = line[os.write(self._pipe, line) :]
+                return not self._rest
+        except BlockingIOError:
+            return False
+        except OSError:  # EPIPE: the host is gone
+            self._pipe = -1
+            return True
+        return False
+
+
+def _outcome(tally: Tally, *, last: bool) -> Outcome:
+    dropped = dict(tally.lost)
+    if tally.bad_lines:
+        dropped[reasons.UNREADABLE] = tally.bad_lines
+    return Outcome(delivered=tally.delivered, dropped=dropped, last=last)

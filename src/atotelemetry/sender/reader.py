@@ -1,0 +1,209 @@
+"""Takes lines from the input into the bounded buffer.
+
+Runs in the sender, on a thread of its own. It stops reading while the buffer is full, which is how backpressure reaches
+the host; a patient host's buffer drops its oldest events instead. It counts what it takes in the moment it takes it:
+an observer who holds the tally's lock sees either unread input or a count.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from atotelemetry.sender import reasons
+from atotelemetry.sender.settings import fault_of
+from atotelemetry.sender.tally import drop
+from atotelemetry.wire import PROTOCOL_VERSION, End, Event, Hello, LineDecoder, LineError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from atotelemetry.sender.buffer import Buffer
+    from atotelemetry.sender.journal import Journal
+    from atotelemetry.sender.tally import Tally
+    from atotelemetry.sender.watchdog import Countdown
+
+__all__ = ["Reader"]
+
+_READ_BYTES = 64 * 1024  # a pipe's capacity
+_DEFAULT_DEADLINE = 15.0
+_NO_SETTINGS = "events came before any hello line, and no --host and --api-key were given (see --help)"
+
+
+class Reader:
+    """The input of a sender.
+
+    Args:
+        stdin: the descriptor to read.
+        overrides: fields of `Hello` that win over the stream's. If they name host and api_key, no hello is needed.
+        stop_at_end: whether an `end` line ends the input; a person may put several streams one after another.
+        buffer: takes the events and the settings between them.
+        tally: counts the events and the damaged lines.
+        countdown: started at the end of the input.
+        journal: told of every problem.
+
+    """
+
+    def __init__(
+        self,
+        stdin: int,
+        *,
+        overrides: Mapping[str, Any],
+        stop_at_end: bool,
+        buffer: Buffer,
+        tally: Tally,
+        countdown: Countdown,
+        journal: Journal,
+    ) -> None:
+        self._stdin = stdin
+        self._overrides = dict(overrides)
+        self._stop_at_end = stop_at_end
+        self._buffer = buffer
+        self._tally = tally
+        self._countdown = countdown
+        self._journal = journal
+        self._decoder = LineDecoder()
+        self._settings: Hello | None = None
+        self.reading = True
+        """Whether the input has not ended."""
+        self.called_wrongly = ""
+        """Why some events could not be sent at all: the stream did not say where to."""
+
+    def start(self) -> None:
+        """Read, on a new thread, until the input ends."""
+        threading.Thread(target=self._read, name="reader", daemon=True).start()
+
+    def leaves_something(self) -> bool:
+        """Whether leaving now loses a part of the input. The caller holds the tally's lock."""
+        return self.reading and (_readable(self._stdin, 0.0) or self._decoder.in_a_line)
+
+    def end_of_input(self) -> None:
+        """Start the countdown: from here on there is a deadline."""
+        settings = self._settings
+        if settings is None:  # there is nothing to deliver, but still something to be stuck in
+            self._countdown.start(self._overrides.get("sender_deadline", _DEFAULT_DEADLINE))
+        else:
+            self._countdown.start(settings.sender_deadline)
+
+    def _read(self) -> None:
+        ended = False
+        try:
+            while not ended:
+                items, ended = self._next()
+                self._buffer.touch()
+                if items:
+                    self._put(items)
+        except Exception as error:
+            self._tally.unread = True
+            self._journal.problem(f"reading stopped: {error}")
+        finally:
+            self.reading = False
+            self.end_of_input()
+            self._buffer.close()
+
+    def _next(self) -> tuple[list[Event | Hello], bool]:
+        """Wait for input; return what it says, counted, and whether it ends there."""
+        if _readable(self._stdin, None):
+            with self._tally.lock:
+                return self._take(os.read(self._stdin, _READ_BYTES))
+        data = os.read(self._stdin, _READ_BYTES)  # Windows: one cannot wait without taking
+        with self._tally.lock:
+            return self._take(data)
+
+    def _take(self, data: bytes) -> tuple[list[Event | Hello], bool]:
+        items: list[Event | Hello] = []
+        ended = self._sort(self._decoder.feed(data) if data else self._decoder.close(), items)
+        return items, ended or not data
+
+    def _sort(self, messages: Sequence[Event | Hello | End | LineError], items: list[Event | Hello]) -> bool:
+        """Count decoded lines, collect those for the buffer; return whether they say that the input ends."""
+        for message in messages:
+            if isinstance(message, Event):
+                if self._settings is None and not self._greet(None, items):
+                    return True
+                items.append(message)
+                self._tally.read += 1
+            elif isinstance(message, LineError):
+                if message.is_hello:
+                    self.called_wrongly = f"the hello line cannot be used: {message}"
+                    return True
+                self._tally.bad_lines += 1
+                self._journal.problem(f"skipped {message}")
+            elif isinstance(message, Hello):
+                if not self._greet(message, items):
+                    return True
+            else:
+                if message.dropped:
+                    self._journal.detail(f"the host captured {message.captured} events and dropped {message.dropped}")
+                if message.discard:
+                    self._countdown.stop()
+                if self._stop_at_end:
+                    return True
+        return False
+
+    def _greet(self, hello: Hello | None, items: list[Event | Hello]) -> bool:
+        """Use the settings of a hello line (None: only the options); False when they cannot be used."""
+        if hello is None:
+            if not self._overrides.get("host"):
+                self.called_wrongly = _NO_SETTINGS
+                return False
+            hello = Hello(protocol=PROTOCOL_VERSION, api_key="", host="")
+        elif hello.protocol != PROTOCOL_VERSION:
+            self._journal.problem(f"the stream speaks protocol {hello.protocol}, this sender {PROTOCOL_VERSION}")
+        settings = msgspec.structs.replace(hello, **self._overrides)
+        fault = fault_of(settings)
+        if fault:
+            # Not to be skipped like other lines: its events would go to where the stream before it went.
+            self.called_wrongly = f"the hello line cannot be used: {fault}"
+            return False
+        if settings != self._settings:
+            self._settings = settings
+            items.append(settings)
+        return True
+
+    def _put(self, items: list[Event | Hello]) -> None:
+        if self._settings is not None and self._settings.patient and self._countdown.left() is None:
+            dropped = self._buffer.put_dropping_oldest(items)
+            if dropped:
+                with self._tally.lock:
+                    names = [event.event for event in dropped]
+                    drop(names, "the buffer is full", reasons.BUFFER_FULL, self._tally, self._journal)
+        else:
+            self._buffer.put(items, self._host_is_gone)
+
+    def _host_is_gone(self) -> bool:
+        """Notice the host's end even while the buffer is too full to read up to the end of the pipe."""
+        gone = _hung_up(self._stdin)
+        if gone:
+            self.end_of_input()
+        return gone
+
+
+def _hung_up(stdin: int) -> bool:
+    """Whether a pipe's other end is closed; False where one cannot ask (on Windows: room in the buffer will tell)."""
+    try:
+        import select
+
+        poll = select.poll()
+        poll.register(stdin, 0)  # POLLHUP and POLLERR are always reported
+        return bool(poll.poll(0))
+    except (AttributeError, ImportError, OSError):
+        return False
+
+
+def _readable(stdin: int, within: float | None) -> bool:
+    """Whether there is something to read, or the end, within so many seconds (None: for ever).
+
+    False where one cannot ask: on Windows, and a terminal on macOS.
+    """
+    try:
+        import select
+
+        poll = select.poll()
+        poll.register(stdin, select.POLLIN)
+        return any(what & (select.POLLIN | select.POLLHUP) for _, what in poll.poll(within and within * 1000))
+    except (AttributeError, ImportError, OSError):
+        return False
