@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import random
 import tracemalloc
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from atotelemetry import wire
 from atotelemetry.wire import (
@@ -34,6 +35,17 @@ from atotelemetry.wire import (
 UUID = "0193b5a4-7c1e-7d33-9c1e-8f2a7d9b6e10"
 GOOD = b'{"event":"good"}'
 CHUNK_BYTES = 64 * 1024
+
+UNICODE = st.characters(codec="utf-8")  # without lone surrogates, which have no UTF-8
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(UNICODE),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(UNICODE), inner, max_size=4),
+    max_leaves=10,
+)
 
 
 def event_line(name: str = "built", properties: object = None, context: object = None) -> bytes:
@@ -89,6 +101,16 @@ STREAM = (
 
 
 # Round trips
+
+
+@given(st.text(UNICODE, min_size=1), st.text(UNICODE), st.dictionaries(st.text(UNICODE), JSON, max_size=5))
+def test_any_text_and_any_json_comes_back(name, distinct_id, properties):
+    """Whatever JSON an event holds, one line carries it whole."""
+    line = encode_event(UUID, name, distinct_id, "now", properties, properties)
+    assert b"\n" not in line
+    (event,) = decode(line + b"\n")
+    assert (event.event, event.distinct_id, event.uuid, event.timestamp) == (name, distinct_id, UUID, "now")
+    assert json.loads(bytes(event.properties)) == json.loads(bytes(event.context)) == properties
 
 
 def test_an_event_comes_back_as_it_was_encoded():
@@ -218,32 +240,40 @@ def test_one_byte_at_a_time_gives_the_same_messages():
     assert told(decode(b"", STREAM, b"")) == told(decode(STREAM))
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_random_cuts_of_a_large_stream_give_the_same_messages(seed):
-    """Many cuts at random places of a stream with good, bad and oversized lines change nothing."""
-    chance = random.Random(seed)
-    kinds = [GOOD, b"{", b"", b"{}", event_of(5000), event_of(MAX_EVENT_BYTES), event_of(MAX_EVENT_BYTES + 1)]
-    stream = b"\n".join(chance.choices(kinds, weights=[50, 10, 10, 10, 20, 2, 2], k=200))
-    cuts = sorted(chance.randrange(len(stream)) for _ in range(300))
+LIMIT_LINES = (event_of(MAX_EVENT_BYTES), event_of(MAX_EVENT_BYTES + 1))
+SMALL_LINES = st.one_of(
+    st.sampled_from([GOOD, b"", b"{}", b"{", event_of(5000)]),
+    st.builds(event_line, st.text(UNICODE, min_size=1), st.dictionaries(st.text(UNICODE), JSON, max_size=3)),
+    st.binary(max_size=30),
+)
+
+
+@given(
+    st.lists(SMALL_LINES | st.sampled_from(LIMIT_LINES), max_size=12).map(b"\n".join),
+    st.lists(st.floats(0, 1), max_size=20),
+)
+def test_no_cut_of_a_stream_changes_its_messages(stream, places):
+    """Wherever a stream of good, bad and oversized lines is cut, and however often, the messages are the same."""
+    cuts = sorted(int(place * len(stream)) for place in places)
     parts = [stream[start:end] for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
     assert b"".join(parts) == stream
     assert told(decode(*parts)) == told(decode(stream))
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_damage_costs_the_damaged_lines_alone(seed):
-    """Bytes overwritten at random lose no line but those they fall into, and every loss is reported with its number."""
-    chance = random.Random(seed)
-    lines = [event_line(f"event {number}", {"n": number}) for number in range(300)]
-    hit = set(chance.sample(range(300), 40))
-    for number in hit:
-        line = bytearray(lines[number])
-        line[chance.randrange(len(line))] = 0
-        lines[number] = bytes(line)
-    messages = decode(b"\n".join(lines) + b"\n")
+@given(st.lists(st.tuples(st.booleans(), st.floats(0, 1, exclude_max=True)), max_size=40))
+def test_damage_costs_the_damaged_lines_alone(lines):
+    """A byte overwritten anywhere loses its own line and no other, and every loss is reported with its number."""
+    stream = b""
+    for number, (is_hit, place) in enumerate(lines):
+        line = bytearray(event_line(f"event {number}", {"n": number}))
+        if is_hit:
+            line[int(place * len(line))] = 0
+        stream += line + b"\n"
+    messages = decode(stream)
+    hit = [number for number, (is_hit, _) in enumerate(lines) if is_hit]
     events = [message.event for message in messages if isinstance(message, Event)]
-    assert events == [f"event {number}" for number in range(300) if number not in hit]
-    assert [message.line_number - 1 for message in messages if isinstance(message, LineError)] == sorted(hit)
+    assert events == [f"event {number}" for number in range(len(lines)) if number not in hit]
+    assert [message.line_number - 1 for message in messages if isinstance(message, LineError)] == hit
 
 
 # Lines that are lost
