@@ -37,7 +37,7 @@ KEY = "phc_test"
 # Everything that a test waits for happens within seconds on an idle machine; this is for a busy one.
 PATIENCE = 40.0
 
-_DROPPED_VARIABLES = ("PYTHON", "ATO_", "SSL_CERT_", "COV_CORE_", "COVERAGE_")
+_DROPPED_VARIABLES = ("PYTHON", "ATO_", "SSL_CERT_", "REQUESTS_CA_", "CURL_CA_", "COV_CORE_", "COVERAGE_")
 
 
 def hello(host: str, **settings: Any) -> bytes:

@@ -34,7 +34,7 @@ ARROWS = {
 LIBRARIES = {
     "wire": {"msgspec"},
     "host": {"msgspec", "yaml"},
-    "sender": {"certifi", "httpx", "idna", "msgspec", "truststore"},
+    "sender": {"certifi", "httpx", "idna", "msgspec", "socksio", "truststore"},
     "testing": {"msgspec", "pytest"},
     "command": {"msgspec"},
 }

@@ -321,6 +321,42 @@ def test_headers_without_end_are_an_error(make_delivery):
         assert make_delivery(server.url()).post(REQUEST, 1).kind == RETRY
 
 
+@pytest.mark.parametrize(("count", "kind"), [(100, DELIVERED), (101, RETRY)])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_responses_before_the_response_are_counted(make_delivery, count, kind, at_once):
+    """100 of kind 1xx are skipped; one more ends the request, however they come."""
+    answers = [b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n"] * count + [b"HTTP/1.1 200 OK\r\n\r\n"]
+
+    def behave(connection):
+        read_request(connection)
+        for part in [b"".join(answers)] if at_once else answers:
+            connection.sendall(part)
+        connection.shutdown(socket.SHUT_WR)
+        silence(connection)
+
+    with Staller(behave) as server:
+        outcome = make_delivery(server.url()).post(REQUEST, 1)
+    assert outcome.kind == kind, outcome
+    if kind == RETRY:
+        assert outcome.reason == "RemoteProtocolError: more than 100 responses of kind 1xx"
+
+
+def test_a_body_may_say_anything(make_delivery):
+    """Only responses count, not what looks like them in the text of one; and each request begins anew."""
+    looks_like = b"HTTP/1.1 103 Early Hints\r\n\r\n"
+    body = looks_like * 500
+
+    def behave(connection):
+        while read_request(connection):
+            head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body)
+            connection.sendall(looks_like * 60 + head + body)
+
+    with Staller(behave) as server:
+        delivery = make_delivery(server.url())
+        assert [delivery.post(REQUEST, 1).kind for _ in range(3)] == [DELIVERED] * 3
+        assert len(server.connections) == 1
+
+
 def test_a_server_that_never_reads_is_given_up(make_delivery):
     """The upload fills the socket's buffers and stops there."""
     large = Request("/batch/", b"x" * 32 * 1024 * 1024)

@@ -2,9 +2,14 @@
 
 import contextlib
 import datetime
+import os
+import shutil
 import socket
 import ssl
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import trustme
@@ -84,6 +89,16 @@ def serve_tls(certificate):
     return CaptureServer(ssl_context=context)
 
 
+def subject_hash(authority):
+    """Return the name that OpenSSL looks for in a directory of certificates."""
+    command = ["openssl", "x509", "-noout", "-subject_hash"]
+    return (
+        subprocess.run(command, input=authority.cert_pem.bytes(), capture_output=True, check=True)
+        .stdout.decode()
+        .strip()
+    )
+
+
 def names(events):
     return [event["event"] for event in events]
 
@@ -114,7 +129,79 @@ def test_a_certificate_that_does_not_verify_is_final(authority, trusting, wrong)
         assert server.connection_count <= 2  # localhost may have two addresses
     (drop,) = [line for line in done.lines if line.startswith("dropped ")]
     assert drop.startswith("dropped 1 event (secret): TLS: the server's certificate is not trusted: ")
+    advice = {
+        "unknown authority": "set SSL_CERT_FILE to a file with its authority's certificate",
+        "another host": "use the name that the certificate is for",
+        "expired": "renew the server's certificate, or set this machine's clock",
+    }
+    assert drop.endswith(f": {advice[wrong]}")
     assert sum(line.startswith("POST ") for line in done.lines) == 1
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+@pytest.mark.parametrize("place", ["absolute", "relative"])
+def test_a_file_of_certificates(authority, trusting, variable, place):
+    """Each variable counts; a relative path is seen from the host's directory, where the sender is not."""
+    path = Path(trusting["SSL_CERT_FILE"])
+    env = {variable: str(path) if place == "absolute" else path.name}
+    with serve_tls(authority.issue_cert("localhost")) as server:
+        done = run_sender(hello(server.url, cwd=str(path.parent)), event("e"), env=env)
+        assert done.exit_code == 0, done.stderr
+        assert names(server.events) == ["e"]
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"])
+def test_a_directory_of_certificates(authority, trusting, tmp_path, variable):
+    """Its files are named as OpenSSL wants them; SSL_CERT_DIR may list several."""
+    shutil.copy(trusting["SSL_CERT_FILE"], tmp_path / f"{subject_hash(authority)}.0")
+    value = f"/no/such/directory{os.pathsep}{tmp_path}" if variable == "SSL_CERT_DIR" else str(tmp_path)
+    with serve_tls(authority.issue_cert("localhost")) as server:
+        done = run_sender(event("e"), arguments=to(server.url), env={variable: value})
+        assert done.exit_code == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"), ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")]
+)
+def test_the_first_variable_wins(authority, trusting, tmp_path, first, second):
+    """OpenSSL's, then requests', then curl's: what a later one names is not trusted."""
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "other.pem"))
+    env = {first: str(tmp_path / "other.pem"), second: trusting["SSL_CERT_FILE"]}
+    with serve_tls(authority.issue_cert("localhost")) as server:
+        done = run_sender(event("e"), arguments=to(server.url), env=env)
+        assert done.exit_code == 1
+        assert "TLS: the server's certificate is not trusted" in done.stderr
+
+
+# Whom certifi trusts, as far as this test is concerned: the authority in a file.
+CERTIFI = "import certifi, os; certifi.where = lambda: os.environ['TEST_CERTIFI']"
+EMPTY_SYSTEM = """
+import ssl, truststore._openssl
+ssl.get_default_verify_paths = lambda: ssl.DefaultVerifyPaths(None, None, "", "", "", "")
+truststore._openssl._CA_FILE_CANDIDATES.clear()
+"""
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="the system's store is never empty there")
+def test_a_system_without_certificates(authority, trusting):
+    """In a bare container certifi's are trusted, and the log says so."""
+    env = {"TEST_CERTIFI": trusting["SSL_CERT_FILE"]}
+    with serve_tls(authority.issue_cert("localhost")) as server:
+        done = run_sender(event("e"), arguments=to(server.url), env=env, patch=CERTIFI + EMPTY_SYSTEM)
+        assert done.exit_code == 0, done.stderr
+    assert done.lines.count("the system has no certificates: trusting those of certifi") == 1
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="the system's store is never empty there")
+def test_variables_that_name_no_certificates(authority, trusting, tmp_path):
+    """A file that is missing, a directory that is empty: each is said, and certifi's certificates are trusted."""
+    env = {"SSL_CERT_FILE": "missing.pem", "SSL_CERT_DIR": str(tmp_path), "TEST_CERTIFI": trusting["SSL_CERT_FILE"]}
+    with serve_tls(authority.issue_cert("localhost")) as server:
+        done = run_sender(event("e"), arguments=to(server.url), env=env, patch=CERTIFI)
+        assert done.exit_code == 0, done.stderr
+    assert "SSL_CERT_FILE: missing.pem cannot be used: [Errno 2] No such file or directory" in done.lines
+    assert any(line.startswith(f"SSL_CERT_DIR: {tmp_path} holds no certificates") for line in done.lines)
+    assert "SSL_CERT_FILE has no certificates: trusting those of certifi" in done.lines
 
 
 def test_a_certificate_of_the_systems_store_is_not_asked_for_over_http(server):
@@ -200,14 +287,106 @@ def test_a_proxy_that_fails_is_tried_again(answer, scheme):
         assert len(proxy.asked) == (0 if scheme == "down" else 2)
 
 
-@pytest.mark.parametrize("address", ["nonsense://127.0.0.1:1", "socks5://127.0.0.1:1"])
-def test_a_proxy_of_an_unknown_kind_is_final(server, address):
+def test_a_proxy_of_an_unknown_kind_is_final(server):
     """With the reason; and nothing goes around it."""
-    done = run_sender(event("e"), arguments=to(server.url), env={"HTTP_PROXY": address})
+    done = run_sender(event("e"), arguments=to(server.url), env={"HTTP_PROXY": "nonsense://127.0.0.1:1"})
     assert done.exit_code == 1
     assert server.requests == []
     assert done.dropped() == ["e"]
-    assert "proxy" in done.stderr.lower()
+    assert "HTTP_PROXY cannot be used: " in done.stderr
+
+
+def test_a_proxy_that_is_reached_by_tls(authority, trusting):
+    """Its certificate has to be one that the person trusts, as the server's has."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+
+    def behave(connection):
+        with context.wrap_socket(connection, server_side=True) as encrypted:
+            asked.append(read_request(encrypted).partition(b"\r\n")[0])
+            encrypted.sendall(answer)
+
+    for env, kind in ((trusting, 0), ({}, 1)):
+        asked = []
+        with Staller(behave) as proxy:
+            address = f"https://localhost:{proxy.port}"
+            done = run_sender(event("e"), arguments=to("http://x.example"), env={**env, "HTTP_PROXY": address})
+        assert done.exit_code == kind, done.stderr
+        assert asked == ([b"POST http://x.example/capture/ HTTP/1.1"] if env else [])
+
+
+# ---- redirects
+
+
+@pytest.mark.parametrize("status", [307, 308])
+def test_a_redirect_on_the_same_host_is_followed(server, status):
+    """With the same body, on the same connection, and at no cost in retries."""
+    server.script(Answer(status=status, headers=[("Location", "/i/v0/e/")]))
+    done = run_sender(event("e"), arguments=to(server.url, max_retries=0))
+    assert done.exit_code == 0, done.stderr
+    first, second = server.requests
+    assert (first.path, second.path) == ("/capture/", "/i/v0/e/")
+    assert first.body == second.body
+    assert server.connection_count == 1
+    assert f", redirected to {server.url}/i/v0/e/" in done.stderr
+
+
+def test_a_redirect_to_https_of_the_same_host_is_followed(authority, trusting):
+    """With the certificates that https asks for, and the proxy that https goes through."""
+    with serve_tls(authority.issue_cert("localhost")) as secure, CaptureServer() as server, Proxy() as proxy:
+        server.respond(Answer(status=308, headers=[("Location", f"{secure.url}/capture/")]))
+        host = f"http://localhost:{server.port}"
+        env = {**trusting, "HTTPS_PROXY": proxy.url()}
+        done = run_sender(event("one", 1), event("two", 2), arguments=to(host, endpoint="capture"), env=env)
+        assert done.exit_code == 0, done.stderr
+        assert names(secure.events) == ["one", "two"]
+        assert set(proxy.asked) == {f"CONNECT localhost:{secure.port} HTTP/1.1"}
+
+
+def test_redirects_are_followed_twice_at_most(server):
+    """The third is final."""
+    server.respond(Answer(status=307, headers=[("Location", "/again/")]))
+    done = run_sender(event("e"), arguments=to(server.url, max_retries=3))
+    assert done.exit_code == 1
+    assert len(server.requests) == 3
+    assert "dropped 1 event (e): HTTP 307: it redirects to /again/" in done.lines
+
+
+@pytest.mark.parametrize(
+    ("status", "location"),
+    [
+        (307, "http://localhost:{other}/capture/"),
+        (308, "http://127.0.0.1:{other}/capture/"),
+        (307, "//example.invalid/capture/"),
+        (307, "https://me:secret@example.invalid/"),
+        (307, "ftp://127.0.0.1/"),
+        (307, None),
+        (301, "/elsewhere/"),
+        (302, "/elsewhere/"),
+        (303, "/elsewhere/"),
+    ],
+)
+def test_any_other_redirect_is_final(server, status, location):
+    """Nothing is ever sent to another host, or to another service on the same one."""
+    with CaptureServer() as other:
+        place = [("Location", location.format(other=other.port))] if location else []
+        server.respond(Answer(status=status, headers=place))
+        done = run_sender(event("e"), arguments=to(server.url, max_retries=3))
+        assert other.connection_count == 0
+    assert done.exit_code == 1
+    assert len(server.requests) == 1
+    assert f"dropped 1 event (e): HTTP {status}" in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_https_never_becomes_http(authority, trusting):
+    """A redirect from https to http of the same host is final."""
+    with serve_tls(authority.issue_cert("localhost")) as secure, CaptureServer() as server:
+        secure.respond(Answer(status=307, headers=[("Location", f"http://localhost:{server.port}/capture/")]))
+        done = run_sender(event("e"), arguments=to(secure.url), env=trusting)
+        assert done.exit_code == 1
+        assert server.connection_count == 0
 
 
 # ---- connections

@@ -137,7 +137,8 @@ def _is_empty(context: ssl.SSLContext) -> bool:
         return False
     # Until it is used, truststore does not look. It knows more places, and this makes it look in them.
     context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="localhost")
-    return not context.cert_store_stats()["x509_ca"]
+    found: ssl.SSLContext | None = getattr(context, "_ctx", None)  # its own `cert_store_stats` is not implemented
+    return found is not None and not found.cert_store_stats()["x509_ca"]
 
 
 def _holds_certificates(directory: str) -> bool:

@@ -93,9 +93,11 @@ def _way_through(variable: str, proxy: str) -> Way:
 
 
 def _has_socksio() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("socksio") is not None
+    try:
+        import socksio  # noqa: F401 - the HTTP library imports it
+    except ImportError:
+        return False
+    return True
 
 
 # ---- NO_PROXY
