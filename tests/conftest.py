@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _PATIENCE = 20.0  # more than SENDER_DEADLINE: a sender that lives longer breaks its promise
 
 # What says something about the user, or decides where and whether events are sent.
-_PRIVATE_PREFIXES = ("ATO_", "GITHUB_", "COVERAGE_", "COV_CORE_", "GIT_")
+_PRIVATE_PREFIXES = ("ATO_", "ATOPILE_", "FBRK_", "SUDO_", "GITHUB_", "COVERAGE_", "COV_CORE_", "GIT_")
 _PRIVATE = frozenset(
     {
         *("DO_NOT_TRACK", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),

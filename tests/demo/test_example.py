@@ -17,6 +17,7 @@ def run(server, tmp_path, *arguments, **variables):
         "HOME": str(tmp_path),
         "XDG_CONFIG_HOME": str(tmp_path / "config"),
         "EXAMPLE_SERVICES_TELEMETRY_URL": server.url,
+        "EXAMPLE_TELEMETRY": "on",  # neither the notice of a first run nor CI
         **variables,
     }
     return subprocess.run(

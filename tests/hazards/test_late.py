@@ -46,10 +46,11 @@ def test_the_first_capture_of_a_program_in_an_exit_hook(hosts: Hosts, layer: str
     """A program that only says how it ended: the client itself is made when the program already leaves."""
     made = {
         "client": "new_client()",
-        "application": "atotelemetry.Telemetry(app='host', api_key='k', host=os.environ['TEST_SERVER']).client",
+        "application": "atotelemetry.Telemetry(app='host', notice=None, api_key='k', host=SERVER).client",
     }
     source = f"""
 import atexit
+SERVER = os.environ["TEST_SERVER"]
 atexit.register(lambda: {made[layer]}.capture("at exit", distinct_id="me"))
 """
     done = hosts.run(source, options=STRICT, environment={"XDG_CONFIG_HOME": "/proc/self"})

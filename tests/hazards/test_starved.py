@@ -313,7 +313,7 @@ def test_no_home_and_no_temp_directory(hosts: Hosts, tmp_path: Path, place: str)
 
 APPLICATION = """
 from atotelemetry import Telemetry
-telemetry = Telemetry(app="host", api_key="phc_test", host=os.environ["TEST_SERVER"], run_properties=())
+telemetry = Telemetry(app="host", notice=None, api_key="phc_test", host=os.environ["TEST_SERVER"], run_properties=())
 telemetry.capture_event("application")
 client = telemetry.client
 assert client.flush(20)

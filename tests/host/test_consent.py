@@ -14,18 +14,14 @@ import uuid
 
 import pytest
 
+from atotelemetry.facts.text import environment_prefix
 from atotelemetry.host import choice as choice_module
 from atotelemetry.host import consent as consent_module
 from atotelemetry.host import edit as edit_module
-from atotelemetry.host.consent import (
-    TelemetryConfig,
-    config_directory,
-    environment_prefix,
-    identity,
-    read_choice,
-    read_consent,
-)
+from atotelemetry.host import home as home_module
+from atotelemetry.host.consent import TelemetryConfig, identity, read_choice, read_consent
 from atotelemetry.host.edit import with_choice, write_choice
+from atotelemetry.host.home import config_directory
 from atotelemetry.ids import canonical, uuid4
 from support_home import ID, files_below, fresh_home, store
 
@@ -180,9 +176,9 @@ def test_on_windows_the_file_is_where_platformdirs_points(file, monkeypatch, tmp
     assert found == str(tmp_path / "local" / "atopile" / "atopile")
     monkeypatch.setenv("LOCALAPPDATA", "")
     monkeypatch.setenv("USERPROFILE", str(tmp_path / "me"))
-    assert consent_module._windows_directory("x") == str(tmp_path / "me" / "AppData" / "Local" / "x" / "x")
+    assert home_module._windows_directory("x") == str(tmp_path / "me" / "AppData" / "Local" / "x" / "x")
     monkeypatch.delenv("USERPROFILE")
-    assert consent_module._windows_directory("x") == ""
+    assert home_module._windows_directory("x") == ""
 
 
 # What a file says
@@ -329,9 +325,9 @@ def test_every_way_to_write_yes_is_understood(file, name):
     assert file.read_bytes() == raw
 
 
-@pytest.mark.parametrize("content", [f"id: {ID}\n", f"{{id: {ID}}}", f"id: '{ID}'\ntheme: dark\n"])
-def test_a_file_without_the_key_is_no_choice(file, content):
-    """A valid file in which `telemetry` is missing leaves it on, under the file's id."""
+@pytest.mark.parametrize("content", [f"id: {ID}\n", f"{{id: {ID}}}", f"id: '{ID}'\n", f"ID: {ID}  # me\n"])
+def test_a_file_that_holds_only_an_id_is_no_choice(file, content):
+    """A file in which `telemetry` is missing leaves it on, under the file's id."""
     raw = store(file, content)
     consent = read_consent()
     assert (consent.mode, consent.id) == ("on", ID)
@@ -916,7 +912,7 @@ def test_an_interrupted_edit_leaves_the_old_file(file, monkeypatch):
 def test_a_choice_that_cannot_be_read_back_is_an_error(file, monkeypatch):
     """The command never claims a choice that the next run would not see."""
     store(file, CANONICAL)
-    monkeypatch.setattr(edit_module, "_replace", lambda *_args: None)
+    monkeypatch.setattr(edit_module._Place, "replace", lambda *_args: None)
     with pytest.raises(OSError, match="what can be read now is: telemetry: true in"):
         write_choice("atopile", enabled=False)
 
@@ -926,7 +922,7 @@ def test_a_choice_needs_a_place(file, monkeypatch, tmp_path):
     (tmp_path / "home" / ".config").write_text("")
     with pytest.raises(OSError, match=r"\.config"):
         write_choice("atopile", enabled=False)
-    monkeypatch.setattr(edit_module, "config_directory", lambda _app: "")
+    monkeypatch.setattr(edit_module, "choice_path", lambda _app: "")
     with pytest.raises(OSError, match="no home directory"):
         write_choice("atopile", enabled=False)
 
@@ -948,7 +944,9 @@ decided = consent.read_consent()
 consent.identity(consent=decided)
 print(*sorted(imported), "|", *sorted(set(sys.modules) - before - imported), "|", decided.mode)
 """
-OURS = {*(f"atotelemetry{name}" for name in ("", ".ids", ".host", ".host.choice", ".host.consent", ".host.debug"))}
+OURS = {f"atotelemetry{name}" for name in ("", ".ids", ".facts", ".facts.text", ".host")} | {
+    f"atotelemetry.host.{name}" for name in ("choice", "consent", "debug", "home")
+}
 
 
 def modules_of_a_run():

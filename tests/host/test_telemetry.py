@@ -43,7 +43,7 @@ class Recorded:
     """A `Telemetry` whose events are kept instead of sent."""
 
     def __init__(self, telemetry=None, **options):
-        self.telemetry = telemetry or Telemetry(**{"api_key": "phc_test", "host": NOWHERE, **options})
+        self.telemetry = telemetry or Telemetry(**{"app": "atopile", "api_key": "phc_test", "host": NOWHERE, **options})
         self._lines = []
         divert(self.telemetry.client, self._lines.append)
 
@@ -524,7 +524,7 @@ class TestEvent:
     def test_flush_hands_over(self, file):
         """With `flush=True` the event is in a sender's pipe when the call returns, and the sender then ends."""
         with CaptureServer() as server:
-            telemetry = Telemetry(api_key="phc_test", host=server.url, run_properties=())
+            telemetry = Telemetry(app="atopile", api_key="phc_test", host=server.url, run_properties=())
             telemetry.capture_event("urgent", flush=True)
             assert telemetry.client.stats.handed_over == 1
             (event,) = server.wait_for_events(1)
@@ -702,13 +702,13 @@ class TestIdentity:
     def test_nobody_is_asked_when_telemetry_is_off(self, file):
         """Who said no is not looked up."""
         store(file, "telemetry: false\n")
-        telemetry = Telemetry(api_key="key", host=NOWHERE, identity=lambda: pytest.fail("asked"))
+        telemetry = Telemetry(app="atopile", api_key="key", host=NOWHERE, identity=lambda: pytest.fail("asked"))
         assert telemetry.capture_event("a") is None
 
     def test_no_function(self, file):
         """What is no function is a mistake of the program's, not silence."""
         with pytest.raises(ValueError, match="identity must be a function, not 'me'"):
-            Telemetry(api_key="key", host=NOWHERE, identity="me")
+            Telemetry(app="atopile", api_key="key", host=NOWHERE, identity="me")
 
 
 class TestRunAndPerson:
@@ -756,21 +756,21 @@ class TestSettings:
         """The application's two variables win over what it has built in."""
         monkeypatch.setenv("ATO_TELEMETRY_API_KEY", "phc_mine")
         monkeypatch.setenv("ATO_SERVICES_TELEMETRY_URL", "http://127.0.0.1:1")
-        client = Telemetry(api_key="phc_built_in", host="https://built-in.example").client
+        client = Telemetry(app="atopile", api_key="phc_built_in", host="https://built-in.example").client
         assert (client.api_key, client.host, client.disabled) == ("phc_mine", "http://127.0.0.1:1", False)
 
     def test_empty_variables_are_none(self, monkeypatch):
         """An empty variable changes nothing."""
         for name in ("ATO_TELEMETRY_API_KEY", "ATO_SERVICES_TELEMETRY_URL", "ATO_TELEMETRY", "DO_NOT_TRACK"):
             monkeypatch.setenv(name, "")
-        client = Telemetry(api_key="phc_built_in", host="https://built-in.example").client
+        client = Telemetry(app="atopile", api_key="phc_built_in", host="https://built-in.example").client
         assert (client.api_key, client.host, client.disabled) == ("phc_built_in", "https://built-in.example", False)
 
     def test_atopiles_server_but_nobodys_key(self):
         """The default application has a server; without a key nothing is ever sent by accident."""
-        client = Telemetry().client
+        client = Telemetry(app="atopile").client
         assert (client.host, client.api_key, client.disabled) == ("https://telemetry.atopileapi.com", "", True)
-        assert Telemetry().capture_event("nothing") is None
+        assert Telemetry(app="atopile").capture_event("nothing") is None
 
     def test_another_application(self, monkeypatch, tmp_path):
         """Another CLI has its own variables, its own file, and no server but the one it names."""
@@ -779,7 +779,7 @@ class TestSettings:
         assert Telemetry(app="my-tool", api_key="phc_tool").client.disabled
         monkeypatch.setenv("MY_TOOL_TELEMETRY_API_KEY", "phc_mine")
         monkeypatch.setenv("MY_TOOL_SERVICES_TELEMETRY_URL", NOWHERE)
-        recorded = Recorded(app="my-tool", api_key="", host="")
+        recorded = Recorded(app="my-tool", api_key="", host="", notice=None)
         client = recorded.telemetry.client
         assert (client.api_key, client.host, client.app) == ("phc_mine", NOWHERE, "my-tool")
         recorded.telemetry.capture_event("hello")
@@ -790,12 +790,14 @@ class TestSettings:
     def test_a_wrong_argument_is_the_hosts_mistake(self):
         """A misspelt setting is an error at once, while it is developed, and not silence for ever."""
         with pytest.raises(ValueError, match="endpoint"):
-            Telemetry(api_key="phc_test", host=NOWHERE, endpoint="post")
+            Telemetry(app="atopile", api_key="phc_test", host=NOWHERE, endpoint="post")
 
     def test_what_the_sender_adds_can_be_cut_and_overruled(self):
         """`run_properties` names what the sender works out, and the caller's properties win over it, too."""
         with CaptureServer() as server:
-            telemetry = Telemetry(api_key="phc_test", host=server.url, run_properties=("ci_provider", "email"))
+            telemetry = Telemetry(
+                app="atopile", api_key="phc_test", host=server.url, run_properties=("ci_provider", "email")
+            )
             telemetry.capture_event("cut", {"email": "nobody", "$lib": "mine", "$os": None})
             assert telemetry.client.flush(20, delivered=True)
             properties = server.events[0]["properties"]
@@ -831,7 +833,7 @@ class TestConsent:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         before = files_below(tmp_path)
-        telemetry = Telemetry(api_key="phc_test", host=NOWHERE)
+        telemetry = Telemetry(app="atopile", api_key="phc_test", host=NOWHERE)
         assert telemetry.client.disabled is not enabled
         if not enabled:
             with telemetry.capture("start", "end"):
@@ -845,7 +847,7 @@ class TestConsent:
         """Who looks at the log at DEBUG reads which file and line said no."""
         caplog.set_level(logging.DEBUG, "atotelemetry")
         store(file, f"id: {ID}\ntelemetry: off\n")
-        Telemetry(api_key="phc_test", host=NOWHERE)
+        Telemetry(app="atopile", api_key="phc_test", host=NOWHERE)
         assert f"telemetry is off: telemetry: off in {file}, line 2" in caplog.messages
 
     def test_disabled_later(self, recorded):
@@ -885,7 +887,7 @@ class TestLogMode:
 
     def test_each_event_is_a_line_of_json(self, capsys, tmp_path):
         """Events are shown on stderr, without a key, and no file is made for the id."""
-        telemetry = Telemetry()
+        telemetry = Telemetry(app="atopile")
         with telemetry.capture("start", "end", {"name": "zoë"}):
             pass
         output = capsys.readouterr()
@@ -900,7 +902,9 @@ class TestLogMode:
     @pytest.mark.parametrize("before_send", [None, lambda event: event], ids=["", "before_send"])
     def test_what_every_event_has(self, capsys, before_send):
         """What the sender would be told once for all events is on each; an event's own wins."""
-        telemetry = Telemetry(properties={"plan": "pro", "tier": 1, "path": uuid.UUID(ID)}, before_send=before_send)
+        telemetry = Telemetry(
+            app="atopile", properties={"plan": "pro", "tier": 1, "path": uuid.UUID(ID)}, before_send=before_send
+        )
         telemetry.capture_event("seen", {"tier": 2})
         properties = json.loads(capsys.readouterr().err)["properties"]
         assert (properties["plan"], properties["tier"], properties["path"]) == ("pro", 2, ID)
@@ -908,7 +912,7 @@ class TestLogMode:
     def test_the_id_of_the_file(self, file, capsys):
         """Somebody who has an id sees it."""
         store(file, f"id: {ID}\ntelemetry: false\n")
-        Telemetry().capture_event("seen")
+        Telemetry(app="atopile").capture_event("seen")
         assert json.loads(capsys.readouterr().err)["distinct_id"] == ID
 
     @pytest.mark.parametrize("stream", [None, io.StringIO()], ids=["none", "closed"])
@@ -917,14 +921,14 @@ class TestLogMode:
         if stream is not None:
             stream.close()
         monkeypatch.setattr(sys, "stderr", stream)
-        telemetry = Telemetry()
+        telemetry = Telemetry(app="atopile")
         assert telemetry.capture_event("unseen") is None
         assert telemetry.client.capture("unseen", distinct_id="me") is None
         assert telemetry.client.stats.dropped == 2
 
     def test_a_dropped_event(self, capsys):
         """An event that `before_send` drops is not shown."""
-        telemetry = Telemetry(before_send=lambda event: None if event["event"] == "secret" else event)
+        telemetry = Telemetry(app="atopile", before_send=lambda event: None if event["event"] == "secret" else event)
         assert telemetry.capture_event("secret") is None
         assert telemetry.capture_event("") is None
         assert telemetry.capture_event("open")
@@ -938,10 +942,10 @@ class TestDefaultInstance:
         together = threading.Barrier(4)
 
         class Slow(Telemetry):
-            def __init__(self):
+            def __init__(self, *, app):
                 together.wait(10)
                 made.append(self)
-                super().__init__(api_key="phc_test", host=NOWHERE)
+                super().__init__(app=app, api_key="phc_test", host=NOWHERE)
 
         monkeypatch.setattr(module, "Telemetry", Slow)
         clients = []
@@ -969,7 +973,7 @@ class TestDefaultInstance:
         """If the instance cannot be made, the client is a disabled one and every function does nothing, quietly."""
         caplog.set_level(logging.DEBUG, "atotelemetry")
 
-        def broken(app):
+        def broken(app, **_rules):
             raise MemoryError(app)
 
         monkeypatch.setattr(module, "read_consent", broken)

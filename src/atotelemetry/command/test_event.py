@@ -13,7 +13,8 @@ import time
 
 from atotelemetry.command.consent import DEFAULT_ENDPOINT, add_choice_arguments, say
 from atotelemetry.facts.address import fault_of_address, without_credentials
-from atotelemetry.host.consent import environment_prefix, read_consent
+from atotelemetry.facts.text import environment_prefix
+from atotelemetry.host.consent import read_consent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def _send(app: str, known_id: str | None, key: str, host: str, timeout: float) -
             telemetry = Telemetry(
                 app=app,
                 run_properties=(),  # which of them this program sends is not known here
+                notice=None,  # the person is at the keyboard and asked for it
                 sender_deadline=timeout,
                 request_timeout=min(_REQUEST_TIMEOUT, timeout),
             )

@@ -1,8 +1,11 @@
-"""Text from files, events and servers, made safe to print and to send. A leaf, used by every process."""
+"""Text from files, events and servers, made safe to print and to send; names made from names.
+
+A leaf, used by every process.
+"""
 
 from __future__ import annotations
 
-__all__ = ["bounded", "printable"]
+__all__ = ["bounded", "environment_prefix", "printable"]
 
 _LIMIT = 1000
 _SHORT = {9: r"\t", 10: r"\n", 13: r"\r"}
@@ -32,3 +35,10 @@ def _escape(code: int) -> str:
 def bounded(text: str) -> str:
     """Return a text that JSON can carry: no lone surrogates, at most 1000 characters."""
     return text[:_LIMIT].encode("utf-8", "replace").decode("utf-8")
+
+
+def environment_prefix(app: str) -> str:
+    """Return the beginning of the names of `app`'s environment variables: ATO for atopile, MY_TOOL for "my-tool"."""
+    if app == "atopile":
+        return "ATO"
+    return "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in app.upper())

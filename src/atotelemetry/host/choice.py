@@ -13,6 +13,10 @@ import stat
 
 from atotelemetry.ids import canonical
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 __all__ = [
     "FILE_NAME",
     "MAX_FILE_BYTES",
@@ -35,6 +39,7 @@ MAX_FILE_BYTES = 64 * 1024
 # Everything a person may mean by yes and by no, beyond what YAML itself calls a boolean. Compared in lower case.
 ON_WORDS = frozenset(("true", "yes", "on", "1", "y", "t", "enable", "enabled"))
 OFF_WORDS = frozenset(("false", "no", "off", "0", "n", "f", "disable", "disabled", "never", "none"))
+_EXCLUSIVELY = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 NO_CHOICE = "on by default: no telemetry key"
 
 
@@ -141,66 +146,71 @@ def file_content(choice_id: str, *, enabled: bool) -> bytes:
     return f"id: {choice_id}\ntelemetry: {'true' if enabled else 'false'}\n".encode("ascii")
 
 
-def create(path: str, content: bytes) -> bool:
+def create(path: str, content: bytes, *, dir_fd: int | None = None, before: Callable[[], object] | None = None) -> bool:
     """Create the file `path` with `content`, complete or not at all; False when it exists already.
 
-    Raises OSError when it cannot be written. Not synchronised to the disk: a first run does not wait for a disk, and
-    what a power failure leaves behind counts as opted out.
+    `path` is relative to the open directory `dir_fd`, if there is one. `before` is called when the file can be written
+    and has no name yet. Raises OSError when it cannot be written. Not synchronised to the disk: a first run does not
+    wait for a disk, and a file that a power failure cut off counts as opted out.
     """
-    directory = os.path.dirname(path)
-    # The XDG base directory specification asks for this mode.
-    os.makedirs(directory, mode=0o700, exist_ok=True)
-    temporary = write_beside(path, content)
+    if dir_fd is None:
+        # The XDG base directory specification asks for this mode.
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    temporary = write_beside(path, content, dir_fd=dir_fd)
     try:
+        if before is not None:
+            before()
         if os.name == "nt":
             os.rename(temporary, path)  # refuses to replace on Windows, and only there
         else:
-            os.link(temporary, path)
+            os.link(temporary, path, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
         return True
     except FileExistsError:
         return False
     except OSError:
         # A file system without hard links (FAT, some network and phone storage). Still exclusive, though a reader may
         # find the file empty for a moment; `_first_run` knows.
-        return create_in_place(path, content)
+        return create_in_place(path, content, dir_fd=dir_fd)
     finally:
-        _remove(temporary)
+        _remove(temporary, dir_fd)
 
 
-def create_in_place(path: str, content: bytes) -> bool:
+def create_in_place(path: str, content: bytes, *, dir_fd: int | None = None) -> bool:
     """Create `path` under its final name and fill it; False when it exists already. Raises OSError."""
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+        descriptor = os.open(path, _EXCLUSIVELY, 0o600, dir_fd=dir_fd)
     except FileExistsError:
         return False
     try:
         _write_all(descriptor, content)
     except BaseException:
         # An empty file would say "opted out" for ever.
-        _remove(path)
+        _remove(path, dir_fd)
         raise
     finally:
         os.close(descriptor)
     return True
 
 
-def write_beside(path: str, content: bytes, *, synchronise: bool = False) -> str:
-    """Write `content` to a new private file in the directory of `path` and return its name. Raises OSError.
+def write_beside(
+    path: str, content: bytes, *, dir_fd: int | None = None, finish: Callable[[int], object] | None = None
+) -> str:
+    """Write `content` to a new private file beside `path`; return its name. Raises OSError.
 
-    With `synchronise` it is on the disk when this returns.
+    `finish` is called with the open descriptor at the end.
     """
     # In the same directory, because only there is taking over the final name atomic.
     temporary = f"{path}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+    descriptor = os.open(temporary, _EXCLUSIVELY, 0o600, dir_fd=dir_fd)
     try:
         try:
             _write_all(descriptor, content)
-            if synchronise:
-                os.fsync(descriptor)
+            if finish is not None:
+                finish(descriptor)
         finally:
             os.close(descriptor)
     except BaseException:
-        _remove(temporary)
+        _remove(temporary, dir_fd)
         raise
     return temporary
 
@@ -225,9 +235,9 @@ def _write_all(descriptor: int, content: bytes) -> None:
         content = content[os.write(descriptor, content) :]
 
 
-def _remove(path: str) -> None:
+def _remove(path: str, dir_fd: int | None) -> None:
     try:
-        os.unlink(path)
+        os.unlink(path, dir_fd=dir_fd)
     except OSError:
         # Gone already, or left behind: a stray small file harms nobody.
         return

@@ -121,19 +121,17 @@ def read_mapping(mapping: MappingNode) -> FileChoice:
         # Cut off by a full disk, or mistyped: who damaged the file, and what else is missing from it?
         return FileChoice("damaged", "the id is not a UUID", ids[-1].start_mark.line + 1)
     if deciding is None:
-        # `{telemetry:false}` is YAML for a key of that name: somebody wanted to say something.
+        # `enabled: false`, `telemtry: false`, `{telemetry:false}`: somebody wanted to say something.
         for key, _ in mapping.value:
-            if isinstance(key.value, str) and "telemetry" in key.value.lower():
-                reason = f"the key `{_quoted(key)}` should perhaps be `telemetry`"
-                return FileChoice("damaged", reason, key.start_mark.line + 1, found_id)
+            if not _is_named(key, "id"):
+                detail = f"`{_quoted(key)}` is no key of this file, and there is no `telemetry`"
+                return FileChoice("damaged", detail, key.start_mark.line + 1, found_id)
     return deciding or FileChoice("on", NO_CHOICE, None, found_id)
 
 
 def own_pairs(mapping: MappingNode, name: str) -> list[tuple[Node, Node]]:
     """Return the pairs of `mapping` whose key is `name`, in the order of the file."""
-    return [
-        (key, value) for key, value in mapping.value if isinstance(key.value, str) and key.value.strip().lower() == name
-    ]
+    return [(key, value) for key, value in mapping.value if _is_named(key, name)]
 
 
 def _pairs(mapping: MappingNode, name: str) -> list[tuple[Node, Node]]:
@@ -157,6 +155,10 @@ def _pairs(mapping: MappingNode, name: str) -> list[tuple[Node, Node]]:
 def meaning(value: Node) -> bool | None:
     """Return the yes or no in a node, None when it is neither."""
     return said(value.value) if isinstance(value.value, str) else None
+
+
+def _is_named(key: Node, name: str) -> bool:
+    return isinstance(key.value, str) and key.value.strip().lower() == name
 
 
 def _is_empty(node: Node) -> bool:

@@ -66,9 +66,6 @@ class TelemetryClient:
     # A `__del__` may flush when the interpreter has cleared this module's names already.
     _debug = staticmethod(debug)
 
-    disabled: bool
-    """True makes every capture a no-op: no thread, no process, no file. May be set at any time."""
-
     def __init__(
         self,
         api_key: str,
@@ -126,15 +123,34 @@ class TelemetryClient:
             on_give_up=self._give_up,
         )
         self._counts = Counts()
+        self._refuses = False  # for any reason
+        self._switched_off = False  # by the host
+        self._locked = False
         self._encoder: Encoder | None = None  # made at the first event of a process
         self._following = allocate_lock()
         reason = reason_not_to_spawn() or reason_not_to_start_threads()
         reason = reason or ("" if api_key and host else "no api_key or no host")
-        self.disabled = bool(reason)
         if reason:
-            debug("telemetry is off: %s", reason)
+            self._give_up(reason)
         else:
             self._follow_the_process()
+
+    @property
+    def disabled(self) -> bool:
+        """True makes every capture a no-op: no thread, no process, no file. May be set at any time."""
+        return self._refuses
+
+    @disabled.setter
+    def disabled(self, disabled: bool) -> None:
+        self._switched_off = bool(disabled)
+        self._refuses = self._switched_off or self._locked
+
+    def lock(self) -> None:
+        """Be disabled for good, because the person says no: there is no way to a sender any more."""
+        self._locked = self._refuses = True
+        from atotelemetry.host.divert import Nowhere  # an ordinary run does without
+
+        self._feeder = Nowhere(self._feeder.handed_over)  # type: ignore[assignment]  # the part of a feeder that we use
 
     # ---- capture
 
@@ -157,7 +173,7 @@ class TelemetryClient:
 
         Never blocks and never raises.
         """
-        if self.disabled:
+        if self._refuses:
             return None
         try:
             encoder = self._encoder or self._make_encoder()
@@ -195,7 +211,7 @@ class TelemetryClient:
         that was reported before is not reported again in this process. `properties` win over what is said about the
         exception. Never blocks and never raises.
         """
-        if self.disabled:
+        if self._refuses:
             return None
         try:
             exceptions = load("atotelemetry.host.exceptions")  # only a program in trouble pays for it
@@ -238,7 +254,7 @@ class TelemetryClient:
 
     def shutdown(self, timeout: float | None = FLUSH_TIMEOUT) -> bool:
         """Refuse every further event, then `flush`; also ends the feeder's thread. Never raises."""
-        self.disabled = True
+        self._refuses = True
         try:
             return self._feeder.flush(timeout, stop=True)
         except Exception as error:
@@ -286,7 +302,7 @@ class TelemetryClient:
         return wire.encode(wire.End(captured=stats.captured, dropped=stats.dropped))
 
     def _give_up(self, reason: str) -> None:
-        self.disabled = True
+        self._refuses = True
         debug("telemetry is off: %s", reason)
 
     def _lose(self, reason: str, error: BaseException | None = None) -> None:
@@ -338,5 +354,5 @@ class TelemetryClient:
             self._before_send.after_fork_in_child()
         self._counts = Counts()
         self._encoder = None
-        if not unharmed and not self.disabled:
+        if not unharmed and not self._refuses:
             self._give_up("this process was forked in the middle of an import of ours")

@@ -1,17 +1,20 @@
-"""May this person's run be measured, and under which random id: environment variables and `telemetry.yaml`.
+"""May this person's run be measured, and under which random id: variables, a project's no, `telemetry.yaml`, CI.
 
-Runs in the host, on the thread that builds the `Telemetry`, once a run. Reading never writes and never raises: what
-cannot be understood counts as "no". The file as we write it is read by `choice`; every other YAML (flow style, quotes,
-document markers, …) by `choice_yaml`, because importing PyYAML costs more than all the rest of a run.
+Runs in the host, on the thread that builds the `Telemetry`, once a run; `Consent.holds` runs on the feeder's thread.
+Reading never writes and never raises: what cannot be understood counts as "no". The file as we write it is read by
+`choice`; every other YAML (flow style, quotes, document markers, …) by `choice_yaml`, because importing PyYAML costs
+more than all the rest of a run.
 """
 
 from __future__ import annotations
 
 import os
-import sys
+import stat
+from time import monotonic
 
+from atotelemetry.facts.text import environment_prefix, printable
 from atotelemetry.host.choice import (
-    FILE_NAME,
+    MAX_FILE_BYTES,
     OFF_WORDS,
     ON_WORDS,
     FileChoice,
@@ -22,47 +25,95 @@ from atotelemetry.host.choice import (
     said,
 )
 from atotelemetry.host.debug import debug
+from atotelemetry.host.home import choice_path, is_app_name, may_create, other_choice_paths
 from atotelemetry.ids import canonical, uuid4
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import uuid
+    from collections.abc import Iterator
     from typing import Any
 
-__all__ = [
-    "Consent",
-    "TelemetryConfig",
-    "config_directory",
-    "environment_prefix",
-    "identity",
-    "read_choice",
-    "read_consent",
-]
+__all__ = ["Consent", "TelemetryConfig", "choice_in", "identity", "read_choice", "read_consent", "take_identity"]
+
+LOOK_AGAIN = 60.0
+"""How often, at most, a long-lived host looks whether the file says no by now."""
 
 # https://consoledonottrack.com names only "1"; these few values are the ones that people set to take it back.
-_TRACKING_ALLOWED = frozenset(("", "0", "false", "no", "off"))
+_NOT_SET = frozenset(("", "0", "false", "no", "off"))
+_SWITCHES = ("_TELEMETRY_DISABLED", "_TELEMETRY_OPTOUT", "_NO_TELEMETRY", "_DISABLE_TELEMETRY")
+# How far up, and how much of a file, a project's no is looked for.
+_PROJECT_LEVELS = 10
+_PROJECT_BYTES = 64 * 1024
 
 # Random ids of this process, by application, for when there is no file to keep one in.
 _run_ids: dict[str, str] = {}
+# Files that this very run created beside its notice: they allow the next run, not this one.
+announced: set[str] = set()
 
 
 class Consent:
-    """What was decided for this run, and why.
+    """What was decided for this run, and why. A yes may become a no, never the other way.
 
-    `enabled` is False only for mode "off". `mode` is "off", "on" or "log" (events are shown, nothing is sent).
-    `reason` tells a person which variable, or which file and line, decided. `path` is the configuration file, whether
-    it exists or not; empty when the user has no home directory. `id` is the id in the file, None when the file has none
-    or was not looked at because a variable had already said no.
+    `enabled` is whether events are taken: in mode "on", and in mode "log", where they are shown and nothing is sent.
+    The other modes are "off" and "waiting": for the notice that a run at a terminal prints, before the first run that
+    sends. `reason` tells a person which variable, or which file and line, decided. `path` is the configuration file,
+    whether it exists or not; empty when there is no home directory, or when a variable had said no before anybody
+    looked. `id` is the id in the file, if one was found. `creates`: a first run may create the file without a notice.
     """
 
-    __slots__ = ("enabled", "id", "mode", "path", "reason")
+    __slots__ = ("_looked_at", "_seen", "by_variable", "creates", "id", "mode", "path", "reason")
 
-    def __init__(self, mode: str, reason: str, path: str, id: str | None = None) -> None:  # noqa: A002 - the file's key
-        self.enabled = mode != "off"
+    def __init__(
+        self,
+        mode: str,
+        reason: str,
+        path: str = "",
+        id: str | None = None,  # noqa: A002 - the file's key
+        *,
+        by_variable: bool = False,
+        creates: bool = True,
+    ) -> None:
         self.mode = mode
-        self.reason = reason
+        self.reason = printable(reason)
         self.path = path
         self.id = id
+        self.by_variable = by_variable
+        self.creates = creates
+        self._looked_at = 0.0
+        self._seen: object = None
+
+    @property
+    def enabled(self) -> bool:
+        """Whether events are taken."""
+        return self.mode in ("on", "log")
+
+    def read_again(self) -> FileChoice:
+        """Read the file again, and obey it if it says no by now. A variable's yes stays, whatever the file says."""
+        self._looked_at = monotonic()
+        self._seen = _signature(self.path)
+        choice = read_choice(self.path)
+        if self.mode == "on" and not self.by_variable:
+            self.obey(choice)
+        return choice
+
+    def obey(self, choice: FileChoice) -> None:
+        """Be off from here on if `choice` is no yes."""
+        gone = choice.state == "missing" and not self.creates
+        if gone or choice.state in ("off", "damaged"):
+            self.mode = "off"
+            self.reason = printable(f"{self.path} is gone" if gone else choice.reason(self.path))
+            debug("telemetry is off: %s", self.reason)
+
+    def holds(self) -> bool:
+        """Whether the person still agrees. Looks at the file at most once a minute, and only if it decides."""
+        if self.mode != "on" or self.by_variable or not self.path:
+            return self.enabled
+        if monotonic() - self._looked_at >= LOOK_AGAIN:
+            self._looked_at = monotonic()
+            if _signature(self.path) != self._seen:
+                self.read_again()
+        return self.enabled
 
     def __repr__(self) -> str:
         return f"Consent(mode={self.mode!r}, reason={self.reason!r}, path={self.path!r}, id={self.id!r})"
@@ -108,10 +159,12 @@ class TelemetryConfig:
         Creates the file at the very first run, unless the user opted out.
         """
         consent = read_consent(app)
-        if consent.enabled:
-            return cls(telemetry=True, id=identity(app, consent))
-        # A variable that says no was answered without a look at the file; who asks for the id wants the file's.
-        return cls(telemetry=False, id=consent.id or read_choice(consent.path).id or _run_id(app))
+        known = take_identity(app, consent) if consent.enabled else None
+        if known is not None:
+            return cls(telemetry=True, id=known)
+        # A variable that says no was answered without a look at the file, but this caller asks for the file's id.
+        path = choice_path(app) if is_app_name(app) else ""
+        return cls(telemetry=False, id=consent.id or read_choice(path).id or _run_id(app))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, TelemetryConfig):
@@ -122,90 +175,64 @@ class TelemetryConfig:
         return f"TelemetryConfig(telemetry={self.telemetry!r}, id={self._id!r})"
 
 
-def environment_prefix(app: str) -> str:
-    """Return what the names of `app`'s environment variables begin with: ATO for atopile, MY_TOOL for "my-tool"."""
-    if app == "atopile":
-        return "ATO"
-    return "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in app.upper())
+def read_consent(app: str = "atopile", *, in_ci: bool = False, notice: bool = False) -> Consent:
+    """Decide for this run: variables, then a project's no, then the file, then CI, then on.
 
-
-def config_directory(app: str = "atopile") -> str:
-    r"""Return the directory that holds `app`'s configuration, or "" when this user has no home directory at all.
-
-    `$XDG_CONFIG_HOME/<app>`, else `~/.config/<app>`, on Linux and macOS. The XDG base directory specification has
-    relative paths ignored; the home directory is held to the same, so that nothing depends on the working directory.
-    On Windows `%LOCALAPPDATA%\<app>\<app>`, which is where `platformdirs.user_config_dir(app)` points.
-    """
-    if sys.platform == "win32":
-        return _windows_directory(app)
-    base = os.environ.get("XDG_CONFIG_HOME", "")
-    if not os.path.isabs(base):
-        home = _home()
-        if not home:
-            return ""
-        base = os.path.join(home, ".config")
-    return os.path.join(base, app)
-
-
-def read_consent(app: str = "atopile") -> Consent:
-    """Decide for this run: `DO_NOT_TRACK`, then `<PREFIX>_TELEMETRY`, then the file, then on.
-
-    Writes nothing and never raises. A value of the second variable that is neither off, on nor log (or a synonym)
-    counts as off: somebody tried to say something. An empty variable is an unset one.
+    `in_ci`: runs in CI are measured, too. `notice`: no file, nothing sent. Writes nothing and never raises.
     """
     path = ""
     try:
-        directory = config_directory(app)
-        path = os.path.join(directory, FILE_NAME) if directory else ""
-        tracking = os.environ.get("DO_NOT_TRACK", "")
-        if tracking.strip().lower() not in _TRACKING_ALLOWED:
-            return Consent("off", f"DO_NOT_TRACK={_shown(tracking)}", path)
-        name = f"{environment_prefix(app)}_TELEMETRY"
-        value = os.environ.get(name, "")
-        word = value.strip().lower()
-        if word in OFF_WORDS:
-            return Consent("off", f"{name}={_shown(value)}", path)
-        if word and word != "log" and word not in ON_WORDS:
-            reason = f"{name}={_shown(value)} is none of off, on and log"
-            debug("telemetry is off: %s", reason)
-            return Consent("off", reason, path)
+        if not is_app_name(app):
+            return _off(f"{app!r} is not the name of an application")
+        decided = _said_by_variables(app)
+        if decided is not None and not decided.enabled:
+            return decided  # before anybody's home is looked at
+        path = choice_path(app)
         choice = read_choice(path)
-        if word:
-            return Consent("log" if word == "log" else "on", f"{name}={_shown(value)}", path, choice.id)
-        reason = choice.reason(path)
-        if choice.state == "damaged":
-            debug("telemetry is off: %s", reason)
-        return Consent("on" if choice.state in ("on", "missing") else "off", reason, path, choice.id)
+        if decided is not None:
+            decided.path, decided.id, decided.creates = path, choice.id, not notice
+            return decided
+        reason = _project_no(app) or _file_no(app, path, choice) or _ci_no(app, in_ci=in_ci)
+        if reason:
+            return _off(reason, path, choice.id)
+        if notice and (choice.state == "missing" or path in announced):
+            reason = "waiting for the notice, which a first run at a terminal prints; nothing is sent before"
+            return Consent("waiting", reason, path, creates=False)
+        return Consent("on", choice.reason(path), path, choice.id, creates=not notice)
     except Exception as error:
         # Whatever went wrong, nobody agreed to anything.
-        reason = f"damaged: {type(error).__name__} while reading {path or FILE_NAME}"
-        debug("telemetry is off: %s", reason)
-        return Consent("off", reason, path)
+        return _off(f"damaged: {type(error).__name__} while reading {path or 'the configuration'}", path)
 
 
 def identity(app: str = "atopile", consent: Consent | None = None) -> str:
     """Return the id of a user who did not opt out, creating the file at the very first run. Never raises.
 
-    Of many first runs at once one creates the file, and all return its id. Where no file can be written, or where a
+    For anybody else, and where no id can be kept, it is random and lasts as long as this process.
+    """
+    return take_identity(app, read_consent(app) if consent is None else consent) or _run_id(app)
+
+
+def take_identity(app: str, consent: Consent) -> str | None:
+    """Return the id for this run's events, creating the file at the very first run; None if the file says no by now.
+
+    Of many first runs at once one creates the file, and all return its id. Where no file may be written, or where a
     file exists that names no id (it is the user's; we never rewrite it), the id is random and lasts as long as this
-    process. The same in mode "log", which sends nothing and therefore leaves nothing behind, and when opted out.
+    process. The same in mode "log", which sends nothing and therefore leaves nothing behind. Never raises.
     """
     try:
-        if consent is None:
-            consent = read_consent(app)
+        choice = consent.read_again()
+        if consent.mode == "on" and choice.state == "missing" and consent.creates and may_create(consent.path):
+            choice = _first_run(consent.path)
+            if not consent.by_variable:
+                consent.obey(choice)
+        if not consent.enabled:
+            return None
+        consent.id = choice.id or consent.id
         if consent.id is not None:
             return consent.id
-        if consent.mode == "on" and consent.path:
-            if not os.path.lexists(consent.path):
-                return _first_run(consent.path)
-            # Made by another first run since this one looked. Or a name that holds no id (also a link to nothing): that
-            # is the user's, and stays as it is.
-            made = read_choice(consent.path).id
-            if made is not None:
-                return made
     except Exception as error:
         debug("telemetry keeps no id: %s", error)
-    return _run_id(app)
+    return _run_id(app) if consent.enabled else None
 
 
 def read_choice(path: str) -> FileChoice:
@@ -217,8 +244,18 @@ def read_choice(path: str) -> FileChoice:
         return FileChoice("missing")
     try:
         raw = read_bytes(path)
-        if raw is None:
-            return FileChoice("missing")
+        return FileChoice("missing") if raw is None else choice_in(raw)
+    except OSError as error:
+        return FileChoice("damaged", f"{error.strerror or type(error).__name__}")
+    except ValueError as error:
+        return FileChoice("damaged", str(error))
+
+
+def choice_in(raw: bytes) -> FileChoice:
+    """Say what the content of a configuration file means; never raises."""
+    if len(raw) > MAX_FILE_BYTES:
+        return FileChoice("damaged", f"larger than {MAX_FILE_BYTES} bytes")
+    try:
         choice = read_plain(raw)
         if choice is None:
             # PyYAML takes tens of milliseconds to import: only files that a person edited by hand pay for it.
@@ -226,54 +263,146 @@ def read_choice(path: str) -> FileChoice:
 
             choice = interpret(raw)
         return choice
-    except OSError as error:
-        return FileChoice("damaged", f"{error.strerror or type(error).__name__}")
-    except ValueError as error:
-        return FileChoice("damaged", str(error))
     except Exception as error:
         return FileChoice("damaged", f"{type(error).__name__}: {error}")
 
 
-def _home() -> str:
-    """Return the user's home directory as an absolute path, or ""."""
-    home = os.environ.get("HOME", "")
-    if os.path.isabs(home):
-        return home
+def _off(reason: str, path: str = "", known_id: str | None = None) -> Consent:
+    consent = Consent("off", reason, path, known_id)
+    debug("telemetry is off: %s", consent.reason)
+    return consent
+
+
+def _said_by_variables(app: str) -> Consent | None:
+    """Return what the environment decides, None if it leaves the decision to others. One no outweighs any yes.
+
+    Names and values count in any case of letters. Empty variables are unset ones. A value that is neither off, on nor
+    log (or a synonym) counts as off: somebody tried to say something.
+    """
+    prefixes = ("ATO", "ATOPILE") if app == "atopile" else (environment_prefix(app),)
+    switches = {"DO_NOT_TRACK", *(prefix + switch for prefix in prefixes for switch in _SWITCHES)}
+    choices = {f"{prefix}_TELEMETRY" for prefix in prefixes}
+    if app == "atopile":
+        choices.add("FBRK_TELEMETRY")  # its own flag
+    yes = None
+    for name in _set_variables(switches | choices):
+        value = os.environ.get(name, "")
+        word = value.strip().lower()
+        said_here = f"{name}={_shown(value)}"
+        if name.upper() in switches:
+            if word not in _NOT_SET:
+                return _off(said_here)
+        elif word in OFF_WORDS:
+            return _off(said_here)
+        elif word == "log":
+            yes = Consent("log", said_here, by_variable=True)
+        elif word in ON_WORDS:
+            yes = yes or Consent("on", said_here, by_variable=True)
+        elif word:
+            return _off(f"{said_here} is none of off, on and log")
+    return yes
+
+
+def _set_variables(names: set[str]) -> list[str]:
+    """Return those variables, as they are spelt here, whose names in upper case are in `names`."""
+    return sorted(name for name in os.environ if name.upper() in names)
+
+
+def _file_no(app: str, path: str, choice: FileChoice) -> str:
+    """Return which file says no, "" if none does: the user's own, atopile's older one, those of a sudo's user."""
+    if choice.state in ("off", "damaged"):
+        return choice.reason(path)
+    for other in other_choice_paths(app):
+        # A file that is not ours to read says nothing.
+        if os.access(other, os.R_OK) and read_choice(other).state in ("off", "damaged"):
+            return f"{other} says no, or cannot be understood"
+    return ""
+
+
+def _ci_no(app: str, *, in_ci: bool) -> str:
+    value = os.environ.get("CI", "")
+    # atopile's own rule is `not os.getenv("CI")`.
+    unset = value == "" if app == "atopile" else value.strip().lower() in ("", "0", "false")
+    return "" if in_ci or unset else f"CI={_shown(value)}: not in CI, unless {environment_prefix(app)}_TELEMETRY=on"
+
+
+def _project_no(app: str) -> str:
+    """Return which project file says no for everybody who works there, "" if none does."""
+    for path, raw in _project_files(app):
+        # The bytes first: a project that does not speak of this telemetry costs no parser.
+        if b"elemetry" in raw and (path.endswith(".yaml") or _has_section(raw, app.encode())):
+            from atotelemetry.host.project import reason_in  # tomllib costs milliseconds
+
+            reason = reason_in(path, raw, app)
+            if reason:
+                return reason
+    return ""
+
+
+def _has_section(raw: bytes, app: bytes) -> bool:
+    """Whether TOML may have a table `tool.<app>`, in any of its spellings."""
+    if app not in raw:
+        return False
+    compact = b"\n" + raw.translate(None, b" \t\"'")
+    return b"tool." + app in compact or b"\n[tool]" in compact or b"\ntool=" in compact
+
+
+def _project_files(app: str) -> Iterator[tuple[str, bytes]]:
+    """Yield path and beginning of each project file, from the working directory up to the repository's root."""
+    names = ("pyproject.toml", "ato.yaml") if app == "atopile" else ("pyproject.toml",)
     try:
-        import pwd  # POSIX only, and only who has no HOME needs it
-
-        home = pwd.getpwuid(os.getuid()).pw_dir
-    except Exception:
-        # No account for this user, as in containers that run under a bare number.
-        return ""
-    return home if os.path.isabs(home) else ""
-
-
-def _windows_directory(app: str) -> str:
-    """Return `app`'s configuration directory on Windows, or ""."""
-    base = os.environ.get("LOCALAPPDATA", "")
-    if not os.path.isabs(base):
-        profile = os.environ.get("USERPROFILE", "")
-        if not os.path.isabs(profile):
-            return ""
-        base = os.path.join(profile, "AppData", "Local")
-    return os.path.join(base, app, app)
+        place = os.getcwd()
+    except OSError:
+        return
+    for _ in range(_PROJECT_LEVELS):
+        for name in names:
+            path = os.path.join(place, name)
+            raw = _beginning(path)
+            if raw:
+                yield path, raw
+        parent = os.path.dirname(place)
+        if parent == place or os.path.lexists(os.path.join(place, ".git")):
+            return
+        place = parent
 
 
-def _first_run(path: str) -> str:
-    """Create the file for a new user and return the id in it, ours or that of whoever was quicker. Raises OSError."""
-    new_id = uuid4()
-    if create(path, file_content(new_id, enabled=True)):
-        return new_id
+def _beginning(path: str) -> bytes:
+    """Return the first 64 KiB of a regular file, and one byte more if there is more; nothing if it cannot be read."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return b""
+        with open(path, "rb", buffering=0) as file:
+            return file.read(_PROJECT_BYTES + 1) or b""
+    except OSError:
+        return b""
+
+
+def _signature(path: str) -> tuple[int, int, int, int] | None:
+    """Return a value that changes when the file does, None if there is no file."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
+
+
+def _first_run(path: str) -> FileChoice:
+    """Create the file for a new user; return its content, ours or that of another process that was quicker.
+
+    Raises OSError.
+    """
+    choice = FileChoice("on", "", None, uuid4())
+    if create(path, file_content(choice.id or "", enabled=True)):
+        return choice
     for _ in range(50):
         choice = read_choice(path)
-        if choice.id is not None:
-            return choice.id
+        if choice.state == "off" or choice.id is not None:
+            break
         # Only where there are no hard links: the winner has created the file and is about to write its two lines.
         from time import sleep
 
         sleep(0.002)
-    raise OSError("another process created the file but no id appeared in it")
+    return choice
 
 
 def _run_id(app: str) -> str:
@@ -283,6 +412,5 @@ def _run_id(app: str) -> str:
 
 
 def _shown(value: str) -> str:
-    """Return a variable's value as it can be printed on one line."""
-    cut = value if len(value) <= 40 else value[:39] + "…"  # noqa: PLR2004 - enough to recognise it
-    return cut if cut.isprintable() else ascii(cut)
+    """Return the beginning of a variable's value."""
+    return value if len(value) <= 40 else value[:39] + "…"  # noqa: PLR2004 - enough to recognise it

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 
+from atotelemetry.facts.text import printable
 from atotelemetry.host.debug import debug
 from atotelemetry.host.lazy import load
 
@@ -16,28 +17,24 @@ if TYPE_CHECKING:
 
     from atotelemetry.host.client import TelemetryClient
 
-__all__ = ["divert", "show_on_stderr"]
+__all__ = ["Nowhere", "divert", "show_on_stderr"]
 
 
-class _Diversion:
-    """Stands in a client where the feeder does, and gives each event's line to a function."""
+class Nowhere:
+    """Stands in a client where the feeder does, and takes nothing."""
 
-    def __init__(self, take: Callable[[bytes], object]) -> None:
-        self._take = take
-        self.handed_over = 0
+    def __init__(self, handed_over: int = 0) -> None:
+        self.handed_over = handed_over
 
     refusal = "not taken"
 
     def put(self, line: bytes) -> bool:
-        try:
-            self._take(line)
-        except Exception as error:
-            debug("an event went nowhere: %r", error)
-            return False
-        self.handed_over += 1
-        return True
+        """Take nothing."""
+        del line
+        return False
 
     def flush(self, timeout: float | None, *, delivered: bool = False, stop: bool = False) -> bool:
+        """Have nothing to wait for."""
         del timeout, delivered, stop
         return True
 
@@ -54,13 +51,30 @@ class _Diversion:
         self.handed_over = 0
 
 
+class _Diversion(Nowhere):
+    """Gives each event's line to a function."""
+
+    def __init__(self, take: Callable[[bytes], object]) -> None:
+        super().__init__()
+        self._take = take
+
+    def put(self, line: bytes) -> bool:
+        try:
+            self._take(line)
+        except Exception as error:
+            debug("an event went nowhere: %r", error)
+            return False
+        self.handed_over += 1
+        return True
+
+
 def divert(client: TelemetryClient, take: Callable[[bytes], object]) -> None:
     """Give every event of `client` to `take`, as the line that a sender would read, and start no sender.
 
     Needs no key. `take` is called on the thread that captures; what it raises loses the event, no more.
     """
     client._feeder = _Diversion(take)  # type: ignore[assignment]  # noqa: SLF001 - the one other place an event may go
-    client.disabled = False
+    client._refuses = False  # noqa: SLF001 - also for an opted-out person: nothing is sent
 
 
 def show_on_stderr(client: TelemetryClient) -> None:
@@ -73,6 +87,6 @@ def show_on_stderr(client: TelemetryClient) -> None:
             event["properties"] = {**json.decode(client._hello())["properties"], **event["properties"]}  # noqa: SLF001
             line = json.encode(event)
         # In one write, so that the lines of several threads do not mix.
-        sys.stderr.write(line.decode() + "\n")
+        sys.stderr.write(printable(line.decode()) + "\n")
 
     divert(client, show)

@@ -11,14 +11,14 @@ import os
 import stat
 
 from atotelemetry.host.choice import (
-    FILE_NAME,
     MAX_FILE_BYTES,
     create,
     file_content,
     write_beside,
 )
 from atotelemetry.host.choice_yaml import compose, decode, meaning, own_pairs, read_mapping
-from atotelemetry.host.consent import config_directory, read_choice
+from atotelemetry.host.consent import choice_in, read_choice
+from atotelemetry.host.home import choice_path, is_app_name, may_create
 from atotelemetry.ids import uuid4
 
 TYPE_CHECKING = False
@@ -34,10 +34,12 @@ def write_choice(app: str = "atopile", enabled: bool = True) -> str:
     Every byte but the value of `telemetry` stays as it is, and so do mode and owner; a symbolic link is followed. A
     file that cannot be understood is kept under another name. Raises OSError or ValueError with a text for people.
     """
-    directory = config_directory(app)
-    if not directory:
+    if not is_app_name(app):
+        raise ValueError(f"{app!r} is not the name of an application")
+    path = choice_path(app)
+    if not path:
         raise OSError("there is no home directory to keep the choice in; set HOME or XDG_CONFIG_HOME")
-    return write(os.path.join(directory, FILE_NAME), enabled=enabled)
+    return write(path, enabled=enabled)
 
 
 def with_choice(raw: bytes, *, enabled: bool) -> bytes:
@@ -68,75 +70,148 @@ def write(path: str, *, enabled: bool) -> str:
     Raises OSError or ValueError, with a text for people, when the choice could not be stored.
     """
     word = "true" if enabled else "false"
-    # Dotfile managers keep a link here: the file behind it is what the person edits.
-    target = os.path.realpath(path)
-    new_file = file_content(uuid4(), enabled=enabled)
-    # Created exclusively, so that a first run at the same moment is not overwritten.
-    if not os.path.lexists(target) and create(target, new_file):
-        done = f"created {path} with telemetry: {word}"
-    else:
-        done = _rewrite(target, enabled=enabled)
+    is_ours = may_create(path)
+    # Dotfile managers keep a link here: the file behind it is what the person edits. Among another user's files, that
+    # user could point a link of theirs at a file of ours while we look: there no link is followed.
+    target = os.path.realpath(path) if is_ours else path
+    if is_ours:
+        os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+    place = _Place(target, no_links=not is_ours)
+    try:
+        # Created exclusively, so that a first run at the same moment is not overwritten.
+        if not place.exists() and is_ours and place.create(place.name, file_content(uuid4(), enabled=enabled)):
+            done = f"created {path} with telemetry: {word}"
+        else:
+            done = _rewrite(place, enabled=enabled)
+    finally:
+        place.close()
     found = read_choice(path)
     if found.state != ("on" if enabled else "off"):
         raise OSError(f"the choice was written, but what can be read now is: {found.reason(path)}")
     return done
 
 
-def _rewrite(target: str, *, enabled: bool) -> str:
-    status = os.stat(target)
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{target} is not a regular file; move it away and try again")
-    before = read_choice(target)
-    # An unreadable file ends here, with the system's own words.
-    with open(target, "rb") as file:
-        raw = file.read()
+class _Place:
+    """One name in one open directory: whatever happens to the path meanwhile, it is the same directory.
+
+    Raises OSError or ValueError, with a text for people, if the directory cannot be opened. On Windows, where a
+    directory cannot be opened, it is the path.
+    """
+
+    def __init__(self, target: str, *, no_links: bool) -> None:
+        self.target = target
+        self.name = target
+        self.no_links = no_links
+        self.directory: int | None = None
+        if os.name == "nt":
+            return
+        where, self.name = os.path.split(target)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        if not no_links:
+            self.directory = os.open(where, flags)
+            if os.fstat(self.directory).st_uid not in (os.geteuid(), 0):
+                self.close()
+                raise PermissionError(f"{where} belongs to another user; change {target} as that user")
+            return
+        self.directory = os.open("/", flags)
+        for step in filter(None, where.split("/")):
+            above = self.directory
+            try:
+                self.directory = os.open(step, flags | os.O_NOFOLLOW, dir_fd=above)
+            except OSError as error:
+                self.directory = None
+                problem = f"{target} belongs to another user and cannot be reached safely ({error.strerror})"
+                raise PermissionError(f"{problem}; run this as that user") from None
+            finally:
+                os.close(above)
+
+    def close(self) -> None:
+        if self.directory is not None:
+            os.close(self.directory)
+
+    def exists(self) -> bool:
+        try:
+            os.lstat(self.name, dir_fd=self.directory)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def create(self, name: str, content: bytes) -> bool:
+        return create(name, content, dir_fd=self.directory)
+
+    def read(self) -> tuple[bytes, os.stat_result]:
+        """Return content and status of one and the same file."""
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+        try:
+            descriptor = os.open(self.name, flags, dir_fd=self.directory)
+        except FileNotFoundError:
+            if not self.no_links:
+                raise
+            raise PermissionError(f"{self.target} would be in another user's home; run this as that user") from None
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError(f"{self.target} is not a regular file; move it away and try again")
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read(), status
+        finally:
+            os.close(descriptor)
+
+    def replace(self, content: bytes, status: os.stat_result) -> None:
+        """Put `content` in the place of the file at once, with the mode and owner in `status`. Raises OSError."""
+        from contextlib import suppress  # a run has no use for it
+
+        def finish(descriptor: int) -> None:
+            os.fsync(descriptor)
+            if os.name == "nt":
+                return
+            # Run by root (sudo), the file must still be its owner's, or the next run could not read it.
+            if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+                # Without the right to do so the file becomes ours, and ours is the choice.
+                with suppress(OSError):
+                    os.fchown(descriptor, status.st_uid, status.st_gid)
+            os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
+
+        temporary = write_beside(self.name, content, dir_fd=self.directory, finish=finish)
+        try:
+            os.replace(temporary, self.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+        except BaseException:
+            # The first error is the one to report.
+            with suppress(OSError):
+                os.unlink(temporary, dir_fd=self.directory)
+            raise
+
+    def keep_copy(self, raw: bytes) -> str:
+        """Store `raw` under a name that nothing has yet, and return the path. Raises OSError."""
+        end, number = ".bak", 1
+        while not self.create(f"{self.name}{end}", raw):
+            number += 1
+            end = f".bak{number}"
+        return f"{self.target}{end}"
+
+
+def _rewrite(place: _Place, *, enabled: bool) -> str:
+    raw, status = place.read()
+    target, before = place.target, choice_in(raw)
     kept = None
     try:
         content = with_choice(raw, enabled=enabled)
-    except ValueError:
+    except ValueError as error:
+        if place.no_links:
+            raise ValueError(f"{target} is another user's and needs more than a word changed: {error}") from None
         content = file_content(before.id or uuid4(), enabled=enabled)
         # A copy, not a rename: at no moment may there be no file, which would mean yes.
-        kept = _keep_copy(target, raw)
+        kept = place.keep_copy(raw)
     if content == raw:
         return f"nothing to change: {before.reason(target)}"
-    _replace(target, content, status)
-    after = read_choice(target)
+    place.replace(content, status)
+    after = choice_in(content)
     if kept is not None:
         problem = "could not be understood" if before.state == "damaged" else "could not be edited safely"
         return f"the old file {problem} and is now {kept}; wrote a new one: {after.reason(target)}"
     # A line number means that the file named a choice.
     was = f" (it said {before.detail})" if before.state != "damaged" and before.line else ""
     return f"wrote {after.reason(target)}{was}"
-
-
-def _replace(target: str, content: bytes, status: os.stat_result) -> None:
-    """Put `content` in the place of `target` at once, with the mode and owner in `status`. Raises OSError."""
-    from contextlib import suppress  # a run has no use for it
-
-    temporary = write_beside(target, content, synchronise=True)
-    try:
-        if os.name != "nt":
-            # Run by root (sudo), the file must still be its owner's, or the next run could not read it.
-            if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
-                # Without the right to do so the file becomes ours, and ours is the choice.
-                with suppress(OSError):
-                    os.chown(temporary, status.st_uid, status.st_gid)
-            os.chmod(temporary, stat.S_IMODE(status.st_mode))
-        os.replace(temporary, target)
-    except BaseException:
-        # The first error is the one to report.
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
-def _keep_copy(target: str, raw: bytes) -> str:
-    """Store `raw` beside `target` under a name that nothing has yet, and return the name. Raises OSError."""
-    name, number = f"{target}.bak", 1
-    while not create(name, raw):
-        number += 1
-        name = f"{target}.bak{number}"
-    return name
 
 
 def _replacement(text: str, key: Node, value: Node, enabled: bool) -> tuple[int, int, str]:

@@ -10,20 +10,25 @@ from __future__ import annotations
 
 import os
 import time
+from _thread import allocate_lock
 
 from atotelemetry.facts.address import fault_of_address
 from atotelemetry.facts.run import RUN_PROPERTIES, run_id
+from atotelemetry.facts.text import environment_prefix
 from atotelemetry.host.block import Capture
 from atotelemetry.host.client import DEFAULT_QUEUE_SIZE, FLUSH_TIMEOUT, TelemetryClient
-from atotelemetry.host.consent import environment_prefix, read_consent
-from atotelemetry.host.consent import identity as installation_id
+from atotelemetry.host.consent import Consent, read_consent, take_identity
 from atotelemetry.host.debug import debug
+from atotelemetry.host.home import is_app_name
 from atotelemetry.host.lazy import load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from types import EllipsisType
     from typing import Any
+
+    from atotelemetry.host.status import Report
 
     client: TelemetryClient
 
@@ -58,14 +63,20 @@ class Telemetry:
         api_key: the project's write-only key. `<APP>_TELEMETRY_API_KEY` overrides it; with none, nothing is sent.
         host: base URL of the server. `<APP>_SERVICES_TELEMETRY_URL` overrides it; one that is no URL turns
             telemetry off.
-        run_properties: which facts about the run the sender works out and adds: `RUN_PROPERTIES` by default. "project",
-            the normalised address of the repository, has to be asked for by name.
+        run_properties: which facts about the run the sender works out and adds: `RUN_PROPERTIES` by default, without
+            `email` for applications other than atopile, which have to ask for it by name. So has everybody for
+            "project", the normalised address of the repository.
         identity: called for each event, on the thread that captures. Returns the distinct id of the person who is
             signed in, or (distinct id, e-mail), or None for the installation's id. Neither can be overridden by an
             event's properties. Its e-mail wins over git's. What it raises counts as None.
+        in_ci: also measure runs in CI (the variable `CI` is set).
+        notice: whether, at a terminal, the first run prints a notice and only the next one sends; or the notice's text.
+            Runs without a terminal then never send before that. None, the default for atopile alone: the first run
+            sends, and prints nothing.
         options: anything else that `TelemetryClient` takes.
 
-    Nothing here raises into the application, waits for a network or prints (but for `<APP>_TELEMETRY=log`).
+    Raises ValueError for an `app` other than `[A-Za-z0-9][A-Za-z0-9._-]*`, or a wrong option. Otherwise nothing here
+    raises into the application, waits for a network or prints (but for the notice and `<APP>_TELEMETRY=log`).
 
     """
 
@@ -74,20 +85,31 @@ class Telemetry:
     def __init__(
         self,
         *,
-        app: str = "atopile",
+        app: str,
         api_key: str = "",
         host: str = "",
-        run_properties: tuple[str, ...] = RUN_PROPERTIES,
+        run_properties: tuple[str, ...] | None = None,
         identity: Callable[[], str | tuple[str, str | None] | None] | None = None,
+        in_ci: bool = False,
+        notice: bool | str | EllipsisType | None = ...,
         **options: Any,
     ) -> None:
+        if not is_app_name(app):
+            raise ValueError(f"app must match [A-Za-z0-9][A-Za-z0-9._-]*, not {app!r}")
         self.app = app
+        if notice is ...:
+            notice = app != "atopile"
+        self._notice = notice if isinstance(notice, str) else ""
+        self._rules = {"in_ci": in_ci, "notice": bool(notice)}
+        if run_properties is None:
+            run_properties = tuple(name for name in RUN_PROPERTIES if name != "email" or app == "atopile")
+        self._notice_given = allocate_lock()
         self._started = time.perf_counter()
         self._distinct_id: str | None = None
         # Loaded for those who use it.
         self._identity = None if identity is None else load("atotelemetry.host.identity").Identity(identity)
         prefix = environment_prefix(app)
-        self._consent = read_consent(app)
+        self._consent = read_consent(app, **self._rules)
         variable = f"{prefix}_SERVICES_TELEMETRY_URL"
         address = os.environ.get(variable) or ""
         # A wrong address is the person's mistake here, not the programmer's, who would be told by an exception.
@@ -102,8 +124,7 @@ class Telemetry:
             **options,
         )
         if not self._consent.enabled:
-            debug("telemetry is off: %s", self._consent.reason)
-            self.client.disabled = True
+            self.client.lock()
         elif self._consent.mode == "log":
             load("atotelemetry.host.divert").show_on_stderr(self.client)
 
@@ -145,10 +166,11 @@ class Telemetry:
 
     def _event(self, event: str, properties: Mapping[str, Any] | None, since: float | None) -> str | None:
         client = self.client
-        if client.disabled:
-            return None
         try:
-            person, known = self._person_and_properties(properties, since)
+            installation = self._installation()
+            if installation is None:
+                return None
+            person, known = self._person_and_properties(installation, properties, since)
             return client.capture(event, distinct_id=person, properties=known)
         except Exception as error:
             client._refuse(error)  # noqa: SLF001 - one layer in two: what is lost here is lost, too
@@ -156,20 +178,42 @@ class Telemetry:
 
     def _exception(self, exc: object, properties: Mapping[str, Any] | None, since: float) -> str | None:
         client = self.client
-        if client.disabled:
-            return None
         try:
-            person, known = self._person_and_properties(properties, since)
+            installation = self._installation()
+            if installation is None:
+                return None
+            person, known = self._person_and_properties(installation, properties, since)
             return client.capture_exception(exc, distinct_id=person, properties=known)
         except Exception as error:
             client._refuse(error)  # noqa: SLF001
             return None
 
+    def status(self) -> Report:
+        """Say whether the next run will be measured, why, and under which id."""
+        from atotelemetry.host import status  # not needed by a run, so not loaded by one
+
+        client = self.client
+        found = status.status(self.app, endpoint=client.host, has_key=bool(client.api_key), **self._rules)
+        return status.Report(status.status_text(found))
+
+    def enable(self) -> Report:
+        """Make the person's file say yes. The next run is measured; a run that began with a no stays unmeasured."""
+        from atotelemetry.host import status  # as above
+
+        return status.choose(self.app, enabled=True, **self._rules)
+
+    def disable(self) -> Report:
+        """Make the person's file say no, and send nothing more of this run."""
+        from atotelemetry.host import status  # as above
+
+        self.client.lock()
+        return status.choose(self.app, enabled=False, **self._rules)
+
     def _person_and_properties(
-        self, properties: Mapping[str, Any] | None, since: float | None
+        self, installation: str, properties: Mapping[str, Any] | None, since: float | None
     ) -> tuple[str, dict[str, Any]]:
         known = _with_own(properties, since)
-        person = self._installation()
+        person = installation
         if self._identity is not None:
             known.pop("email", None)  # the one property that a caller's does not win over
             signed_in, email = self._identity()
@@ -178,10 +222,22 @@ class Telemetry:
                 known["email"] = email
         return person, known
 
-    def _installation(self) -> str:
-        """Return the user's random id; the first event of a first run creates the file that keeps it."""
+    def _installation(self) -> str | None:
+        """Return the installation's random id, None if there is nothing to send.
+
+        The first event of a first run creates the file that keeps the id. It also prints the notice, if one is due.
+        """
+        client = self.client
+        if client.disabled:
+            # Without a key, or in the test suite of a host that switched us off, nothing would ever be sent.
+            is_due = self._consent.mode == "waiting" and client.api_key and client.host and not client._switched_off  # noqa: SLF001
+            if is_due and self._notice_given.acquire(False):
+                load("atotelemetry.host.notice").give(self.app, self._consent.path, self._notice)
+            return None
         if self._distinct_id is None:
-            self._distinct_id = installation_id(self.app, self._consent)
+            self._distinct_id = take_identity(self.app, self._consent)
+            if self._distinct_id is None:
+                client.lock()
         return self._distinct_id
 
 
@@ -207,6 +263,8 @@ class _Off(Telemetry):
     def __init__(self) -> None:
         self.app = "atopile"
         self._started = 0.0
+        self._consent = Consent("off", "telemetry could not be made")
+        self._rules = {}
         self.client = TelemetryClient("", "")
 
 
@@ -218,7 +276,7 @@ def _get_telemetry() -> Telemetry:
     telemetry = _defaults.get("atopile")
     if telemetry is None:
         try:
-            telemetry = Telemetry()
+            telemetry = Telemetry(app="atopile")
         except Exception as error:
             debug("telemetry is off: %r", error)
             telemetry = _Off()
@@ -237,8 +295,7 @@ def _flush_telemetry_on_exit() -> None:
     The package does this by itself at interpreter exit; this is for a host that ends in another way.
     """
     for telemetry in list(_defaults.values()):
-        telemetry.client.flush(timeout=FLUSH_TIMEOUT)
-        telemetry.client.disabled = True
+        telemetry.client.shutdown(FLUSH_TIMEOUT)
 
 
 def capture(

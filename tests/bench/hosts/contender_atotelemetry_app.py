@@ -16,7 +16,9 @@ def setup(url, room=0):
     global _telemetry  # noqa: PLW0603 - one program, one client
     from atotelemetry import Telemetry
 
-    _telemetry = Telemetry(app="bench", api_key="phc_bench", host=url, **({"queue_size": room} if room else {}))
+    _telemetry = Telemetry(
+        app="bench", notice=None, api_key="phc_bench", host=url, **({"queue_size": room} if room else {})
+    )
 
 
 def capture(name, properties):

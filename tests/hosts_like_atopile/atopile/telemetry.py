@@ -14,7 +14,7 @@ __all__ = [
     "client",
 ]
 
-_telemetry = Telemetry(api_key="phc_like_atopile", sender_deadline=10.0)
+_telemetry = Telemetry(app="atopile", api_key="phc_like_atopile", sender_deadline=10.0)
 
 client = _telemetry.client
 capture = _telemetry.capture
