@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -62,7 +63,7 @@ class Serving:
 
     def __init__(self, process):
         self.process = process
-        self.url = url_in(process.stdout.readline())
+        self.url = url_in((process.stderr if "--json" in process.args else process.stdout).readline())
 
     def post(self, *events):
         return post(self.url, batch(*events))
@@ -96,10 +97,64 @@ def serving():
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_shows_requests_and_events_until_a_signal(serving, how):
-    """Each request is a line, each event its name, person, time and properties; a signal ends it with exit code 0."""
+    """Each request is a line, each event its name, time and own properties; a signal ends it with exit code 0."""
     server = serving()
     assert server.post(EVENT) == 200
     code, output, errors = server.end(how)
+    assert (code, errors) == (0, "")
+    assert output == (
+        f"POST /batch/  1 event  {len(batch(EVENT))} bytes  200\n"
+        'run:  distinct_id="someone"\n'
+        "build finished  03:04:05.000  duration=1.5  naïve=[null]\n"
+        "Accepted 1 event in 1 request.\n"
+    )
+
+
+def test_the_common_part_is_shown_once_for_a_run(serving):
+    """Ids, versions and facts about the run come with its first event, and again only where they change."""
+    server = serving()
+    common = {"$lib": "atotelemetry", "email": None, "run_id": "one"}
+    first = {**EVENT, "properties": {**common, "n": 1}}
+    second = {**EVENT, "properties": {**common, "n": 2, "email": "a@b.c"}}
+    other = {**EVENT, "properties": {**common, "n": 3, "run_id": "two"}}
+    for event in (first, first, second, other):
+        server.post(event)
+    _, output, _ = server.end()
+    shown = [line for line in output.splitlines() if not line.startswith(("POST", "Accepted"))]
+    assert shown == [
+        'run:  distinct_id="someone"  $lib="atotelemetry"  email=null  run_id="one"',
+        "build finished  03:04:05.000  n=1",
+        "build finished  03:04:05.000  n=1",
+        'run:  email="a@b.c"',
+        "build finished  03:04:05.000  n=2",
+        'run:  distinct_id="someone"  $lib="atotelemetry"  email=null  run_id="two"',
+        "build finished  03:04:05.000  n=3",
+    ]
+
+
+def test_a_long_value_is_cut(serving):
+    """A stack trace is not what one looks for here; `--verbose` has it."""
+    server = serving()
+    server.post({**EVENT, "properties": {"text": "x" * 5000}})
+    _, output, _ = server.end()
+    assert max(map(len, output.splitlines())) < 300
+
+
+def test_json_is_one_line_an_event(serving):
+    """A script reads the events from stdout and nothing else."""
+    server = serving("--json")
+    server.post(EVENT, {**EVENT, "event": "two\nlines"})
+    code, output, errors = server.end()
+    assert code == 0
+    assert [json.loads(line) for line in output.splitlines()] == [EVENT, {**EVENT, "event": "two\nlines"}]
+    assert errors == "Accepted 2 events in 1 request.\n"
+
+
+def test_verbose_shows_every_property(serving):
+    """Each event has its name, person, time and all properties, indented."""
+    server = serving("--verbose")
+    assert server.post(EVENT) == 200
+    code, output, errors = server.end()
     assert (code, errors) == (0, "")
     assert output == (
         f"POST /batch/  1 event  {len(batch(EVENT))} bytes  200\n"
@@ -119,6 +174,7 @@ def test_shows_events_as_they_arrive(serving):
     server = serving()
     server.post(EVENT)
     assert server.process.stdout.readline().startswith("POST /batch/")
+    assert server.process.stdout.readline().startswith("run:  ")
     assert server.process.stdout.readline().startswith("build finished")
 
 
@@ -138,7 +194,7 @@ def test_status(serving):
     server = serving("--status", "503")
     assert server.post(EVENT) == 503
     _, output, _ = server.end()
-    assert "bytes  503\nbuild finished" in output
+    assert re.search(r"bytes  503\nrun:  .*\nbuild finished", output)
     assert output.endswith("Accepted 0 events in 0 requests, refused 1 request.\n")
 
 
@@ -267,8 +323,8 @@ def test_colour_only_on_a_terminal(no_color, coloured):
         with subprocess.Popen(command("--port", "0"), stdout=theirs, env=environment) as process:
             os.close(theirs)
             post(url_in(screen.readline()), batch(EVENT))
-            lines = [screen.readline() for _ in range(2)]
+            lines = [screen.readline() for _ in range(3)]
             process.terminate()
         assert process.returncode == 0
-    assert ("\x1b[1mbuild finished\x1b[0m" in lines[1]) is coloured
+    assert ("\x1b[1mbuild finished\x1b[0m" in lines[2]) is coloured
     assert any("\x1b" in line for line in lines) is coloured

@@ -1,7 +1,7 @@
-"""`atotelemetry serve`: a local PostHog that shows what a program sends, while it is being developed.
+"""`atotelemetry serve`: a local PostHog that prints a program's events as they arrive.
 
 Runs in its own process, in the foreground, until Ctrl-C or SIGTERM. The main thread waits; the capture server's threads
-show each request, one at a time, before it is answered. What was shown is forgotten, so a server that runs for days
+show each request, one at a time, before it is answered. Shown requests are forgotten, so a server that runs for days
 does not grow.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -27,6 +28,12 @@ __all__ = ["add_arguments", "run"]
 _Number = TypeVar("_Number", int, float)
 
 DEFAULT_PORT = 8000
+
+_RUNS_KNOWN = 100
+_LONGEST = 200  # of a property, unless `--verbose`
+_COMMON = frozenset({"distinct_id", "run_id", "app_version", "sample_rate"})
+_COMMON_PREFIXES = ("$lib", "$os", "$python", "$geoip", "$arch")
+_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}")
 
 _BOLD, _DIM, _RED, _RESET = "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[0m"
 
@@ -47,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="append each accepted event to FILE, one JSON object a line, as the sender reads",
     )
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="print each event as one line of JSON, and nothing else")
+    how.add_argument("--verbose", action="store_true", help="print every property of every event, whole")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         return _fail(f"cannot write {args.record}: {error.strerror or error}")
     with record or contextlib.nullcontext():
-        display = _Display(sys.stdout, record)
+        display = _Display(sys.stdout, record, verbose=args.verbose, as_json=args.json)
 
         def show_and_forget(request: RecordedRequest) -> None:
             display.show(request)
@@ -77,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             server.start()
-            display.line(f"Listening on {server.url}, Ctrl-C ends it.")
+            display.note(f"Listening on {server.url}, Ctrl-C ends it.")
             # Not forever at once: on Windows a wait without an end keeps Ctrl-C out.
             while not display.ended.wait(1.0):
                 pass
@@ -88,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
         finally:
             server.stop()
             signal.signal(signal.SIGTERM, previous)
-        display.line(display.summary())
+        display.note(display.summary())
     if display.output_is_gone:
         # Or the interpreter's own flush at exit would complain about the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -99,19 +109,23 @@ def run(args: argparse.Namespace) -> int:
 
 
 class _Display:
-    """What is printed and recorded, and the counts for the last line.
+    """Prints and records events, and counts for the last line.
 
     An output that cannot be written any more sets `ended`.
     """
 
-    def __init__(self, output: TextIO, record: TextIO | None) -> None:
+    def __init__(self, output: TextIO, record: TextIO | None, *, verbose: bool, as_json: bool) -> None:
         self.ended = threading.Event()
         self.output_is_gone = False
         self.record_error: OSError | None = None
         self._output = output
         self._record = record
+        self._verbose = verbose
+        self._as_json = as_json
         self._colour = output.isatty() and not os.environ.get("NO_COLOR")
         self._requests = self._refused = self._events = 0
+        # The common properties that were printed, by run; the oldest runs are forgotten.
+        self._known: dict[object, dict[str, Any]] = {}
 
     def show(self, request: RecordedRequest) -> None:
         """Print one request and its events; append them to the record if they were accepted."""
@@ -121,13 +135,22 @@ class _Display:
             self._append(request.events)
         else:
             self._refused += 1
-        lines = [self._heading(request)]
+        lines = [] if self._as_json else [self._heading(request)]
         for event in request.events:
             try:
-                lines.append(self._event(event))
-            except RecursionError:  # refused, but who sent it wants to see what was wrong
-                lines.append("(nested too deeply to be shown)")
-        self.line("\n".join(lines))
+                lines += self._event(event)
+            except RecursionError:  # refused, but its author wants to see the fault
+                lines.append("null" if self._as_json else "(nested too deeply to be shown)")
+        if lines:
+            self.line("\n".join(lines))
+
+    def note(self, text: str) -> None:
+        """Print a line that is no event."""
+        if not self._as_json:
+            self.line(text)
+        elif sys.stderr is not None:
+            with contextlib.suppress(OSError):  # a closed terminal
+                print(text, file=sys.stderr, flush=True)  # noqa: T201  the command's output
 
     def line(self, text: str) -> None:
         """Print it at once, unless nobody reads any more."""
@@ -167,15 +190,52 @@ class _Display:
             return self._styled(_DIM, line)
         return self._styled(_RED, f"{line} {printable(answer.body)}" if isinstance(answer.body, str) else line)
 
-    def _event(self, event: dict[str, Any]) -> str:
+    def _event(self, event: dict[str, Any]) -> list[str]:
+        if self._as_json:
+            return [_json(event)]
         name, distinct_id, timestamp = (
             printable(str(event.get(key, "-"))) for key in ("event", "distinct_id", "timestamp")
         )
-        properties = printable(json.dumps(event.get("properties", {}), indent=2, ensure_ascii=False), keep="\n")
-        return f"{self._styled(_BOLD, name)}  {distinct_id}  {timestamp}\n{properties}"
+        properties = event.get("properties", {})
+        if self._verbose or not isinstance(properties, dict):
+            whole = printable(json.dumps(properties, indent=2, ensure_ascii=False), keep="\n")
+            return [f"{self._styled(_BOLD, name)}  {distinct_id}  {timestamp}", *whole.split("\n")]
+        time = timestamp[11:23] if _TIMESTAMP.match(timestamp) else timestamp
+        own = {key: value for key, value in properties.items() if not _is_common(key)}
+        return [
+            *self._common({"distinct_id": event.get("distinct_id"), **properties}),
+            "  ".join([self._styled(_BOLD, name), time, *_pairs(own)]),
+        ]
+
+    def _common(self, properties: dict[str, Any]) -> list[str]:
+        """Return a line with the common properties of a run: all of them at its first event, then only changed ones."""
+        run = properties.get("run_id")
+        known = self._known.setdefault(run if isinstance(run, str) else None, {})
+        new = {key: value for key, value in properties.items() if _is_common(key) and known.get(key, self) != value}
+        known.update(new)
+        while len(self._known) > _RUNS_KNOWN:
+            del self._known[next(iter(self._known))]
+        return [self._styled(_DIM, "  ".join(["run:", *_pairs(new)]))] if new else []
 
     def _styled(self, style: str, text: str) -> str:
         return f"{style}{text}{_RESET}" if self._colour else text
+
+
+def _is_common(name: str) -> bool:
+    """Whether all events of a run have this property, with the same value."""
+    from atotelemetry.facts.run import KNOWN_PROPERTIES  # reads the environment's names only
+
+    return name in _COMMON or name in KNOWN_PROPERTIES or name.startswith(_COMMON_PREFIXES)
+
+
+def _pairs(properties: dict[str, Any]) -> list[str]:
+    """Return `name=value` for each property; long values are cut."""
+    texts = [f"{printable(name)}={_json(value)}" for name, value in properties.items()]
+    return [text if len(text) <= _LONGEST else text[:_LONGEST] + "…" for text in texts]
+
+
+def _json(value: object) -> str:
+    return printable(json.dumps(value, ensure_ascii=False))
 
 
 def _count(number: int, noun: str) -> str:
