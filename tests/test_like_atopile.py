@@ -192,11 +192,12 @@ def test_a_build_that_fails(ato):
 
 
 def test_a_command_that_gives_up(ato):
-    """`typer.Exit` in the block is an exception to it, as it was to the old module; the exit code stays."""
+    """`typer.Exit` in the block ends it; to the old module it was an exception. The exit code stays."""
     done = ato.run("build", "-b", "gives-up")
     assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
-    assert [event["event"] for event in ato.server.events] == ["cli:build_start", "$exception"]
-    assert ato.event("$exception")["properties"]["$exception_type"] == "Exit"
+    assert [event["event"] for event in ato.server.events] == ["cli:build_start", "cli:build_end"]
+    properties = ato.event("cli:build_end")["properties"]
+    assert (properties["exit_code"], properties["outcome"]) == (3, "error")
 
 
 def test_a_decorated_command(ato):

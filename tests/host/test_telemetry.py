@@ -59,6 +59,14 @@ class Recorded:
         (event,) = self.events
         return event
 
+    def clear(self):
+        self._lines.clear()
+
+
+def click_exit():
+    """Return an object of the kind that click raises to end a program."""
+    return type("Exit", (RuntimeError,), {"__module__": "click.exceptions", "exit_code": 0})()
+
 
 @pytest.fixture
 def recorded(file):
@@ -129,13 +137,45 @@ class TestWith:
         assert error.__cause__ is error.__context__ is None
 
     @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError])
-    def test_what_is_no_exception_is_left_alone(self, recorded, kind):
-        """Ctrl-C, `sys.exit` and their like are no failure of the block: no second event, and they go on."""
+    def test_what_is_no_exception_ends_the_block(self, recorded, kind):
+        """Ctrl-C, `sys.exit` and their like are no failure of the block: it ends, they go on."""
         leaving = kind()
         with pytest.raises(kind) as caught, recorded.telemetry.capture("start", "end"):
             raise leaving
         assert caught.value is leaving
-        assert recorded.names == ["start"]
+        assert recorded.names == ["start", "end"]
+        assert recorded.events[1]["properties"]["outcome"] in {"interrupted", "ok", "cancelled"}
+
+    def test_any_other_exception_is_a_failure(self, recorded):
+        """Also one that is no `Exception`, such as a group, or the panic of an extension module."""
+        panic = type("PanicException", (BaseException,), {})
+        for error in (panic(), BaseExceptionGroup("both", [KeyboardInterrupt(), ValueError()])):
+            with pytest.raises(type(error)), recorded.telemetry.capture("start", "end"):
+                raise error
+        assert recorded.names == ["start", "$exception"] * 2
+
+    def test_the_application_s_own_exits(self, recorded):
+        """A class in `ignore` ends the block like an exit; its subclasses do, too."""
+        recorded.telemetry._ignore = (LookupError,)
+        with pytest.raises(KeyError), recorded.telemetry.capture("start", "end", {"outcome": "mine"}):
+            raise KeyError
+        assert recorded.names == ["start", "end"]
+        assert recorded.events[1]["properties"].items() >= {"exit_code": 1, "outcome": "mine"}.items()
+
+    def test_handled_or_not(self, recorded):
+        """What leaves a block is not handled; what is captured by hand is. Neither is fatal."""
+        with contextlib.suppress(ValueError), recorded.telemetry.capture("start", "end"):
+            raise ValueError
+        recorded.telemetry.capture_exception(TypeError())
+        told = [event["properties"] for event in recorded.events[1:]]
+        assert [each["$exception_list"][0]["mechanism"]["handled"] for each in told] == [False, True]
+        assert [each["$exception_level"] for each in told] == ["error", "error"]
+
+    def test_an_exit_is_not_captured_by_hand(self, recorded):
+        """`except Exception` catches click's exits, too; they are still no exceptions."""
+        assert recorded.telemetry.capture_exception(click_exit()) is None
+        assert recorded.telemetry.capture_exception(SystemExit(1)) is None
+        assert recorded.telemetry.client.stats.captured == 0
 
     def test_one_exception_is_one_event(self, recorded):
         """An inner block, an outer block and `main` see the same exception object: it is reported once."""
@@ -280,7 +320,8 @@ class TestDecorator:
             asyncio.run(fetch(fails=True))
         with pytest.raises(asyncio.CancelledError):
             asyncio.run(cancelled())
-        assert recorded.names == ["start", "$exception", "start"]
+        assert recorded.names == ["start", "$exception", "start", "end"]
+        assert recorded.events[3]["properties"]["outcome"] == "cancelled"
 
     def test_generator_function(self, recorded):
         """A generator takes what is sent and thrown into it, returns what it returned, and ends with its last value."""
@@ -319,7 +360,8 @@ class TestDecorator:
         generator = steps()
         next(generator)
         generator.close()
-        assert (recorded.names, closed) == (["start"], [True])
+        assert (recorded.names, closed) == (["start", "end"], [True])
+        assert recorded.events[1]["properties"]["outcome"] == "cancelled"
 
     def test_async_generator_function(self, recorded):
         """An async generator takes what is sent and thrown into it; its end is where its values end."""
@@ -369,11 +411,12 @@ class TestDecorator:
             return [value async for value in steps(fails=True)]
 
         asyncio.run(close_early())
-        assert (recorded.names, closed) == (["start"], [True])
+        assert (recorded.names, closed) == (["start", "end"], [True])
+        recorded.clear()
         with pytest.raises(LookupError, match="inside") as caught:
             asyncio.run(read_all())
         assert traceback.extract_tb(caught.value.__traceback__)[-1].name == "steps"
-        assert recorded.names == ["start", "start", "$exception"]
+        assert recorded.names == ["start", "$exception"]
         assert len(closed) == 2
 
     def test_coroutine_in_disguise(self, recorded):

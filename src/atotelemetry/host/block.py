@@ -30,7 +30,8 @@ class Capture:
 
     Args:
         event: captures an event, given its name, properties, and when it began (None is now).
-        failed: captures an exception, given itself, properties, and when it began.
+        left: captures how a block ended by an exception, given the exception, the name of the event on leaving,
+            properties, and when the block began.
         start: the name of the event on entering; a function is called for it, on entering.
         end: the name of the event on leaving; a function is called for it, on entering, too.
         properties: of every event, as they are when it is captured.
@@ -40,13 +41,13 @@ class Capture:
     def __init__(
         self,
         event: Callable[[str, Mapping[str, Any] | None, float | None], object],
-        failed: Callable[[object, Mapping[str, Any] | None, float], object],
+        left: Callable[[BaseException, str, Mapping[str, Any] | None, float], object],
         start: str | Callable[[], str],
         end: str | Callable[[], str],
         properties: Mapping[str, Any] | None,
     ) -> None:
         self._event = event
-        self._failed = failed
+        self._left = left
         self._start = start
         self._end = end
         self._properties = properties
@@ -64,8 +65,8 @@ class Capture:
         end, entered = self._entered.pop()
         if error is None:
             self._event(end, self._properties, entered)
-        elif isinstance(error, Exception):
-            self._failed(error, self._properties, entered)
+        else:
+            self._left(error, end, self._properties, entered)
         return False
 
     def __call__(self, function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
@@ -76,7 +77,7 @@ class Capture:
             return type(function)(self(function.__func__))
 
         def again() -> Capture:
-            return Capture(self._event, self._failed, self._start, self._end, self._properties)
+            return Capture(self._event, self._left, self._start, self._end, self._properties)
 
         body = function.func if isinstance(function, partial) else function
         # An object that can be called runs the code of its class.

@@ -10,6 +10,7 @@ starts the sender, and the sender knows the network.
 from __future__ import annotations
 
 import os
+import sys
 from _thread import allocate_lock
 
 from atotelemetry.facts.address import fault_of_address
@@ -24,10 +25,12 @@ from atotelemetry.host.stats import FILTERED, Counts, Lost, Stats
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import datetime
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+    from types import FrameType
     from typing import Any
 
     from atotelemetry.host.event import BeforeSend, Encoder
+    from atotelemetry.host.reports import Reports
 
 __all__ = ["DEFAULT_QUEUE_SIZE", "FLUSH_TIMEOUT", "TelemetryClient"]
 
@@ -57,6 +60,11 @@ class TelemetryClient:
         sender_deadline: seconds that a sender may live on after it was handed the last event.
         properties: added to every event of this client; an event's own win.
         run_properties: names of the run properties that the sender works out and adds (see `PropertyLoaders`).
+        in_app: import names of the application's own packages, whose frames PostHog groups exceptions by. By default
+            the package named like `app`, and the one of the module that makes this client.
+        source_lines: whether an exception's frames are told with the lines of source around them.
+        scrub: mask home directories and secrets in everything that is said about an exception, and in the properties
+            of these names; False masks nothing. The sender does it.
 
     Nothing here raises into the host, waits for a network or prints; reasons go to the logger `atotelemetry` at DEBUG.
     Only a wrong constructor argument raises, because that is a mistake in the host's own code: `ValueError`.
@@ -82,6 +90,9 @@ class TelemetryClient:
         sender_deadline: float = 15.0,
         properties: Mapping[str, Any] | None = None,
         run_properties: tuple[str, ...] = (),
+        in_app: Sequence[str] = (),
+        source_lines: bool = True,
+        scrub: bool | Sequence[str] = True,
     ) -> None:
         if endpoint not in _ENDPOINTS:
             raise ValueError(f"endpoint must be one of {', '.join(_ENDPOINTS)}, not {endpoint!r}")
@@ -94,6 +105,9 @@ class TelemetryClient:
         for name, text in (("app", app), ("app_version", app_version)):
             if not isinstance(text, str) and (text is not None or name == "app"):
                 raise ValueError(f"{name} must be a text, not {text!r}")
+        for name, names in (("in_app", in_app), ("scrub", () if isinstance(scrub, bool) else scrub)):
+            if isinstance(names, str) or not all(isinstance(one, str) for one in names):
+                raise ValueError(f"{name} must be names, as a tuple, not {names!r}")
         fault = fault_of_address(host) if host else ""
         if fault:
             raise ValueError(fault)
@@ -108,7 +122,10 @@ class TelemetryClient:
             "request_timeout": request_timeout,
             "sender_deadline": sender_deadline,
             "run_properties": tuple(run_properties),
+            "scrub": scrub if isinstance(scrub, bool) else tuple(scrub),
         }
+        self._described_by = (app, _maker(), tuple(in_app), source_lines)
+        self._reports: Reports | None = None  # made at the first exception
         self._properties = dict(properties or {})
         self._before_send: BeforeSend | None = None
         if before_send is not None:
@@ -204,28 +221,40 @@ class TelemetryClient:
         timestamp: datetime.datetime | str | None = None,
         context: Mapping[str, Any] | None = None,
         uuid: object = None,
+        handled: bool = True,
     ) -> str | None:
         """Queue one `$exception` event; return its uuid, or None when nothing was queued.
 
         `exception` is an exception, an `exc_info` tuple, or None for the one being handled now. An exception object
-        that was reported before is not reported again in this process. `properties` win over what is said about the
-        exception. Never blocks and never raises.
+        that was queued before is not queued again in this process. `properties` win over what is said about the
+        exception. `handled` is False for an exception that the program did not expect. Of the same type from the same
+        function, ten are sent in ten seconds. Never blocks and never raises.
         """
         if self._refuses:
             return None
+        claimed: tuple[BaseException, int] | None = None
+        name = None
         try:
-            exceptions = load("atotelemetry.host.exceptions")  # only a program in trouble pays for it
-            caught = exceptions.current_exception(exception)
-            if caught is None or not exceptions.mark_reported(caught):
-                return None
             encoder = self._encoder or self._make_encoder()
-            person, described = encoder.exception_properties(caught, self.app, distinct_id, properties)
+            if self._reports is None:  # only a program in trouble pays for it
+                self._reports = load("atotelemetry.host.reports").Reports(*self._described_by)
+            reports = self._reports
+            claimed = reports.claim(exception)
+            if claimed is None:
+                return None
+            caught, repeated = claimed
+            person, described = encoder.exception_properties(
+                reports, caught, distinct_id, properties, handled=handled, repeated=repeated
+            )
+            name = self.capture(
+                "$exception", distinct_id=person, properties=described, timestamp=timestamp, context=context, uuid=uuid
+            )
         except Exception as error:
             self._refuse(error)
-            return None
-        return self.capture(
-            "$exception", distinct_id=person, properties=described, timestamp=timestamp, context=context, uuid=uuid
-        )
+        finally:
+            if name is None and claimed is not None:
+                reports.release(claimed[0])
+        return name
 
     def _refuse(self, error: Exception) -> None:
         """Count an event that never came as far as the queue, because of `error`."""
@@ -356,3 +385,16 @@ class TelemetryClient:
         self._encoder = None
         if not unharmed and not self._refuses:
             self._give_up("this process was forked in the middle of an import of ours")
+
+
+def _maker() -> str:
+    """Return the import name of the module that makes a client; `__main__` for a script."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - the documented way to see one's caller
+    while frame is not None:
+        name = frame.f_globals.get("__name__")
+        if not isinstance(name, str) or name.partition(".")[0] != __name__.partition(".")[0]:
+            # `python -m` calls a module `__main__`, and its spec knows the name.
+            known = getattr(frame.f_globals.get("__spec__"), "name", None) if name == "__main__" else None
+            return str(known or name or "")
+        frame = frame.f_back
+    return ""

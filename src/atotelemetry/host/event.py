@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from atotelemetry.host.reports import Reports
+
 __all__ = ["BeforeSend", "Encoder", "encode_common"]
 
 # PostHog's parser refuses a body nested deeper than 128 levels. A line below these sizes cannot nest too deeply.
@@ -187,17 +189,25 @@ class Encoder:
         return line
 
     def exception_properties(
-        self, caught: BaseException, app: str, distinct_id: object, properties: object
+        self,
+        reports: Reports,
+        caught: BaseException,
+        distinct_id: object,
+        properties: object,
+        *,
+        handled: bool,
+        repeated: int,
     ) -> tuple[str, dict[str, Any]]:
         """Return the distinct_id and the properties of an `$exception` event."""
-        exceptions, values = load("atotelemetry.host.exceptions"), load("atotelemetry.host.values")
+        values = load("atotelemetry.host.values")
         person = "" if distinct_id is None else values.plain_text(distinct_id)
         described: dict[str, Any] = {}
         if not person:
             person = self.new_uuid()
             described["$process_person_profile"] = False
-        own = load("atotelemetry.host.frames").own_packages(app, "")
-        described.update(exceptions.exception_properties(caught, distinct_id=person, own=own))
+        if repeated:
+            described["$exception_repeated"] = repeated
+        described.update(reports.describe(caught, person, handled=handled))
         described.update(properties or {})  # type: ignore[call-overload]
         return person, described
 

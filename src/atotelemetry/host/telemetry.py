@@ -24,10 +24,12 @@ from atotelemetry.host.lazy import load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Mapping
     from types import EllipsisType
     from typing import Any
 
+    from atotelemetry.host.hooks import Hooks
     from atotelemetry.host.status import Report
 
     client: TelemetryClient
@@ -73,6 +75,8 @@ class Telemetry:
         notice: whether, at a terminal, the first run prints a notice and only the next one sends; or the notice's text.
             Runs without a terminal then never send before that. None, the default for atopile alone: the first run
             sends, and prints nothing.
+        ignore: classes of exceptions that are no failures, beside the exits that are known (see `capture`).
+        report_uncaught: whether to call `install_hooks`.
         options: anything else that `TelemetryClient` takes.
 
     Raises ValueError for an `app` other than `[A-Za-z0-9][A-Za-z0-9._-]*`, or a wrong option. Otherwise nothing here
@@ -81,6 +85,8 @@ class Telemetry:
     """
 
     client: TelemetryClient
+    _ignore: tuple[type[BaseException], ...] = ()
+    _hooks: Hooks | None = None
 
     def __init__(
         self,
@@ -92,6 +98,8 @@ class Telemetry:
         identity: Callable[[], str | tuple[str, str | None] | None] | None = None,
         in_ci: bool = False,
         notice: bool | str | EllipsisType | None = ...,
+        ignore: tuple[type[BaseException], ...] = (),
+        report_uncaught: bool = False,
         **options: Any,
     ) -> None:
         if not is_app_name(app):
@@ -104,6 +112,7 @@ class Telemetry:
         if run_properties is None:
             run_properties = tuple(name for name in RUN_PROPERTIES if name != "email" or app == "atopile")
         self._notice_given = allocate_lock()
+        self._ignore = tuple(ignore)
         self._started = time.perf_counter()
         self._distinct_id: str | None = None
         # Loaded for those who use it.
@@ -127,6 +136,8 @@ class Telemetry:
             self.client.lock()
         elif self._consent.mode == "log":
             load("atotelemetry.host.divert").show_on_stderr(self.client)
+        if report_uncaught:
+            self.install_hooks()
 
     def capture(
         self,
@@ -136,13 +147,17 @@ class Telemetry:
     ) -> Capture:
         """Capture the beginning and the end of what happens inside: a context manager, and a decorator.
 
-        `event_start` is captured on entering; on leaving `event_end`, or `$exception` when an `Exception` comes out,
-        which then goes on unchanged. `KeyboardInterrupt`, `SystemExit` and `GeneratorExit` are left alone. Every event
-        has `duration`, the seconds since the block was entered, and `properties` as they are at that moment: what is
-        put into the dict meanwhile is on the later event. A name may be a function without arguments, which is called
-        on entering.
+        `event_start` is captured on entering; on leaving `event_end`, or `$exception` when an exception comes out. The
+        exception goes on unchanged. Every event has `duration`, the seconds since the block was entered, and
+        `properties` as they are at that moment: what is put into the dict meanwhile is on the later event. A name may
+        be a function without arguments, which is called on entering.
+
+        An exit is no exception: `SystemExit`, `KeyboardInterrupt`, click's and typer's `Exit`, `Abort` and
+        `ClickException` (with `UsageError`), and the classes in `ignore`. `event_end` is captured then, with
+        `exit_code` and `outcome` ("ok", "error", "interrupted" or "usage"). `CancelledError` and `GeneratorExit` have
+        the outcome "cancelled" and no code.
         """
-        return Capture(self._event, self._exception, event_start, event_end, properties)
+        return Capture(self._event, self._left, event_start, event_end, properties)
 
     def capture_event(
         self, event: str, properties: Mapping[str, Any] | None = None, *, flush: bool = False
@@ -160,30 +175,84 @@ class Telemetry:
         """Capture one exception (by default the one being handled) as `$exception`; once for each exception object.
 
         The event has `properties` and `duration`, the seconds since this object was made. Returns its uuid, or None if
-        nothing was queued.
+        nothing was queued. Exits (see `capture`) are no exceptions.
         """
         return self._exception(exc, properties, self._started)
 
-    def _event(self, event: str, properties: Mapping[str, Any] | None, since: float | None) -> str | None:
+    def install_hooks(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """Report the exceptions that nothing catches: at the end of the program, in threads, in finalizers.
+
+        Also those of the tasks and callbacks of `loop`, which is given for asyncio. Hooks that are there already are
+        called as before. Calling this again for another loop adds that one. Without consent nothing is installed.
+        """
+        if self.client.disabled:
+            return
+        if self._hooks is None:
+            self._hooks = load("atotelemetry.host.hooks").Hooks(self._report_uncaught)
+        self._hooks.install(loop)
+
+    def uninstall_hooks(self) -> None:
+        """Take back `install_hooks`. A hook on which another library built meanwhile stays, and does nothing."""
+        if self._hooks is not None:
+            self._hooks.uninstall()
+
+    def _left(self, error: BaseException, end: str, properties: Mapping[str, Any] | None, since: float) -> None:
+        """Capture how a block ended that `error` comes out of."""
+        exit_properties = self._exit_properties(error)
+        if exit_properties is None:
+            self._exception(error, properties, since, handled=False)
+        else:
+            self._event(end, properties, since, exit_properties)
+
+    def _report_uncaught(self, error: BaseException | None) -> None:
+        if error is not None:
+            self._exception(error, {"$exception_level": "fatal"}, self._started, handled=False)
+
+    def _exit_properties(self, error: BaseException) -> dict[str, Any] | None:
+        if self.client.disabled:
+            return {}
+        try:
+            exit_properties: dict[str, Any] | None = load("atotelemetry.host.outcome").exit_properties(
+                error, self._ignore
+            )
+        except Exception as fault:
+            debug("an exception is taken for a failure: %r", fault)
+            return None
+        return exit_properties
+
+    def _event(
+        self,
+        event: str,
+        properties: Mapping[str, Any] | None,
+        since: float | None,
+        more: dict[str, Any] | None = None,
+    ) -> str | None:
         client = self.client
         try:
             installation = self._installation()
             if installation is None:
                 return None
             person, known = self._person_and_properties(installation, properties, since)
+            if more:
+                known = {**more, **known}
             return client.capture(event, distinct_id=person, properties=known)
         except Exception as error:
             client._refuse(error)  # noqa: SLF001 - one layer in two: what is lost here is lost, too
             return None
 
-    def _exception(self, exc: object, properties: Mapping[str, Any] | None, since: float) -> str | None:
+    def _exception(
+        self, exc: object, properties: Mapping[str, Any] | None, since: float, *, handled: bool = True
+    ) -> str | None:
         client = self.client
         try:
             installation = self._installation()
             if installation is None:
                 return None
+            caught = load("atotelemetry.host.exceptions").current_exception(exc)
+            if caught is None or self._exit_properties(caught) is not None:
+                return None
             person, known = self._person_and_properties(installation, properties, since)
-            return client.capture_exception(exc, distinct_id=person, properties=known)
+            return client.capture_exception(caught, distinct_id=person, properties=known, handled=handled)
         except Exception as error:
             client._refuse(error)  # noqa: SLF001
             return None

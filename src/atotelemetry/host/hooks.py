@@ -1,0 +1,109 @@
+"""Reports exceptions that nothing caught: hooks into `sys`, `threading` and asyncio.
+
+Runs in the host, on the thread of the exception; loaded only where hooks are wanted. Each hook reports, then calls the
+hook that was there before, so a person sees the same traceback as without it.
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import asyncio
+    import threading
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Any
+
+__all__ = ["Hooks"]
+
+
+class Hooks:
+    """The hooks of one `Telemetry`.
+
+    Args:
+        report: called with an exception that nothing caught; never raises.
+
+    """
+
+    def __init__(self, report: Callable[[BaseException | None], object]) -> None:
+        self._report = report
+        self._installed: list[tuple[Any, str, Any, Any]] = []  # owner, name, our hook, the one before
+        self._loops: list[tuple[asyncio.AbstractEventLoop, Any, Any]] = []
+
+    def install(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """Install the hooks that are not installed yet; asyncio's for `loop`."""
+        import threading  # where it is not loaded yet, its hook must be there before the first thread
+
+        if not self._installed:
+            self._chain(sys, "excepthook", self._uncaught)
+            self._chain(threading, "excepthook", self._in_thread)
+            self._chain(sys, "unraisablehook", self._unraisable)
+        if loop is not None and all(known is not loop for known, _, _ in self._loops):
+            before = loop.get_exception_handler()
+            handler = self._in_loop(before)
+            loop.set_exception_handler(handler)
+            self._loops.append((loop, handler, before))
+
+    def uninstall(self) -> None:
+        """Put back the hooks that were there before, where ours is still in place."""
+        installed, self._installed = self._installed, []
+        for owner, name, hook, before in installed:
+            if getattr(owner, name) is hook:
+                setattr(owner, name, before)
+        loops, self._loops = self._loops, []
+        for loop, handler, previous in loops:
+            if loop.get_exception_handler() is handler:
+                loop.set_exception_handler(previous)
+
+    def _chain(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+        before = getattr(owner, name)
+        hook = make(before)
+        self._installed.append((owner, name, hook, before))
+        setattr(owner, name, hook)
+
+    # Another library may have chained one of ours meanwhile. It then stays in place and only passes on.
+
+    def _uncaught(self, before: Any) -> Any:
+        def excepthook(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:
+            try:
+                if self._installed:
+                    self._report(error)
+            finally:  # Ctrl-C while it reports must not cost the traceback
+                before(kind, error, traceback)
+
+        return excepthook
+
+    def _in_thread(self, before: Any) -> Any:
+        def excepthook(args: threading.ExceptHookArgs) -> None:
+            try:
+                if self._installed:
+                    self._report(args.exc_value)
+            finally:
+                before(args)
+
+        return excepthook
+
+    def _unraisable(self, before: Any) -> Any:
+        def unraisablehook(unraisable: sys.UnraisableHookArgs) -> None:
+            try:
+                if self._installed:
+                    self._report(unraisable.exc_value)
+            finally:
+                before(unraisable)
+
+        return unraisablehook
+
+    def _in_loop(self, before: Any) -> Any:
+        def exception_handler(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+            try:
+                if any(known is loop for known, _, _ in self._loops):
+                    self._report(context.get("exception"))
+            finally:
+                if before is None:
+                    loop.default_exception_handler(context)
+                else:
+                    before(loop, context)
+
+        return exception_handler

@@ -1,0 +1,117 @@
+"""What one client knows about exceptions: whose code is the application's, and what was reported already.
+
+Runs in the host, on the thread that captures an exception; loaded at the first one. There is no lock, because an
+exception may be captured in a signal handler: of threads at the same moment one may be admitted too many.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from atotelemetry.host.exceptions import current_exception, exception_properties, mark_reported, unmark_reported
+from atotelemetry.host.frames import Frames, own_packages, traceback_entries
+from atotelemetry.host.guarded import plain_type_name, read
+from atotelemetry.host.stats import Lost
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["Repeats", "Reports"]
+
+_MOST = 10
+_WITHIN = 10.0
+_MOST_KINDS = 256
+
+
+class Reports:
+    """Describes exceptions for one client, each object once.
+
+    Args:
+        app: the application's name.
+        maker: import name of the module that made the client.
+        in_app: import names of the application's code, where the host gives them.
+        source_lines: whether lines of source are told.
+
+    """
+
+    def __init__(self, app: str, maker: str, in_app: Sequence[str], source_lines: bool) -> None:
+        self._app = app
+        self._maker = maker
+        self._in_app = in_app
+        self._source_lines = source_lines
+        self._repeats = Repeats()
+
+    def claim(self, exception: object) -> tuple[BaseException, int] | None:
+        """Find the exception that a caller means; None when there is none, or it is reported already.
+
+        Also returns how many of its kind were dropped before it. Raises `Lost` when it came too often itself. It is
+        then reported all the same: the next one that is sent counts it.
+        """
+        caught = current_exception(exception)
+        if caught is None or not mark_reported(caught):
+            return None
+        kind = type(caught)
+        module = read(kind, "__module__", default="")
+        # Packages may be imported meanwhile, so they are looked for each time.
+        place = Frames(self._own(), source_lines=False).innermost_own(traceback_entries(caught))
+        repeated = self._repeats.admit(str(module), plain_type_name(kind), *place)
+        if repeated is None:
+            raise Lost("repeated")
+        return caught, repeated
+
+    def describe(self, caught: BaseException, distinct_id: str, *, handled: bool) -> dict[str, object]:
+        """Return the properties that say what `caught` is. Never raises."""
+        return exception_properties(
+            caught, distinct_id=distinct_id, handled=handled, own=self._own(), source_lines=self._source_lines
+        )
+
+    def release(self, caught: BaseException) -> None:
+        """Let a claimed exception be reported again: its event was lost."""
+        unmark_reported(caught)
+
+    def _own(self) -> tuple[str, ...]:
+        return own_packages(self._app, self._maker, self._in_app)
+
+
+def _now() -> float:
+    """Return seconds on a clock that no test freezes; Windows has only one that some do."""
+    return os.times().elapsed or time.monotonic()
+
+
+class Repeats:
+    """Keeps one bug in a loop from filling a server: of a kind, ten are admitted in ten seconds.
+
+    Args:
+        now: seconds on a monotonic clock.
+
+    """
+
+    def __init__(self, now: Callable[[], float] = _now) -> None:
+        self._now = now
+        self._kinds: dict[tuple[str, ...], _Kind] = {}
+
+    def admit(self, *key: str) -> int | None:
+        """Return how many of this kind were dropped since the last one that was not; None: drop this one, too."""
+        kind = self._kinds.get(key)
+        if kind is None:
+            if len(self._kinds) >= _MOST_KINDS:
+                self._kinds.clear()
+            kind = self._kinds.setdefault(key, _Kind())
+        now = self._now()
+        recent = [when for when in kind.admitted if now - when < _WITHIN]
+        if len(recent) >= _MOST:
+            kind.dropped += 1
+            return None
+        kind.admitted = [*recent, now]
+        dropped, kind.dropped = kind.dropped, 0
+        return dropped
+
+
+class _Kind:
+    __slots__ = ("admitted", "dropped")
+
+    def __init__(self) -> None:
+        self.admitted: list[float] = []
+        self.dropped = 0

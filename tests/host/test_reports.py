@@ -1,0 +1,110 @@
+"""What a client remembers of exceptions: that one was reported, and how often its like came."""
+
+from __future__ import annotations
+
+import pytest
+
+from atotelemetry.host.reports import Repeats, Reports
+from atotelemetry.host.stats import Lost
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_ten_in_ten_seconds():
+    """The eleventh of a kind within ten seconds is dropped, and so is each one until the first is ten seconds old."""
+    clock = Clock()
+    repeats = Repeats(clock)
+    assert [repeats.admit("a") for _ in range(13)] == [0] * 10 + [None] * 3
+    clock.now += 9.9
+    assert repeats.admit("a") is None
+    assert repeats.admit("b") == 0
+
+
+def test_the_next_one_says_how_many_there_were():
+    """Those dropped are counted, once."""
+    clock = Clock()
+    repeats = Repeats(clock)
+    for _ in range(14):
+        repeats.admit("a")
+    clock.now += 10.1
+    assert [repeats.admit("a") for _ in range(2)] == [4, 0]
+
+
+def test_a_window_that_slides():
+    """Ten a second for a minute are ten in every ten seconds."""
+    clock = Clock()
+    repeats = Repeats(clock)
+    admitted = []
+    for _ in range(600):
+        clock.now += 0.1
+        if repeats.admit("a") is not None:
+            admitted.append(clock.now)
+    assert 55 <= len(admitted) <= 61
+    assert all(later - earlier > 9.9 for earlier, later in zip(admitted, admitted[10:], strict=False))
+
+
+def test_many_kinds_take_bounded_memory():
+    """A program with thousands of different exceptions is not remembered in full."""
+    repeats = Repeats(Clock())
+    for number in range(10_000):
+        repeats.admit(str(number))
+    assert len(repeats._kinds) <= 256
+
+
+def fail(kind=ValueError):
+    raise kind("x")
+
+
+def fail_elsewhere():
+    raise ValueError("x")
+
+
+def caught(function, *arguments):
+    try:
+        function(*arguments)
+    except ValueError as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def test_a_kind_is_the_type_and_the_place():
+    """Only exceptions of one type from one function are of a kind."""
+
+    class Other(ValueError):
+        pass
+
+    reports = Reports("app", "", (), True)
+    for _ in range(10):
+        assert reports.claim(caught(fail))
+    with pytest.raises(Lost, match="repeated"):
+        reports.claim(caught(fail))
+    assert reports.claim(caught(fail_elsewhere))
+    assert reports.claim(caught(fail, Other))
+    assert reports.claim(ValueError("never raised"))
+
+
+def test_what_is_dropped_counts_as_reported():
+    """It is in the count, so a hook that sees it after a block does not count it again."""
+    reports = Reports("app", "", (), True)
+    for _ in range(10):
+        reports.claim(caught(fail))
+    error = caught(fail)
+    with pytest.raises(Lost):
+        reports.claim(error)
+    assert reports.claim(error) is None
+
+
+def test_released():
+    """An exception whose event was lost may be claimed again."""
+    reports = Reports("app", "", (), True)
+    error = caught(fail)
+    assert reports.claim(error) == (error, 0)
+    assert reports.claim(error) is None
+    reports.release(error)
+    assert reports.claim(error) == (error, 0)
