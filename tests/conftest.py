@@ -83,6 +83,7 @@ def private_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         for name in ("HOME", "USERPROFILE", "APPDATA", "LOCALAPPDATA"):
             patch.setenv(name, str(home))
         patch.setenv("XDG_CONFIG_HOME", str(home / ".config"))
+        patch.setenv("XDG_CACHE_HOME", str(home / ".cache"))  # senders note there that a network failed
         patch.setenv("XDG_CACHE_HOME", str(home / ".cache"))
         patch.setenv(MARK, new_mark())
         yield

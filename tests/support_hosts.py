@@ -143,8 +143,9 @@ class Hosts:
         self.mark = new_mark()
         self.directory = directory
         self.home, self.work = directory / "home", directory / "work"
-        self.home.mkdir()
-        self.work.mkdir()
+        self.cache = directory / "cache"  # senders note there that a network failed
+        for made in (self.home, self.work, self.cache):
+            made.mkdir()
         # Not below `directory`: the path of a socket in it must be short (sun_path in unix(7) holds 108 bytes).
         self.temp = Path(tempfile.mkdtemp(prefix="ato-")).resolve()
         self.environment = {
@@ -153,6 +154,7 @@ class Hosts:
         self.environment |= {
             "HOME": str(self.home),
             "XDG_CONFIG_HOME": str(self.home / ".config"),
+            "XDG_CACHE_HOME": str(self.cache),
             "TMPDIR": str(self.temp),
             "TEST_SERVER": server.url,
             MARK: self.mark,

@@ -33,6 +33,7 @@ ARROWS = {
 # What a part may import beside the standard library.
 LIBRARIES = {
     "wire": {"msgspec"},
+    "facts": {"_sha2"},  # part of Python since 3.12
     "host": {"msgspec", "yaml"},
     "sender": {"certifi", "httpx", "idna", "msgspec", "socksio", "truststore"},
     "testing": {"msgspec", "pytest"},

@@ -104,16 +104,21 @@ class Laboratory:
         """Run the program; return the JSON that it prints. Raises `subprocess.CalledProcessError` when it fails."""
         command = [sys.executable, str(HOSTS / f"{host}.py"), *map(str, arguments)]
         done = subprocess.run(
-            command, env=self.environment, cwd=self.home, capture_output=True, timeout=limit, check=True
+            command, env=self._first_run(), cwd=self.home, capture_output=True, timeout=limit, check=True
         )
         return json.loads(done.stdout)
 
+    def _first_run(self):
+        """Return the environment with an empty cache: a network that failed for one run is not heeded by the next."""
+        return {**self.environment, "XDG_CACHE_HOME": tempfile.mkdtemp(prefix="cache-", dir=self.home)}
+
     def _spawn(self, command):
+        environment = self._first_run()
         self._started = time.monotonic()
         return os.posix_spawn(
             command[0],
             command,
-            self.environment,
+            environment,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),

@@ -207,7 +207,8 @@ def main():
             stdout=subprocess.PIPE,
             text=True,
             cwd=directory,
-            env={**os.environ, "ATO_TELEMETRY_LOG": str(log)},
+            # No place for a cache: a server that fails in turn is the point, and no reason to pause.
+            env={**os.environ, "ATO_TELEMETRY_LOG": str(log), "XDG_CACHE_HOME": f"{directory}/not/there"},
         )
         began = time.monotonic()
         try:

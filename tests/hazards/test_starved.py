@@ -297,10 +297,10 @@ def test_no_home_and_no_temp_directory(hosts: Hosts, tmp_path: Path, place: str)
     (tmp_path / "file").touch()
     path = {"missing": str(tmp_path / "nowhere"), "a file": str(tmp_path / "file"), "not writable": "/proc/self"}
     if place == "unset":
-        for name in ("HOME", "XDG_CONFIG_HOME", "TMPDIR", "PATH"):
+        for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "TMPDIR", "PATH"):
             hosts.environment.pop(name, None)
     else:
-        hosts.environment |= dict.fromkeys(("HOME", "XDG_CONFIG_HOME", "TMPDIR"), path[place])
+        hosts.environment |= dict.fromkeys(("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "TMPDIR"), path[place])
     assert_unaffected(hosts.run(PLAIN + OWN_END))
     if place == "unset":  # the account's own home would be found
         hosts.assert_arrived_once("arrived")

@@ -18,6 +18,7 @@ from atotelemetry.facts.address import without_credentials
 from atotelemetry.ids import uuid4
 from atotelemetry.sender import batch, reasons
 from atotelemetry.sender.answers import Answers
+from atotelemetry.sender.breaker import Breaker
 from atotelemetry.sender.buffer import Buffer
 from atotelemetry.sender.connection import Network
 from atotelemetry.sender.delivery import Delivery, user_agent
@@ -225,13 +226,15 @@ class Sender:
                 directory=settings.cwd,
                 journal=self._journal,
             )
-            lanes = Lanes(lambda: self._channel(network), on_free=self._buffer.look_again)
+            # A person who sends by hand tries whatever they like; it says nothing about the runs of a program.
+            breaker = Breaker(settings.app, settings.host) if self._detached else None
+            lanes = Lanes(lambda: self._channel(network, breaker), on_free=self._buffer.look_again)
         else:
             lanes = Lanes(lambda: Channel(self._dispatcher(self._print), None), on_free=self._buffer.look_again, most=1)
         self._lanes = lanes
         return lanes
 
-    def _channel(self, network: Network) -> Channel:
+    def _channel(self, network: Network, breaker: Breaker | None) -> Channel:
         settings = self._settings
         delivery = Delivery(
             host=settings.host,
@@ -239,7 +242,8 @@ class Sender:
             compression=settings.compression,
             journal=self._journal,
         )
-        return Channel(self._dispatcher(delivery.post), delivery)
+        post = delivery.post if breaker is None else breaker.watching(delivery.post)
+        return Channel(self._dispatcher(post), delivery)
 
     def _dispatcher(self, post: Callable[[batch.Request, int, float | None], Outcome]) -> Dispatcher:
         return Dispatcher(

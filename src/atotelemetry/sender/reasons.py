@@ -33,6 +33,7 @@ __all__ = [
     "OTHER",
     "SENDER_FAILED",
     "UNREADABLE",
+    "is_an_answer",
     "is_of_the_network",
     "of_status",
 ]
@@ -54,6 +55,11 @@ OTHER = "other"
 def of_status(status: int) -> str:
     """Return the reason for events that the server answered with an HTTP status of failure."""
     return f"server error ({status})" if status >= 500 else f"refused ({status})"  # noqa: PLR2004 - RFC 9110, 15.6
+
+
+def is_an_answer(reason: str) -> bool:
+    """Whether the server answered, though with a status of failure."""
+    return reason.startswith(("refused (", "server error ("))
 
 
 def is_of_the_network(reason: str) -> bool:

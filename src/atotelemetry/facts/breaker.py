@@ -1,0 +1,99 @@
+"""The breaker: a note on disk that the network to a server failed, so that hosts start no more senders in vain.
+
+A leaf, used by both processes. One small file for each server, in the user's cache directory. Only senders write it
+(`sender/breaker.py`); hosts read it before they start one.
+"""
+
+from __future__ import annotations
+
+import os
+
+__all__ = ["FAILURES", "PAUSE", "cache_directory", "encode", "is_open", "note_of", "read"]
+
+FAILURES = 2
+"""So many senders in a row whose first attempt failed by the network open the breaker."""
+
+PAUSE = 60.0
+"""Seconds for which it stays open after the last of them."""
+
+_MOST_BYTES = 4096
+_PORTS = {"http": "80", "https": "443"}
+_PUNCTUATION = "._-"
+
+
+def cache_directory() -> str | None:
+    """Return the user's cache directory, which need not exist; None where it is not the effective user's own."""
+    directory = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(directory):  # to be ignored then (XDG Base Directory Specification)
+        directory = os.path.join(os.path.expanduser("~"), ".cache")
+    if not os.path.isabs(directory):
+        return None  # no home
+    for existing in (directory, os.path.dirname(directory)):
+        try:
+            owner = os.stat(existing).st_uid
+        except (OSError, ValueError):
+            continue
+        return directory if not hasattr(os, "geteuid") or owner == os.geteuid() else None
+    return None
+
+
+def note_of(app: str, address: str) -> str | None:
+    """Return the path of the note about a server, given its base URL; None where there is no place for it."""
+    plain = app[:1].isalnum() and all(letter.isalnum() or letter in _PUNCTUATION for letter in app) and app.isascii()
+    directory = cache_directory() if plain else None
+    if directory is None:
+        return None
+    digest = _sha256(_origin(address).encode("utf-8", "surrogateescape"))
+    return os.path.join(directory, app, f"network-{digest[:16]}.json")
+
+
+def read(path: str) -> tuple[int, float]:
+    """Return the failures in a row that a note counts, and the time of the last; none if it cannot be read."""
+    try:
+        # Not a pipe's reader: somebody may have put one there.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+        try:
+            data = os.read(descriptor, _MOST_BYTES)
+        finally:
+            os.close(descriptor)
+        # Our own two numbers: a host that looks here has no use for `json`, which takes milliseconds to load.
+        pairs = (pair.partition(":") for pair in data.decode("ascii").strip("{} \n").split(","))
+        note = {name.strip(' "'): float(value) for name, _, value in pairs}
+        return int(note["failures"]), note["at"]
+    except (OSError, ValueError, KeyError, OverflowError):
+        return 0, 0.0
+
+
+def encode(failures: int, at: float) -> bytes:
+    """Return the content of a note."""
+    return b'{"failures": %d, "at": %.3f}\n' % (failures, at)
+
+
+def is_open(path: str | None, now: float) -> bool:
+    """Whether no sender should be started at the time `now`, in seconds since the epoch."""
+    if path is None:
+        return False
+    failures, at = read(path)
+    return failures >= FAILURES and 0 <= now - at < PAUSE  # a time to come is a clock that was wrong
+
+
+def _origin(address: str) -> str:
+    """Return `scheme://host:port` of a base URL, in lower case and without user and password."""
+    scheme, _, rest = address.strip().lower().partition("://")
+    authority = rest.partition("/")[0].rpartition("@")[2]
+    name, colon, port = authority.rpartition(":")
+    if not colon or not port.isdigit():  # none, or the colons of an IPv6 address
+        name, port = authority.rstrip(":"), _PORTS.get(scheme, "")
+    return f"{scheme}://{name}:{port}"
+
+
+def _sha256(data: bytes) -> str:
+    # As `random` does it: `hashlib` would load OpenSSL into the host.
+    try:
+        from _sha2 import sha256  # type: ignore[import-not-found]
+    except ImportError:
+        try:
+            from _sha256 import sha256  # type: ignore[import-not-found]  # before Python 3.12
+        except ImportError:
+            from hashlib import sha256
+    return str(sha256(data).hexdigest())
