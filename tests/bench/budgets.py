@@ -110,17 +110,19 @@ def judge(results):
         # "The same" needs a tolerance: a quarter, which on a quiet machine is far above the noise.
         what = "two-event run gains the same whatever the server does: worst against best"
         lines.append(Budget(what, 1.25, max(measured) / min(measured), "times"))
-    life = look("runs", "bare", "healthy", ours)
     lines += [
         at_most("exit hook, median, exit at once", 5.0, look("inside", "at_once", ours, "exit_hook", "median"), "ms"),
         at_most("exit hook, median, after work", 5.0, look("inside", "after_work", ours, "exit_hook", "median"), "ms"),
         at_most(
             "host's peak memory gained", 5.0, look("inside", "at_once", ours, "peak_bytes_gained", "median"), "MiB"
         ),
-        at_most(
-            "sender's peak memory", 40.0, life and life["left_peak_bytes"] and life["left_peak_bytes"]["median"], "MiB"
+        at_most("sender's peak memory", 30.0, look("sender", "atotelemetry_app", "peak_bytes", "median"), "MiB"),
+        Budget(
+            "sender's CPU of a typical run, against the floor of this run",
+            1.10,
+            ratio(look("sender", "atotelemetry_app", "cpu", "median"), look("sender", "floor", "cpu", "median")),
+            "times",
         ),
-        at_most("sender's CPU, a typical run", 0.3, life and life["left_cpu"] and life["left_cpu"]["median"], "s"),
     ]
     for server, answers, who, peer in (
         ("healthy", "100 ms", "posthog's defaults", posthog),

@@ -100,6 +100,33 @@ class Laboratory:
             if status:
                 raise RuntimeError(f"a benchmark program failed with status {status}")
 
+    def burden(self, arguments, stdin, limit=30.0):
+        """Run Python as a sender is started, give it `stdin`; return CPU time and peak memory of it and all it leaves.
+
+        None where nothing can be known about left-over processes.
+        """
+        command = [sys.executable, "-P", "-S", *arguments]
+        path = os.pathsep.join(filter(None, sys.path))
+        read_end, write_end = os.pipe()
+        try:
+            os.write(write_end, stdin)  # less than a pipe holds
+        finally:
+            os.close(write_end)
+        feed = [(os.POSIX_SPAWN_DUP2, read_end, 0)]
+        self._program = tuple(arguments)
+        try:
+            pid = self._spawn(command, {"PYTHONPATH": path}, feed)
+        finally:
+            os.close(read_end)
+        _, status, usage = os.wait4(pid, 0)
+        if status:
+            raise RuntimeError(f"a benchmark program failed with status {status}")
+        if not self._reaps:
+            return None
+        left = self.settle(until_gone=limit)
+        cpu = usage.ru_utime + usage.ru_stime + sum(each.cpu for each in left)
+        return cpu, max(usage.ru_maxrss * _RSS_UNIT, *(each.peak_bytes for each in left), 0)
+
     def ask(self, host, *arguments, limit=120.0):
         """Run the program; return the JSON that it prints. Raises `subprocess.CalledProcessError` when it fails."""
         command = [sys.executable, str(HOSTS / f"{host}.py"), *map(str, arguments)]
@@ -112,15 +139,14 @@ class Laboratory:
         """Return the environment with an empty cache: a network that failed for one run is not heeded by the next."""
         return {**self.environment, "XDG_CACHE_HOME": tempfile.mkdtemp(prefix="cache-", dir=self.home)}
 
-    def _spawn(self, command):
-        environment = self._first_run()
+    def _spawn(self, command, environment=None, feed=None):
         self._started = time.monotonic()
         return os.posix_spawn(
             command[0],
             command,
-            environment,
+            {**self._first_run(), **(environment or {})},
             file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                *(feed or [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]),
                 (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
                 (os.POSIX_SPAWN_DUP2, 1, 2),
             ],

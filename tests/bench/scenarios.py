@@ -8,9 +8,14 @@ plain dictionaries of summaries, ready for JSON. Times are seconds.
 
 from __future__ import annotations
 
+import json
+import subprocess
 import time
 from typing import NamedTuple
 
+from atotelemetry.facts.run import RUN_PROPERTIES
+
+from .measure import HOSTS
 from .summary import less, summary
 
 __all__ = ["FULL", "QUICK", "Plan", "measure"]
@@ -43,6 +48,7 @@ class Plan(NamedTuple):
     runs: dict[tuple[str, str], int]
     as_atopile: bool
     servers: int
+    sender: int
     imports: int
     inside: int
     steady: int
@@ -70,6 +76,7 @@ FULL = Plan(
     },
     as_atopile=True,
     servers=41,
+    sender=41,
     imports=17,
     inside=9,
     steady=3,
@@ -106,6 +113,7 @@ QUICK = Plan(
     },
     as_atopile=False,
     servers=3,
+    sender=5,
     imports=5,
     inside=1,
     steady=1,
@@ -134,6 +142,7 @@ def measure(plan, laboratory, servers, say, only=""):
         runs[behaviour] = _runs(plan, laboratory, servers, frame, behaviour, rounds)
     for name, scenario in (
         ("servers", _servers),
+        ("sender", _sender),
         ("import", _imports),
         ("inside", _inside),
         ("steady", _steady),
@@ -200,6 +209,51 @@ def _servers(plan, laboratory, servers):
                 wall[case].append(run.wall)
     laboratory.settle(until_gone=plan.patience)
     return {case: summary(less(wall[case], wall[NONE])) for case in MET_BY_A_HOST}
+
+
+def _sender(plan, laboratory, servers):
+    """Let senders alone deliver two events, with a run's properties and without, beside the least that one can cost."""
+    url = servers.urls["fast"]
+    subprocess.run(["git", "init", "--quiet", laboratory.home], check=True)
+    sender = ["-m", "atotelemetry.sender", "--detached"]
+    cases = {
+        FLOOR: ([str(HOSTS / "sender_floor.py"), url], b""),
+        OURS: (sender, _stream(url, laboratory.home, ())),
+        APP: (sender, _stream(url, laboratory.home, RUN_PROPERTIES)),
+    }
+    seen = {name: [] for name in cases}
+    for turn in range(plan.sender + 1):
+        for name, (arguments, stdin) in cases.items():
+            servers.reset()
+            burden = laboratory.burden(arguments, stdin)
+            if turn and burden:
+                seen[name].append(burden)
+                if name != FLOOR and servers.wait(2, 5.0)["distinct"] != 2:
+                    raise RuntimeError("a sender did not deliver its two events")
+    return {
+        name: {
+            "cpu": summary([cpu for cpu, _ in burdens]),
+            "peak_bytes": summary([peak_bytes for _, peak_bytes in burdens]),
+        }
+        for name, burdens in seen.items()
+    }
+
+
+def _stream(url, directory, run_properties):
+    """Return the input of a sender that a program with two events starts."""
+    hello = {"type": "hello", "protocol": 1, "api_key": "phc_bench", "host": url, "app": "bench", "app_version": "1.0"}
+    hello |= {"cwd": directory, "run_properties": run_properties}
+    lines = [hello]
+    for number, (event, properties) in enumerate(
+        {
+            "run started": {"command": "build", "verbose": False, "targets": 3},
+            "run ended": {"command": "build", "ok": True, "warnings": 2},
+        }.items()
+    ):
+        uuid, moment = f"0190c0de-0000-7000-8000-{number:012x}", "2030-01-02T03:04:05.678901Z"
+        lines.append({"uuid": uuid, "event": event, "distinct_id": "me", "timestamp": moment, "properties": properties})
+    lines.append({"type": "end", "captured": 2})
+    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
 
 
 def _imports(plan, laboratory, servers):

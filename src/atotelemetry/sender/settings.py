@@ -27,7 +27,8 @@ examples:
 
 environment:
   ATO_TELEMETRY_LOG=FILE   append what -v reports to FILE; works for the senders that a program starts, too
-  HTTPS_PROXY, HTTP_PROXY, NO_PROXY, SSL_CERT_FILE   as usual
+  HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY   the way to the server
+  SSL_CERT_FILE, SSL_CERT_DIR, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE   whose certificates to trust
 
 exit status: 0 everything was accepted, 1 something was not, 2 called wrongly
 """
