@@ -20,7 +20,7 @@ from support_posthog_rules import check_exception_properties
 
 pytestmark = [needs_proc, pytest.mark.skipif(shutil.which("git") is None, reason="the facts come from git")]
 
-PROGRAM = Path(__file__).parent / "hosts_like_atopile"
+PROGRAM = Path(__file__).parent / "hosts_like_atopile" / "past"
 EMAIL = "dev@acme.example"
 WIDGET = hashlib.sha256(b"github.com/acme/widget").hexdigest()
 

@@ -1,0 +1,1 @@
+"""A program written like atopile 0.15, as far as its telemetry goes."""

@@ -1,0 +1,1 @@
+"""As in atopile, where the names are in modules of this package."""
