@@ -30,7 +30,7 @@ unexport PYTHONDONTWRITEBYTECODE
 RUN := $(UV) run --locked --quiet
 PYTEST_ARGS ?=
 
-.PHONY: help demo test test-all lint format types bench bench-quick soak all clean
+.PHONY: help demo test test-all test-next lint format types bench bench-quick soak all clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -49,8 +49,14 @@ WORKERS ?= 4
 test: $(UV_TO_INSTALL) ## run the test suite (WORKERS=1 for one test at a time)
 	@$(RUN) pytest --numprocesses $(WORKERS) $(PYTEST_ARGS)
 
-test-all: $(UV_TO_INSTALL) ## run the suite on 3.11, 3.12 and 3.13
+test-all: $(UV_TO_INSTALL) ## run the suite on 3.11 to 3.15
 	@for version in 3.11 3.12 3.13; do $(MAKE) --no-print-directory test PYTHON=$$version || exit 1; done
+	@$(MAKE) --no-print-directory test-next
+
+test-next: $(UV_TO_INSTALL) ## run the suite on 3.14 and 3.15; where they are not installed, in a root of Debian's (as root)
+	@for version in 3.14 3.15; do \
+	  if $(UV) python find $$version >/dev/null 2>&1; then $(MAKE) --no-print-directory test PYTHON=$$version; \
+	  else PYTEST_ARGS="$(PYTEST_ARGS)" $(BOOTSTRAP_PYTHON) tests/tools/next_python.py $$version -- make test; fi || exit 1; done
 
 lint: $(UV_TO_INSTALL) ## check style, formatting, and which part imports which
 	@$(RUN) ruff check .

@@ -134,8 +134,11 @@ def test_the_sender_loads_what_it_needs_to_post_and_no_command_line_or_event_loo
     ours_and_theirs = {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names
     # httpcore looks whether anyio is there, and loads no more than its empty entrance.
     needed = {"atotelemetry", "msgspec", "httpx", "httpcore", "h11", "idna", "certifi", "anyio"}
-    # msgspec and anyio take this one along where it is installed.
-    assert ours_and_theirs - {"typing_extensions", "sniffio", "exceptiongroup"} <= needed
+    # msgspec, anyio and httpcore take these along where they are installed, and `traceback` the last one on 3.15.
+    assert (
+        ours_and_theirs - {"typing_extensions", "sniffio", "exceptiongroup", "socksio", "_missing_stdlib_info"}
+        <= needed
+    )
     assert not {name for name in loaded if name.startswith("atotelemetry.host")}
     assert not loaded & {"asyncio", "concurrent.futures", "subprocess", "click", "rich", "pygments", "truststore"}
     assert len(server.wait_for_events(1)) == 1

@@ -289,7 +289,7 @@ def test_damage_costs_the_damaged_lines_alone(lines):
         (b'{"event":"e","properties":{"a":}}', CorruptLine, "not valid JSON ("),
         (b'{"event":"e","properties":{"a":NaN}}', CorruptLine, "not valid JSON ("),
         (b'{"event":"e"} {"event":"e"}', CorruptLine, "not valid JSON ("),
-        (b'{"event":"e","properties":' + b"[" * 50_000 + b"]" * 50_000 + b"}", CorruptLine, "not valid JSON ("),
+        (b'{"event":"e","properties":' + b"[" * 400_000 + b"]" * 400_000 + b"}", CorruptLine, "not valid JSON ("),
         (b"[]", NotAnEvent, "not an event (Expected `object`"),
         (b'"text"', NotAnEvent, "not an event (Expected `object`"),
         (b"null", NotAnEvent, "not an event (Expected `object`"),

@@ -974,6 +974,7 @@ def test_a_plain_file_costs_the_host_no_import(file, content):
         "os",
         "os.path",
         "stat",
+        "errno",  # `posixpath` takes it along on 3.14
         "_stat",
         "posixpath",
         "genericpath",

@@ -54,7 +54,7 @@ def frames_of(exception, **options):
 def printed(exception):
     """Return what the standard library prints, but for the names that it suggests."""
     text = "".join(traceback.format_exception(exception))
-    return re.sub(r"\. Did you (mean:|forget to import) '.*$", "", text, flags=re.MULTILINE)
+    return re.sub(r"\. Did you (mean:?|forget to import) '.*$", "", text, flags=re.MULTILINE)
 
 
 def fail(message="it broke"):
@@ -804,6 +804,19 @@ class TestSource:
         frames = properties["$exception_list"][0]["stacktrace"]["frames"]
         assert [frame["function"] for frame in frames] == ["caught", "<module>"]
         assert "ZeroDivisionError: division by zero\n" in properties["$exception_stack_trace"]
+
+    def test_source_that_fails_later(self, monkeypatch):
+        """A source that cannot be read when the frames are described costs its lines, and no frame."""
+
+        def fail_to_read(name, module_globals=None):
+            raise RuntimeError(name)
+
+        error = caught(fail)
+        monkeypatch.setattr(linecache, "getlines", fail_to_read)
+        assert [(frame["function"], frame["context_line"]) for frame in frames_of(error)] == [
+            ("caught", None),
+            ("fail", None),
+        ]
 
     def test_no_source_lines(self, tmp_path, monkeypatch):
         """On demand no line of source is told, or even read: not in the frames, the text, or a SyntaxError."""

@@ -315,7 +315,10 @@ def _is_main(entry: TracebackType) -> bool:
 def _lines(filename: str) -> list[str]:
     import linecache  # loaded along with `traceback`
 
-    return linecache.getlines(filename)
+    try:
+        return linecache.getlines(filename)
+    except Exception:
+        return []  # a loader of the host's fails, or an importer: on 3.15 archives are asked, too
 
 
 def _clipped(line: str) -> str:
