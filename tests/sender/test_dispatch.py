@@ -355,6 +355,7 @@ def test_at_the_end_of_a_patient_host_the_pauses_begin_anew():
     after = [moment for moment in moments(world.time.pauses) if moment >= 100]
     assert after[0] == 100  # at once
     assert after[1] <= 100.0 + RETRY_DELAY * 1.25
+    assert after[2] <= 100.0 + 3 * RETRY_DELAY * 1.25
 
 
 def moments(pauses):

@@ -133,6 +133,7 @@ class Dispatcher:
         settings = self._settings
         attempt = 0
         was_stale = False
+        host_lives = self._time.left() is None
         outcome = Outcome(RETRY, "")
         while True:
             left = self._time.left()
@@ -146,6 +147,9 @@ class Dispatcher:
                     was_stale = True
                     continue
                 outcome = outcome._replace(kind=RETRY)
+            if settings.patient and host_lives and self._time.left() is not None:
+                host_lives = False
+                attempt = 0  # little time is left, so the pauses begin anew
             pause = self._pause_before_retry(attempt, outcome)
             if pause is None:
                 if outcome.kind != RETRY or attempt >= self._most_retries:
@@ -157,11 +161,8 @@ class Dispatcher:
             was_stale = False
             of = "" if settings.patient else f" of {settings.max_retries}"
             self._journal.detail(f"retry {attempt}{of} in {pause:.2f} s")
-            alive = self._time.left() is None
             # A server that asked for more time gets it, also at the host's end.
             self._time.pause(pause, until_limited=settings.patient and outcome.retry_after is None)
-            if alive and settings.patient and self._time.left() is not None:
-                attempt = 0  # the host has ended: little time is left, so the pauses begin anew
 
     def _pause_before_retry(self, attempt: int, outcome: Outcome) -> float | None:
         settings = self._settings
