@@ -120,7 +120,7 @@ def test_an_exception(hosts):
     events = shown(hosts, "--exception")["batch"]
     assert [event["event"] for event in events] == ["cli:build_start", "cli:build_end", "$exception"]
     properties = events[2]["properties"]
-    assert properties["$exception_message"] == "an example of what an exception says"
+    assert properties["$exception_message"] == "an example, with a path in ~/project and password=***"
     assert properties["$exception_list"][0]["stacktrace"]["frames"][-1]["function"] == "_fail"
 
 

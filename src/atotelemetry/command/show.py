@@ -87,7 +87,7 @@ def _stream(app: str, known_id: object, *, with_exception: bool) -> bytes:
 
 
 def _fail() -> None:
-    raise ValueError("an example of what an exception says")
+    raise ValueError(f"an example, with a path in {os.path.expanduser('~/project')} and password=example")
 
 
 def _bodies(stream: bytes) -> list[bytes]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Nowhere", "divert", "show_on_stderr"]
 
+_UNMASKED = "shown unmasked: home directories and secrets are masked before an exception is sent"
+
 
 class Nowhere:
     """Stands in a client where the feeder does, and takes nothing."""
@@ -81,10 +83,14 @@ def show_on_stderr(client: TelemetryClient) -> None:
     """Print every event of `client` on stderr, with the properties that the sender would be told once for all."""
 
     def show(line: bytes) -> None:
-        if client._properties:  # noqa: SLF001 - see `divert`
+        is_exception = b'"event":"$exception"' in line
+        if client._properties or is_exception:  # noqa: SLF001 - see `divert`
             json = load("msgspec").json
             event = json.decode(line)
-            event["properties"] = {**json.decode(client._hello())["properties"], **event["properties"]}  # noqa: SLF001
+            hello = json.decode(client._hello())  # noqa: SLF001
+            event["properties"] = {**hello.get("properties", {}), **event["properties"]}
+            if is_exception and hello.get("scrub") is not False:
+                event["note"] = _UNMASKED
             line = json.encode(event)
         # In one write, so that the lines of several threads do not mix.
         sys.stderr.write(printable(line.decode()) + "\n")

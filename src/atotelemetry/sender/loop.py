@@ -209,6 +209,10 @@ class Sender:
                 # PostHog makes no person of an event whose distinct_id means nothing.
                 common = {**common, "$process_person_profile": msgspec.Raw(b"false")}
         try:
+            if event.event == "$exception":
+                from atotelemetry.sender.scrub import masked  # for those who need it
+
+                event, common = masked(event, common, self._settings.scrub)
             return batch.prepare(event, common, uuid=uuid, distinct_id=distinct_id, timestamp=timestamp)
         except Exception as error:  # of one event: nesting that the decoder still took may be too deep here
             self._drop([event], f"not encodable: {error}", reasons.NOT_ENCODABLE)
