@@ -45,8 +45,18 @@ def marked(mark: str | None = None) -> Iterator[tuple[int, list[bytes]]]:
 
 
 def senders(mark: str | None = None) -> list[int]:
-    """Return the process ids of the senders with this mark, and of what they started."""
-    return [pid for pid, environ in marked(mark) if SENDER_MARK in environ]
+    """Return the process ids of the senders with this mark, and of what they started.
+
+    Not of the process that a host spawned: it leads a session, and leaves it to the sender at once.
+    """
+    return [pid for pid, environ in marked(mark) if SENDER_MARK in environ and not _leads_a_session(pid)]
+
+
+def _leads_a_session(pid: int) -> bool:
+    try:
+        return os.getsid(pid) == pid
+    except ProcessLookupError:
+        return True
 
 
 def wait_for_senders(count: int = 1, mark: str | None = None) -> list[int]:

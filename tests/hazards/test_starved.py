@@ -78,7 +78,7 @@ client.flush(20)
 
 
 def test_no_file_descriptors_for_good(hosts: Hosts) -> None:
-    """No descriptor for a pipe comes free again: telemetry gives up, at no cost to the host."""
+    """No descriptor for a pipe comes free again: events are dropped with the reason, at no cost to the host."""
     source = """
 import resource
 client = new_client()
@@ -89,12 +89,34 @@ started = time.monotonic()
 for _ in range(100):
     client.capture("starved", distinct_id="me")
 assert time.monotonic() - started < 1
-wait_until(lambda: client.disabled)
-wait_until(lambda: client.stats.queued == 0)
 assert client.flush(delivered=True) is False
+stats = client.stats
+assert stats.dropped_by_reason == {"no sender": 100}, stats
+assert not client.disabled
 """
     assert_unaffected(hosts.run(source + OWN_END))
     hosts.assert_arrived_once("earlier")
+
+
+def test_descriptors_come_free_again_much_later(hosts: Hosts) -> None:
+    """A shortage that outlasts every attempt ends nothing: with descriptors to be had, the next event arrives."""
+    source = """
+import resource
+before = resource.getrlimit(resource.RLIMIT_NOFILE)
+client = new_client()
+client.capture("earlier", distinct_id="me")
+assert client.flush(20)
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+for number in range(3):
+    client.capture("starved", distinct_id="me")
+    assert client.flush() is False
+resource.setrlimit(resource.RLIMIT_NOFILE, before)
+client.capture("later", distinct_id="me")
+assert client.flush(20)
+assert client.stats.dropped_by_reason == {"no sender": 3}, client.stats
+"""
+    assert_unaffected(hosts.run(source + OWN_END))
+    hosts.assert_arrived_once("earlier", "later")
 
 
 @pytest.mark.parametrize("closed", [c for n in (1, 2, 3) for c in itertools.combinations((0, 1, 2), n)], ids=str)

@@ -7,51 +7,54 @@ with. What is true of real ones is tested in `test_client.py`, `test_spawn.py` a
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
-import sys
 import threading
 import time
 import types
 
 import pytest
 
+from atotelemetry.host import child as child_module
 from atotelemetry.host import feeder as feeder_module
-from atotelemetry.host.feeder import FEEDER_IDLE, MAX_FAILURES, Deadline, Feeder, reason_not_to_start_threads
+from atotelemetry.host.child import ENDED, FEEDING, GONE, STARTING, Sender
+from atotelemetry.host.feeder import FEEDER_IDLE, MAX_FAILURES, QUEUE_FULL, Feeder
 from atotelemetry.host.spawn import CannotSpawn
+from atotelemetry.wire import Outcome, Ready, encode
 
 PATIENCE = 20.0
 HELLO = b'{"hello":1}'
 END = b'{"end":1}'
 
 
-class PipeSender:
-    """Stands in for `spawn.Sender`: the test holds the reading end."""
+class PipeSender(Sender):
+    """A sender without a process: the test holds the other ends of its pipes."""
 
     def __init__(self, number: int) -> None:
-        self.pid = -number
-        self.read_end, self.pipe = os.pipe()
-        os.set_blocking(self.pipe, False)
-        self.exit_code: int | None = None
-        self.reaped = False
-        self.complete = False
-        self.exits_with: int | None = 0
+        self.read_end, pipe = os.pipe()
+        answers, self.answer_end = os.pipe()
+        os.set_blocking(pipe, False)
+        os.set_blocking(answers, False)
+        super().__init__(number, pipe, answers)
+        self.answers_itself = True
         self.received = b""
 
     def close(self) -> None:
-        pipe, self.pipe = self.pipe, -1
-        if pipe >= 0:
-            os.close(pipe)
+        super().close()
+        if self.answers_itself and self.read_end >= 0:
+            self.answer(ready=True, delivered=self.given, last=True)
 
-    def poll(self) -> bool:
-        # A living one goes on while its input does.
-        if self.exits_with is not None and (self.pipe < 0 or self.read_end < 0):
-            self.exit_code = self.exits_with
-            self.reaped = True
-        return self.reaped
+    def _reap(self) -> None:
+        self.left_alone = self.reaped = True
 
     # ---- what the test does with it
+
+    def answer(self, *, ready: bool = False, **outcome: object) -> None:
+        """Say that it reads, or what became of its events."""
+        lines = [encode(Ready())] * ready + [encode(Outcome(**outcome))] * bool(outcome)
+        os.write(self.answer_end, b"".join(line + b"\n" for line in lines))
 
     def read(self, until: bytes) -> list[bytes]:
         """Read until the input ends with a line; return all lines so far."""
@@ -72,9 +75,10 @@ class PipeSender:
         return not select.select([], [self.pipe], [], 0)[1]
 
     def die(self) -> None:
-        """Stop reading, as a process that was killed does."""
+        """Close everything, as a process that was killed does."""
         if self.read_end >= 0:
             os.close(self.read_end)
+            os.close(self.answer_end)
             self.read_end = -1
 
 
@@ -94,7 +98,7 @@ class Spawner:
         self.calls += 1
         self.called.set()
         assert self.may_go_on.wait(PATIENCE)
-        step = self.plan.pop(0) if self.plan else "live"
+        step = self.plan.pop(0) if self.plan else "serve"
         if isinstance(step, Exception):
             raise step
         self.fed_at_once.append(1 + sum(sender.pipe >= 0 for sender in self.senders))
@@ -102,17 +106,14 @@ class Spawner:
         self.senders.append(sender)
         if step == "die":
             sender.die()
+        if step == "serve":
+            sender.answer(ready=True)
         return sender
 
     def sender(self, number: int) -> PipeSender:
         """Wait for the sender with this number, from 1."""
         wait_until(lambda: len(self.senders) >= number)
         return self.senders[number - 1]
-
-
-class Drops(dict):
-    def __call__(self, reason: str, count: int) -> None:
-        self[reason] = self.get(reason, 0) + count
 
 
 def wait_until(condition) -> None:
@@ -141,7 +142,7 @@ def spawner(monkeypatch):
     made = Spawner()
     monkeypatch.setattr(feeder_module, "start_sender", made)
     monkeypatch.setattr(feeder_module, "_RETRY_SPAWN", 0.001)
-    monkeypatch.setattr(feeder_module, "_REAP_INTERVAL", 0.005)
+    monkeypatch.setattr(feeder_module, "_LOOK_INTERVAL", 0.005)
     yield made
     for sender in made.senders:
         sender.die()
@@ -153,23 +154,19 @@ def new_feeder(spawner):
     """Return a maker of feeders; after the test their threads end."""
     made: list[Feeder] = []
 
-    def make(queue_size: int = 1000, hello=lambda: HELLO, end=lambda: END) -> Feeder:
-        drops, given_up = Drops(), []
-        feeder = Feeder(queue_size=queue_size, hello=hello, end=end, on_drop=drops, on_give_up=given_up.append)
-        feeder.drops, feeder.given_up = drops, given_up
+    def make(queue_size: int = 1000, hello=lambda: HELLO, end=lambda _: END, **options) -> Feeder:
+        feeder = Feeder(queue_size=queue_size, stream=types.SimpleNamespace(hello=hello, end=end), **options)
         made.append(feeder)
         return feeder
 
     yield make
     spawner.may_go_on.set()
     for sender in spawner.senders:
-        sender.exits_with = 0
-        if sender.pipe >= 0:
-            sender.die()
+        sender.die()
     spawner.plan = [CannotSpawn("the test is over")] * 10
     for feeder in made:
         feeder.flush(PATIENCE, stop=True)
-        wait_until(lambda feeder=feeder: not feeder._running and not feeder._worker)
+        feeder.join(PATIENCE)
 
 
 @pytest.fixture
@@ -294,7 +291,7 @@ def test_a_slow_sender_fills_the_queue_and_then_it_goes_on(new_feeder, spawner):
     assert told(spawner.sender(1).read_to_end()) == told([HELLO, *kept, END])
     assert feeder.flush(PATIENCE)
     assert feeder.handed_over == len(kept)
-    assert feeder.drops == {}, "a refused event is for the caller of `put` to count"
+    assert feeder.counts.dropped == {}, "a refused event is for the caller of `put` to count"
 
 
 # Idle
@@ -334,7 +331,6 @@ def test_a_sender_that_is_fed_is_not_idle(feeder, spawner, monkeypatch):
 
 def test_at_most_one_sender_is_fed(feeder, spawner, monkeypatch):
     """Through flushes, idle ends and deaths, a new sender is started only when the pipe of the one before is closed."""
-    monkeypatch.setattr(feeder_module, "_DIED_AT_ONCE", 0.0)
     for number in range(1, 10):
         feeder.put(event(number))
         sender = spawner.sender(number)
@@ -351,7 +347,6 @@ def test_at_most_one_sender_is_fed(feeder, spawner, monkeypatch):
 
 def test_a_sender_that_died_is_replaced(feeder, spawner, monkeypatch):
     """What the dead one did not take goes to its successor, once; nothing is dropped."""
-    monkeypatch.setattr(feeder_module, "_DIED_AT_ONCE", 0.0)
     feeder.put(event(1))
     spawner.sender(1).read(event(1))
     spawner.sender(1).die()
@@ -359,12 +354,11 @@ def test_a_sender_that_died_is_replaced(feeder, spawner, monkeypatch):
     feeder.put(event(3))
     assert feeder.flush(PATIENCE)
     assert spawner.sender(2).read_to_end() == [HELLO, event(2), event(3), END]
-    assert (feeder.handed_over, feeder.drops, feeder.given_up) == (3, {}, [])
+    assert (feeder.handed_over, feeder.counts.dropped, feeder.fate()) == (3, {}, (2, {"sender died": 1}))
 
 
 def test_a_line_that_a_dying_sender_took_in_part_goes_to_the_next(feeder, spawner, monkeypatch):
     """Half a line is worth nothing to who died with it: the successor gets all of it, and the ones before only once."""
-    monkeypatch.setattr(feeder_module, "_DIED_AT_ONCE", 0.0)
     spawner.may_go_on.clear()
     feeder.put(event(0))
     assert spawner.called.wait(PATIENCE)
@@ -378,7 +372,7 @@ def test_a_line_that_a_dying_sender_took_in_part_goes_to_the_next(feeder, spawne
     first.die()
     assert told(spawner.sender(2).read(large)) == told([HELLO, large])
     wait_until(lambda: feeder.handed_over == 3)
-    assert feeder.drops == {}
+    assert feeder.counts.dropped == {}
 
 
 def test_a_sender_that_cannot_be_started_is_tried_again(feeder, spawner):
@@ -387,29 +381,58 @@ def test_a_sender_that_cannot_be_started_is_tried_again(feeder, spawner):
     feeder.put(event(1))
     assert feeder.flush(PATIENCE)
     assert spawner.sender(1).read_to_end() == [HELLO, event(1), END]
-    assert (spawner.calls, feeder.given_up) == (3, [])
+    assert (spawner.calls, feeder.refusal) == (3, QUEUE_FULL)
 
 
 @pytest.mark.parametrize(
-    ("plan", "said"),
-    [
-        ([OSError("no processes left")] * 9, "3 senders in a row failed: no processes left"),
-        (["die"] * 9, "3 senders in a row failed: it died at once"),
-        (["die", OSError("no memory"), "die"], "3 senders in a row failed: it died at once"),
-    ],
+    "plan",
+    [[OSError("no interpreter")] * 9, ["die"] * 9, ["die", OSError("odd"), "die"]],
     ids=["cannot be started", "die at once", "both"],
 )
-def test_three_failures_in_a_row_are_the_end(feeder, spawner, plan, said):
-    """Then telemetry is over for this process: told once, with the reason; what is queued is dropped and counted."""
+def test_three_failures_in_a_row_are_the_end(feeder, spawner, plan):
+    """Then telemetry is over for this process: all events are counted as dropped, those that come later, too."""
     assert MAX_FAILURES == 3
     spawner.plan = list(plan)
     feeder.put(event(1))
-    wait_until(lambda: feeder.given_up)
-    feeder.put(event(2))
+    wait_until(lambda: feeder.refusal == "gave up")
+    assert not feeder.put(event(2))
     assert not feeder.flush(PATIENCE)
-    assert feeder.given_up == [said]
-    assert feeder.drops == {"no sender": 2}
+    assert feeder.counts.dropped == {"no sender": 1}
     assert (spawner.calls, feeder.handed_over) == (3, 0)
+
+
+@pytest.mark.parametrize("shortage", [errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM])
+def test_a_shortage_is_tried_again_after_a_while(feeder, spawner, monkeypatch, shortage):
+    """No descriptors, no processes, no memory: the event waits, and telemetry is not over."""
+    monkeypatch.setattr(feeder_module, "_SHORTAGE_PAUSE", 0.05)
+    spawner.plan = [OSError(shortage, "none left")] * 7
+    feeder.put(event(1))
+    assert spawner.sender(1).read(event(1)) == [HELLO, event(1)]
+    assert (spawner.calls, feeder.refusal, feeder.counts.dropped) == (8, QUEUE_FULL, {})
+
+
+def test_a_flush_in_a_shortage_tries_once_more(feeder, spawner):
+    """Three attempts, then it is False, and what it was about is dropped; the next flush may have more luck."""
+    spawner.plan = [OSError(errno.EMFILE, "none left")] * 6
+    feeder.put(event(1))
+    wait_until(lambda: spawner.calls == 3)
+    assert not feeder.flush(PATIENCE)
+    assert (spawner.calls, feeder.counts.dropped) == (6, {"no sender": 1})
+    feeder.put(event(2))
+    assert feeder.flush(PATIENCE)
+    assert spawner.sender(1).read_to_end() == [HELLO, event(2), END]
+
+
+def test_a_pause_keeps_a_bounded_number_of_events(new_feeder, spawner):
+    """While no sender can be started, as many events wait as the queue holds; more are dropped, with the reason."""
+    feeder = new_feeder(queue_size=5)
+    spawner.plan = [OSError(errno.EAGAIN, "none left")] * 6
+    for number in range(40):
+        while not feeder.put(event(number)):
+            time.sleep(0.001)
+        wait_until(lambda: not feeder.qsize() or spawner.calls < 3)
+    assert not feeder.flush(PATIENCE)
+    assert feeder.counts.dropped == {"no sender": 40}
 
 
 def test_failures_are_only_counted_in_a_row(feeder, spawner):
@@ -419,35 +442,36 @@ def test_failures_are_only_counted_in_a_row(feeder, spawner):
         feeder.put(event(number))
         assert feeder.flush(PATIENCE)
         assert spawner.sender(number).read_to_end() == [HELLO, event(number), END]
-    assert (spawner.calls, feeder.given_up) == (9, [])
+    assert (spawner.calls, feeder.refusal) == (9, QUEUE_FULL)
 
 
-def test_senders_that_die_at_once_end_telemetry_though_their_pipes_took_everything(feeder, spawner, monkeypatch):
+def test_senders_that_die_at_once_end_telemetry_though_their_pipes_took_everything(feeder, spawner):
     """The next event may come much later, and a pipe takes what nobody will read: so somebody looks after them."""
-    monkeypatch.setattr(feeder_module, "_DIED_AT_ONCE", 0.05)
+    spawner.plan = ["live"] * 9
     for number in range(1, MAX_FAILURES + 1):
         feeder.put(event(number))
         sender = spawner.sender(number)
         sender.read(event(number))
-        sender.exits_with = 1
+        wait_until(lambda number=number: feeder.handed_over == number)
         sender.die()
-        wait_until(lambda sender=sender: sender.reaped)
-    wait_until(lambda: feeder.given_up)
-    assert feeder.given_up == [f"{MAX_FAILURES} senders in a row failed: it died at once"]
+        wait_until(lambda sender=sender: sender.life == GONE)
+    wait_until(lambda: feeder.refusal == "gave up")
+    assert feeder.fate() == (0, {"sender died": 3})
     assert not feeder.flush(PATIENCE, delivered=True)
 
 
-def test_a_sender_that_survives_its_start_wipes_out_the_failures_before_it(feeder, spawner, monkeypatch):
+def test_a_sender_that_reads_wipes_out_the_failures_before_it(feeder, spawner):
     """Failures far apart are not failures in a row, also where the server accepts nothing in between."""
-    monkeypatch.setattr(feeder_module, "_DIED_AT_ONCE", 0.05)
     for number in (1, 2, 3):
         spawner.plan = [OSError("no"), OSError("no")]
         feeder.put(event(number))
         sender = spawner.sender(number)
-        sender.exits_with = 1
-        wait_until(lambda: not feeder._on_probation and feeder._failures == 0)
-        assert feeder.flush(PATIENCE)
-    assert (spawner.calls, feeder.given_up) == (9, [])
+        sender.answers_itself = False
+        sender.read(event(number))
+        wait_until(lambda number=number: feeder.handed_over == number)
+        sender.die()
+        wait_until(lambda: feeder._failures == 0)
+    assert (spawner.calls, feeder.refusal) == (9, QUEUE_FULL)
 
 
 def test_a_process_that_can_never_have_a_sender_is_not_asked_again(feeder, spawner):
@@ -455,7 +479,7 @@ def test_a_process_that_can_never_have_a_sender_is_not_asked_again(feeder, spawn
     spawner.plan = [CannotSpawn("frozen")]
     feeder.put(event(1))
     assert not feeder.flush(PATIENCE)
-    assert (spawner.calls, feeder.given_up, feeder.drops) == (1, ["frozen"], {"no sender": 1})
+    assert (spawner.calls, feeder.refusal, feeder.counts.dropped) == (1, "gave up", {"no sender": 1})
 
 
 def test_a_hello_that_cannot_be_made_is_a_failure_like_others(new_feeder, spawner):
@@ -467,7 +491,7 @@ def test_a_hello_that_cannot_be_made_is_a_failure_like_others(new_feeder, spawne
     feeder = new_feeder(hello=broken)
     feeder.put(event(1))
     assert not feeder.flush(PATIENCE)
-    assert (spawner.calls, len(feeder.given_up), feeder.drops) == (0, 1, {"no sender": 1})
+    assert (spawner.calls, feeder.refusal, feeder.counts.dropped) == (0, "gave up", {"no sender": 1})
 
 
 # Flush
@@ -494,54 +518,134 @@ def test_flush_waits_for_everything_put_before_it(feeder, spawner):
     assert spawner.fed_at_once == [1] * len(spawner.senders)
 
 
-def test_delivered_waits_for_the_senders_end(feeder, spawner):
-    """With `delivered` a flush also waits for the sender to exit, and is False when its time is up before that."""
+def test_delivered_waits_for_the_last_answer(feeder, spawner):
+    """With `delivered` a flush also waits for the sender's last words, and is False when its time is up before."""
     feeder.put(event(1))
-    spawner.sender(1).exits_with = None
+    sender = spawner.sender(1)
+    sender.answers_itself = False
     assert not feeder.flush(0.05, delivered=True)
-    assert spawner.sender(1).read_to_end()[-1] == END
-    spawner.sender(1).exits_with = 0
+    assert sender.read_to_end()[-1] == END
+    sender.answer(delivered=1)
+    assert not feeder.flush(0.05, delivered=True)
+    sender.answer(delivered=1, last=True)
     assert feeder.flush(PATIENCE, delivered=True)
 
 
-@pytest.mark.parametrize("status", [1, 2, -9])
-def test_delivered_is_false_when_a_sender_did_not_exit_well(feeder, spawner, status):
-    """Any other status than 0 means that something was not accepted; the flush after it speaks of what came since."""
+@pytest.mark.parametrize(
+    ("answer", "fate"),
+    [
+        ({"dropped": {"status 400": 1}, "last": True}, (0, {"status 400": 1})),
+        ({"delivered": 1, "dropped": {"status 400": 1}, "last": True}, (1, {"status 400": 1})),
+        ({"last": True}, (0, {"not read": 1})),
+        ({}, (0, {"sender died": 1})),
+    ],
+    ids=["dropped", "one more than it was given", "not read", "died"],
+)
+def test_delivered_is_false_when_a_sender_lost_an_event(feeder, spawner, answer, fate):
+    """It says so, or does not account for one; the flush after it speaks of what came since."""
     feeder.put(event(1))
-    spawner.sender(1).exits_with = status
+    sender = spawner.sender(1)
+    sender.answers_itself = False
+    wait_until(lambda: feeder.handed_over == 1)
+    if answer:
+        sender.answer(**answer)
+    else:
+        sender.die()
     assert not feeder.flush(PATIENCE, delivered=True)
+    assert feeder.fate() == fate
     feeder.put(event(2))
     assert feeder.flush(PATIENCE, delivered=True)
 
 
+def test_counts_are_cumulative_and_the_last_line_decides(feeder, spawner):
+    """A line that a full pipe swallowed changes nothing; nor does an end of file that somebody holds back."""
+    for number in range(5):
+        feeder.put(event(number))
+    sender = spawner.sender(1)
+    sender.answers_itself = False
+    assert feeder.flush(PATIENCE)
+    assert (sender.life, feeder.fate()) == (ENDED, (0, {}))
+    sender.answer(delivered=2)
+    assert feeder.fate() == (2, {})
+    sender.answer(delivered=3, dropped={"status 500": 1})
+    sender.answer(delivered=3, dropped={"status 500": 2}, last=True)
+    assert feeder.fate() == (3, {"status 500": 2})
+    assert sender.life == GONE
+    wait_until(feeder._senders.are_settled)
+    assert feeder.fate() == (3, {"status 500": 2})
+
+
+def test_a_sender_has_a_life(feeder, spawner):
+    """Starting, feeding once it reads, ended when its input is, gone when it has said all."""
+    spawner.plan = ["live"]
+    feeder.put(event(1))
+    sender = spawner.sender(1)
+    sender.answers_itself = False
+    assert sender.life == STARTING
+    sender.answer(ready=True)
+    wait_until(lambda: sender.life == FEEDING)
+    assert feeder.flush(PATIENCE)
+    assert sender.life == ENDED
+    sender.answer(delivered=1, last=True)
+    wait_until(lambda: sender.life == GONE)
+
+
+def test_losses_are_told_on_the_feeders_thread(new_feeder, spawner):
+    """`on_error` hears each reason with the number of new losses; what it raises is not heard of."""
+    heard: list[tuple[str, int, bool]] = []
+    main = threading.get_ident()
+
+    def on_error(reason: str, count: int) -> None:
+        heard.append((reason, count, threading.get_ident() == main))
+        raise RuntimeError("a host's bug")
+
+    feeder = new_feeder(on_error=on_error)
+    for number in range(5):
+        feeder.put(event(number))
+    sender = spawner.sender(1)
+    sender.answers_itself = False
+    wait_until(lambda: feeder.handed_over == 5)
+    sender.answer(dropped={"status 400": 1})
+    wait_until(lambda: len(heard) == 1)
+    sender.answer(delivered=1, dropped={"status 400": 3})
+    wait_until(lambda: len(heard) == 2)
+    feeder.counts.drop("queue full")
+    wait_until(lambda: len(heard) == 3)
+    assert heard == [("status 400", 1, False), ("status 400", 2, False), ("queue full", 1, False)]
+
+
+def test_a_sender_that_never_answers_is_given_up(feeder, spawner, monkeypatch):
+    """After a long time, or when there are too many of them: each costs the host a descriptor."""
+    monkeypatch.setattr(child_module, "_MAX_UNANSWERED", 2)
+    for number in range(1, 5):
+        feeder.put(event(number))
+        spawner.sender(number).answers_itself = False
+        assert feeder.flush(PATIENCE)
+    wait_until(lambda: feeder.fate() == (0, {"no answer": 2}))
+    monkeypatch.setattr(child_module, "_NO_ANSWER", 0.0)
+    wait_until(lambda: feeder.fate() == (0, {"no answer": 4}))
+    assert [sender.life for sender in spawner.senders] == [GONE] * 4
+
+
 def test_delivered_is_false_after_a_full_queue(new_feeder, spawner):
-    """An event that was refused was not delivered."""
+    """An event that was refused, as its client counts it, was not delivered."""
     feeder = new_feeder(queue_size=1)
     spawner.may_go_on.clear()
     feeder.put(event(0))
     assert spawner.called.wait(PATIENCE)
     feeder.put(event(1))
     assert not feeder.put(event(2))
+    feeder.counts.drop(feeder.refusal)
     spawner.may_go_on.set()
     assert not feeder.flush(PATIENCE, delivered=True)
-
-
-def test_ended_senders_are_reaped_without_a_flush(feeder, spawner):
-    """A host that lives on has no zombies: the feeder asks until each sender is gone."""
-    feeder.put(event(1))
-    spawner.sender(1).exits_with = None
-    assert feeder.flush(PATIENCE)
-    spawner.sender(1).exits_with = 0
-    wait_until(lambda: spawner.sender(1).reaped)
-    wait_until(lambda: not feeder._ended)
 
 
 def test_stop_ends_the_thread_and_an_event_after_it_starts_another(feeder, spawner):
     """A stopped feeder holds nothing, and is not broken by an event that comes late."""
     feeder.put(event(1))
     assert feeder.flush(PATIENCE, stop=True)
-    wait_until(lambda: not feeder._worker)
-    assert not feeder._running
+    feeder.join(PATIENCE)
+    assert feeder.is_over()
     feeder.put(event(2))
     assert feeder.flush(PATIENCE)
     assert spawner.sender(2).read_to_end() == [HELLO, event(2), END]
@@ -582,9 +686,9 @@ def test_without_threads_a_flush_is_still_over_in_time(feeder, spawner):
     arrived = spawner.sender(1).read_to_end()
     whole = [line for line in arrived[1:] if line in lines]
     assert feeder.handed_over == len(whole)
-    assert set(feeder.drops) == {"flush timed out"}
+    assert set(feeder.counts.dropped) == {"flush timed out"}
     queued = feeder.qsize() - 1  # the flush itself still waits, too
-    assert feeder.handed_over + sum(feeder.drops.values()) + queued == 100
+    assert feeder.handed_over + sum(feeder.counts.dropped.values()) + queued == 100
 
 
 @pytest.mark.usefixtures("no_threads")
@@ -593,7 +697,7 @@ def test_without_threads_or_a_sender_a_flush_says_so(feeder, spawner):
     spawner.plan = [OSError("no")] * 5
     feeder.put(event(1))
     assert not feeder.flush(PATIENCE)
-    assert (spawner.calls, feeder.drops, len(feeder.given_up)) == (3, {"no sender": 1}, 1)
+    assert (spawner.calls, feeder.counts.dropped, feeder.refusal) == (3, {"no sender": 1}, "gave up")
 
 
 # Forks
@@ -625,7 +729,6 @@ def test_a_parent_that_captures_nothing_more_still_ends_its_sender(feeder, spawn
     if not may_start:
         feeder.put(event(2))
     assert sender.read_to_end()[-1] == END
-    wait_until(lambda: sender.reaped)
 
 
 def test_a_fork_stops_the_thread_in_the_middle_of_a_line(feeder, spawner):
@@ -699,47 +802,13 @@ def test_a_child_forgets_what_its_parent_was_writing(feeder, spawner):
     wait_until(spawner.sender(1).is_full)
     feeder.put(event(1))
     feeder.before_fork()
-    parents = os.dup(spawner.sender(1).pipe)
+    pipe = spawner.sender(1).pipe
+    parents = os.dup(pipe)
+    spawner.sender(1).answers_itself = False
     feeder.after_fork_in_child()
     with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(spawner.sender(1).pipe)
-    spawner.sender(1).pipe = parents
+        os.fstat(pipe)
+    os.close(parents)
     assert not feeder._waiting()
     feeder.put(event(2))
     assert spawner.sender(2).read(event(2)) == [HELLO, event(2)]
-
-
-# Threads that are none
-
-
-@pytest.mark.parametrize(
-    ("library", "asks"), [("gevent.monkey", "is_module_patched"), ("eventlet.patcher", "is_monkey_patched")]
-)
-@pytest.mark.parametrize("patched", [True, False])
-def test_no_thread_beside_coroutines(monkeypatch, library, asks, patched):
-    """A library that replaced the threads is asked for by its own word, and only where it is loaded."""
-    assert reason_not_to_start_threads() == ""
-    monkeypatch.setitem(sys.modules, library, types.SimpleNamespace(**{asks: lambda _: patched}))
-    reason = f"{library.partition('.')[0]} has replaced the threads" if patched else ""
-    assert reason_not_to_start_threads() == reason
-
-
-# Time
-
-
-def test_a_deadline_counts_down_and_never_below_zero():
-    """It knows how much is left, at most what it is asked for, and when it has passed."""
-    deadline = Deadline(60.0)
-    assert 59.0 < deadline.remaining() <= 60.0
-    assert deadline.remaining(0.5) == 0.5
-    assert not deadline.passed()
-    for over in (0, -5):
-        deadline = Deadline(over)
-        assert (deadline.remaining(), deadline.remaining(1.0), deadline.passed()) == (0.0, 0.0, True)
-
-
-def test_no_deadline_is_for_ever():
-    """None never passes, and is what a lock takes for waiting without limit; so is more than a lock can wait."""
-    deadline = Deadline(None)
-    assert (deadline.remaining(), deadline.remaining(0.5), deadline.passed()) == (-1.0, 0.5, False)
-    assert 0 < Deadline(float("inf")).remaining() <= threading.TIMEOUT_MAX

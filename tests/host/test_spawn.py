@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import select
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from atotelemetry.host import spawn
+from atotelemetry.host import child, spawn
+from atotelemetry.host.child import GONE, Sender
 from atotelemetry.host.spawn import (
     SENDER_MARK,
     CannotSpawn,
-    Sender,
     import_path,
     reason_not_to_spawn,
     sender_environment,
@@ -27,6 +27,7 @@ from atotelemetry.host.spawn import (
 )
 
 PATIENCE = 20.0
+SIGTERM_MASK = 1 << signal.SIGTERM - 1  # the sender waits for it on a thread of its own
 NICENESS = min(os.getpriority(os.PRIO_PROCESS, 0) + 10, 19) if hasattr(os, "getpriority") else 0
 SOURCE = str(Path(spawn.__file__).resolve().parents[2])
 
@@ -58,14 +59,43 @@ def descriptors(pid: int) -> dict[int, str]:
     return found
 
 
-def settled(pid: int) -> None:
-    """Wait until a sender has let go of the host: the last it does then is to lower its priority."""
-    wait_until(lambda: os.getpriority(os.PRIO_PROCESS, pid) == NICENESS, "it lowered its priority")
+def looked(sender: Sender) -> Sender:
+    """Let a sender read its answers and reap, as the feeder does now and then."""
+    sender.look()
+    return sender
+
+
+def members(group: int) -> list[int]:
+    """Find the processes of a group."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group:
+            found.append(int(name))
+    return found
+
+
+def reads(pid: int) -> str:
+    """Return what a process has as its standard input."""
+    try:
+        return os.readlink(f"/proc/{pid}/fd/0")
+    except OSError:
+        return ""
+
+
+def settled(sender: Sender) -> int:
+    """Wait until a sender has let go of the host and reads its input; return its process id."""
+    wait_until(lambda: looked(sender).ready, "it is ready")
+    (pid,) = members(sender.group)
+    return pid
 
 
 @pytest.fixture
 def start():
-    """Return a function that starts a sender; after the test each has ended and is reaped."""
+    """Return a function that starts a sender; after the test each is gone."""
     started: list[Sender] = []
 
     def begin() -> Sender:
@@ -76,7 +106,9 @@ def start():
     for sender in started:
         sender.close()
     for sender in started:
-        wait_until(sender.poll, "a sender whose input ended exits")
+        wait_until(lambda sender=sender: looked(sender).life == GONE, "a sender whose input ended says its last words")
+        wait_until(lambda sender=sender: looked(sender).reaped, "nobody's child")
+        wait_until(lambda sender=sender: not members(sender.group), "it exits")
 
 
 # The environment
@@ -114,16 +146,42 @@ def test_the_path_is_the_one_given_whatever_the_host_had():
 # The import path
 
 
-def test_the_sender_imports_this_very_package_and_what_the_host_imports(monkeypatch, tmp_path):
-    """The standard library and our own home come first, then the host's path in its order."""
-    monkeypatch.setattr(sys, "path", [str(tmp_path / "later"), *sys.path])
+def homes_of(*packages: str) -> set[str]:
+    """Find where packages lie, by importing them in a process of their own."""
+    program = f"""
+import os, sys
+for name in {packages!r}:
+    module = __import__(name)
+    print(os.path.dirname(os.path.dirname(os.path.abspath(module.__file__))))
+"""
+    return set(
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    )
+
+
+def test_the_sender_imports_this_very_package_and_what_that_needs(monkeypatch, tmp_path):
+    """The standard library and our own home come first; what else the host can import is not handed over."""
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "first"), *sys.path, str(tmp_path / "last")])
     path = import_path()
     library = os.path.dirname(os.__file__)
-    assert path[0] == library
-    assert path.index(SOURCE) < path.index(str(tmp_path / "later"))
-    entries = [entry for entry in path if entry in sys.path and entry not in (SOURCE, library)]
-    assert len(set(path)) == len(path)
-    assert str(tmp_path / "later") in entries
+    assert path[:3] == [library, os.path.join(library, "lib-dynload"), SOURCE]
+    assert set(path[3:]) == homes_of("httpx", "msgspec", "truststore")
+
+
+def test_a_package_may_lie_anywhere(monkeypatch, tmp_path):
+    """As Bazel lays them out, each in a directory of its own, among a thousand that hold nothing of ours."""
+    monkeypatch.setattr(spawn, "_PACKAGES", ("ours_one", "ours_two", "ours_three", "ours_missing"))
+    monkeypatch.delitem(sys.modules, "msgspec", raising=False)
+    for name in ("one", "two"):
+        (tmp_path / name / f"ours_{name}").mkdir(parents=True)
+        (tmp_path / name / f"ours_{name}" / "__init__.py").touch()
+    (tmp_path / "three").mkdir()
+    (tmp_path / "three" / "ours_three.py").touch()
+    (tmp_path / "four").mkdir()
+    (tmp_path / "four" / "brotli.py").touch()
+    many = [str(tmp_path / f"runfiles{number}") for number in range(1000)]
+    monkeypatch.setattr(sys, "path", [*many, *(str(tmp_path / name) for name in ("four", "three", "two", "one"))])
+    assert import_path()[3:] == [str(tmp_path / name) for name in ("one", "two", "three")]
 
 
 def test_the_working_directory_is_never_imported_from(monkeypatch, tmp_path):
@@ -131,9 +189,11 @@ def test_the_working_directory_is_never_imported_from(monkeypatch, tmp_path):
     link = tmp_path / "link"
     here = tmp_path / "here"
     here.mkdir()
+    (here / "needed.py").touch()
     link.symlink_to(here)
     monkeypatch.chdir(here)
     names = ["", ".", str(here), str(link), f"{here}/", f"{tmp_path}/./here"]
+    monkeypatch.setattr(spawn, "_PACKAGES", (*spawn._PACKAGES, "needed"))
     monkeypatch.setattr(sys, "path", [*names, *sys.path])
     for entry in import_path():
         assert os.path.isabs(entry)
@@ -143,14 +203,20 @@ def test_the_working_directory_is_never_imported_from(monkeypatch, tmp_path):
 def test_the_directory_that_the_host_was_started_in_is_not_imported_from_either(monkeypatch, tmp_path):
     """A host that changed its directory meanwhile was still started where a planted file may lie."""
     monkeypatch.setattr(spawn, "_START_DIRECTORY", str(tmp_path))
+    (tmp_path / "needed.py").touch()
+    monkeypatch.setattr(spawn, "_PACKAGES", (*spawn._PACKAGES, "needed"))
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     assert str(tmp_path) not in import_path()
 
 
 def test_a_relative_entry_means_what_it_means_now(monkeypatch, tmp_path):
     """The sender runs elsewhere: a relative entry is made absolute, and may not lead out of the path's grammar."""
-    (tmp_path / "lib").mkdir()
+    for name in ("lib", f"a{os.pathsep}b"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "lib" / "needed.py").touch()
+    (tmp_path / f"a{os.pathsep}b" / "wanted.py").touch()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(spawn, "_PACKAGES", (*spawn._PACKAGES, "needed", "wanted"))
     monkeypatch.setattr(sys, "path", ["lib", f"a{os.pathsep}b", 7, None, *sys.path])
     path = import_path()
     assert str(tmp_path / "lib") in path
@@ -233,25 +299,39 @@ def test_an_interpreter_that_is_gone_is_no_reason_to_try_again(monkeypatch, tmp_
 @needs_proc
 def test_the_command_line_says_nothing_about_the_run(start):
     """Interpreter and module, safe path, no `site`; no key, no event, nothing that `ps` should not show."""
-    sender = start()
-    settled(sender.pid)  # for a moment after `posix_spawn` the kernel has not put the arguments in place
-    arguments = Path(f"/proc/{sender.pid}/cmdline").read_bytes().split(b"\0")[:-1]
+    pid = settled(start())
+    arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
     assert [argument.decode() for argument in arguments] == [
-        *(sys.executable, "-P", "-S", "-m", "atotelemetry.sender"),
+        *(sys.executable, "-P", "-S", "-m", "atotelemetry.sender", "--detached"),
     ]
     environment = dict(
-        entry.split(b"=", 1) for entry in Path(f"/proc/{sender.pid}/environ").read_bytes().split(b"\0") if entry
+        entry.split(b"=", 1) for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") if entry
     )
     assert environment[SENDER_MARK.encode()] == b"1"
     assert environment[b"PYTHONPATH"].decode().split(os.pathsep) == import_path()
 
 
-@needs_proc
-def test_the_sender_is_in_a_session_of_its_own(start):
-    """No terminal, no process group of the host's: its Ctrl-C and its hang-up are not the sender's."""
+def test_a_relative_interpreter_is_the_one_that_the_host_was_started_with(monkeypatch, start, tmp_path):
+    """Wherever the host has gone meanwhile."""
+    monkeypatch.setattr(spawn, "_START_DIRECTORY", os.path.dirname(sys.executable))
+    monkeypatch.setattr(sys, "executable", os.path.basename(sys.executable))
+    monkeypatch.chdir(tmp_path)
     sender = start()
-    assert os.getsid(sender.pid) == sender.pid
-    assert os.getpgid(sender.pid) == sender.pid
+    wait_until(lambda: looked(sender).ready)
+
+
+@needs_proc
+def test_the_sender_is_nobodys_child_in_a_session_of_its_own(start):
+    """No terminal, no process group of the host's; and what was spawned is reaped long before it ends."""
+    sender = start()
+    pid = settled(sender)
+    assert (os.getsid(pid), os.getpgid(pid)) == (sender.group, sender.group)
+    assert pid != sender.group
+    wait_until(lambda: looked(sender).left_alone)
+    assert sender.reaped
+    assert int(status(pid)["PPid"]) != os.getpid()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(sender.group, os.WNOHANG)
 
 
 @needs_proc
@@ -262,17 +342,15 @@ def test_the_sender_holds_nothing_of_the_hosts(start):
         for end in ends:
             os.set_inheritable(end, True)
         sender = start()
-        settled(sender.pid)
+        theirs = descriptors(settled(sender))
         mine = descriptors(os.getpid())
-        theirs = descriptors(sender.pid)
         assert theirs[0] == mine[sender.pipe], "stdin is the other end of the pipe"
         assert theirs[1] == theirs[2] == os.devnull
         assert mine[ends[0]] not in theirs.values()
-        assert not {name for name in theirs.values() if name.startswith(("pipe:", "socket:"))} - {theirs[0]}
-        # End of input is only seen when nobody else has the pipe's other end.
-        for end in ends:
-            assert not os.get_blocking(sender.pipe)
-            assert os.get_inheritable(end)
+        answers = {name for name in theirs.values() if name.startswith(("pipe:", "socket:"))} - {theirs[0]}
+        assert len(answers) == 1
+        assert answers < set(mine.values())
+        assert not os.get_blocking(sender.pipe)
     finally:
         for end in ends:
             os.close(end)
@@ -280,39 +358,42 @@ def test_the_sender_holds_nothing_of_the_hosts(start):
 
 
 @needs_proc
-def test_the_hosts_output_ends_with_the_host(start):
-    """Who reads an inheritable pipe of the host's sees its end while the sender still runs."""
+@pytest.mark.parametrize("close_from", [True, False])
+def test_the_hosts_output_ends_with_the_host(monkeypatch, start, close_from):
+    """Who reads an inheritable pipe of the host's sees its end at once: the spawn itself closes it."""
+    if not close_from:
+        monkeypatch.delattr("posix.POSIX_SPAWN_CLOSEFROM", raising=False)
+    monkeypatch.setattr(sys, "executable", shutil.which("sleep"))  # so that nothing but the spawn can have closed it
     read_end, write_end = os.pipe()
     os.set_inheritable(write_end, True)
-    sender = start()
+    sender = spawn._start_posix([shutil.which("sleep"), "20"], dict(os.environ))
     os.close(write_end)
     try:
-        poll = select.poll()
-        poll.register(read_end, select.POLLIN)
-        assert poll.poll(PATIENCE * 1000)
         assert os.read(read_end, 1) == b""
-        assert not sender.poll()
+        assert not looked(sender).left_alone
     finally:
         os.close(read_end)
+        sender.close()
+        os.kill(sender.group, signal.SIGKILL)
+        wait_until(lambda: looked(sender).reaped)
+        sender.abandon()
 
 
 @needs_proc
 def test_the_sender_is_no_burden_and_hears_no_ctrl_c(start):
     """It lowers its priority, ignores SIGINT and SIGHUP, blocks no signal, and works outside the host's directory."""
-    sender = start()
-    settled(sender.pid)
-    known = status(sender.pid)
+    pid = settled(start())
+    known = status(pid)
     ignored = int(known["SigIgn"], 16)
     assert ignored & (1 << signal.SIGINT - 1)
     assert ignored & (1 << signal.SIGHUP - 1)
     assert not ignored & (1 << signal.SIGTERM - 1), "whoever means it can end it"
-    assert int(known["SigBlk"], 16) == 0
-    assert os.getpriority(os.PRIO_PROCESS, sender.pid) == NICENESS
-    assert os.readlink(f"/proc/{sender.pid}/cwd") in (os.sep, tempfile.gettempdir())
+    assert int(known["SigBlk"], 16) & ~SIGTERM_MASK == 0
+    assert os.getpriority(os.PRIO_PROCESS, pid) == NICENESS
+    assert os.readlink(f"/proc/{pid}/cwd") in (os.sep, tempfile.gettempdir())
     for number in (signal.SIGINT, signal.SIGHUP):
-        os.kill(sender.pid, number)
-    assert int(known["PPid"]) == os.getpid()
-    assert not sender.poll()
+        os.kill(pid, number)
+    assert status(pid)["Name"]
 
 
 @needs_proc
@@ -323,47 +404,48 @@ def test_signals_blocked_in_the_feeder_are_not_blocked_in_its_child(start):
         sender = start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    assert int(status(sender.pid)["SigBlk"], 16) == 0
+    assert int(status(settled(sender))["SigBlk"], 16) & ~SIGTERM_MASK == 0
 
 
-def test_a_sender_whose_input_ends_exits_and_is_reaped(start):
-    """`poll` says whether it is gone, takes its exit status, and leaves no zombie."""
+def test_a_sender_whose_input_ends_says_its_last_words(start):
+    """Then it is gone, though nobody waited for it; a second close is nothing."""
     sender = start()
-    assert not sender.poll()
-    assert (sender.exit_code, sender.reaped) == (None, False)
     sender.close()
-    sender.close()  # a second time is nothing
+    sender.close()
     assert sender.pipe == -1
-    wait_until(sender.poll)
-    assert (sender.exit_code, sender.reaped) == (0, True)
-    with pytest.raises(ChildProcessError):
-        os.waitpid(sender.pid, os.WNOHANG)
-    assert sender.poll(), "asked again it says the same"
+    wait_until(lambda: looked(sender).life == GONE)
+    assert (sender.ready, sender.lost) == (True, {})
 
 
-def test_a_sender_that_was_killed_is_known_to_have_been(start):
-    """Its status is that of the signal."""
+@needs_proc
+def test_a_sender_that_was_killed_is_known_to_have_died(start):
+    """Its answers end without last words: the events that it was given are lost."""
     sender = start()
-    os.kill(sender.pid, signal.SIGKILL)
-    wait_until(sender.poll)
-    assert sender.exit_code == -signal.SIGKILL
+    sender.given = 3
+    os.kill(settled(sender), signal.SIGKILL)
+    wait_until(lambda: looked(sender).life == GONE)
+    assert sender.lost == {"sender died": 3}
 
 
-def test_a_status_that_somebody_else_took_is_unknown(start):
-    """A host that waits for any child takes ours, too: the sender counts as gone, its status is not made up."""
+def test_a_process_that_somebody_else_reaped_is_reaped(start):
+    """A host that waits for any child takes ours, too."""
     sender = start()
-    sender.close()
-    os.waitpid(sender.pid, 0)
-    assert sender.poll()
-    assert sender.exit_code is None
+    os.waitpid(sender.group, 0)
+    assert looked(sender).reaped
 
 
 def test_a_pipe_that_somebody_else_closed_is_closed(start):
-    """A host that closes descriptors it did not open does not make us raise."""
+    """A host that closes descriptors it did not open does not make us raise, nor close what it opened there."""
     sender = start()
     os.close(sender.pipe)
-    sender.close()
+    os.close(sender._answers)
+    others = [os.open(os.devnull, os.O_RDONLY) for _ in range(2)]
     assert sender.pipe == -1
+    sender.close()
+    sender.look()
+    assert sender.life == GONE
+    for descriptor in others:
+        os.close(descriptor)
 
 
 @needs_proc
@@ -386,25 +468,31 @@ for number in {closed!r}:
 good = sender.pipe > 2 and free == list({closed!r}) and not os.get_inheritable(sender.pipe)
 sender.close()
 os.write(saved, b"good" if good else repr((sender.pipe, free)).encode())
-os._exit(os.waitstatus_to_exitcode(os.waitpid(sender.pid, 0)[1]))
+os._exit(os.waitstatus_to_exitcode(os.waitpid(sender.group, 0)[1]))
 """
     done = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, timeout=30, check=False)
     assert (done.returncode, done.stderr) == (0, b"good")
 
 
-def test_without_setsid_in_the_libc_the_sender_makes_its_own_session(monkeypatch, start):
-    """An old C library cannot do it on the way; the child does it when it starts."""
+@needs_proc
+@pytest.mark.parametrize(
+    "error", [NotImplementedError("setsid"), PermissionError(errno.EPERM, "seccomp"), OSError(errno.ENOSYS, "seccomp")]
+)
+def test_where_setsid_is_refused_the_sender_makes_its_own_session(monkeypatch, start, error):
+    """An old C library cannot do it on the way, a sandbox may not; the child tries when it starts."""
     posix_spawn = os.posix_spawn
-    lacking = NotImplementedError("setsid")
 
-    def old(*arguments: object, **options: object) -> int:
+    def refusing(*arguments: object, **options: object) -> int:
         if "setsid" in options:
-            raise lacking
+            raise error
         return posix_spawn(*arguments, **options)
 
-    monkeypatch.setattr(spawn.os, "posix_spawn", old)
+    monkeypatch.setattr("posix.posix_spawn", refusing)
     sender = start()
-    wait_until(lambda: os.getsid(sender.pid) == sender.pid, "it became a session's leader")
+    wait_until(lambda: looked(sender).ready, "it is ready")
+    pipe = descriptors(os.getpid())[sender.pipe]
+    (pid,) = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if reads(pid) == pipe]
+    assert os.getsid(pid) == pid
 
 
 # Windows
@@ -414,8 +502,8 @@ def test_on_windows_there_is_no_shell_no_window_and_no_ctrl_c():
     """CREATE_NO_WINDOW and CREATE_NEW_PROCESS_GROUP of winbase.h; null devices, a pipe, no inherited handles."""
     options = windows_options({"A": "b"})
     assert options["creationflags"] == 0x08000000 | 0x00000200
-    assert (options["stdin"], options["bufsize"]) == (subprocess.PIPE, 0)
-    assert options["stdout"] == options["stderr"] == subprocess.DEVNULL
+    assert (options["stdin"], options["stdout"], options["bufsize"]) == (subprocess.PIPE, subprocess.PIPE, 0)
+    assert options["stderr"] == subprocess.DEVNULL
     assert options["close_fds"] is True
     assert "shell" not in options
     assert options["env"] == {"A": "b"}
@@ -424,9 +512,10 @@ def test_on_windows_there_is_no_shell_no_window_and_no_ctrl_c():
 
 
 def test_on_windows_a_sender_is_a_popen(monkeypatch):
-    """It is started with those options and the same command line; pipe, end and exit status are the Popen's."""
+    """It is started with those options and the same command line; pipes and exit status are the Popen's."""
     calls = []
     read_end, write_end = os.pipe()
+    answers, answer_end = os.pipe()
 
     class Popen:
         pid = 4711
@@ -435,37 +524,32 @@ def test_on_windows_a_sender_is_a_popen(monkeypatch):
         def __init__(self, arguments: list[str], **options: object) -> None:
             calls.append((arguments, options))
             self.stdin = os.fdopen(write_end, "wb", buffering=0)
+            self.stdout = os.fdopen(answers, "rb", buffering=0)
 
         def poll(self) -> int | None:
             return self.returncode
 
     monkeypatch.setattr(spawn, "_WINDOWS", True)
     monkeypatch.setattr(subprocess, "Popen", Popen)
+    monkeypatch.setattr(child, "_peek", lambda descriptor: os.read(descriptor, 99))
     try:
         sender = start_sender()
         ((arguments, options),) = calls
-        assert arguments == [sys.executable, "-P", "-S", "-m", "atotelemetry.sender"]
+        assert arguments == [sys.executable, "-P", "-S", "-m", "atotelemetry.sender", "--detached"]
         environment = options["env"]
         assert options == windows_options(environment)
         assert environment[SENDER_MARK] == "1"
-        assert (sender.pid, sender.pipe) == (4711, write_end)
+        assert (sender.group, sender.pipe) == (4711, write_end)
         assert os.write(sender.pipe, b"x") == 1
-        assert not sender.poll()
         sender.close()
         sender.close()
         assert os.read(read_end, 9) == b"x"
         assert os.read(read_end, 9) == b"", "closed once, through the Popen's own file"
+        os.write(answer_end, b'{"type":"outcome","delivered":1,"last":true}\n')
+        assert not looked(sender).reaped
+        assert (sender.delivered, sender.life) == (1, GONE)
         Popen.returncode = 1
-        assert sender.poll()
-        assert (sender.exit_code, sender.reaped) == (1, True)
+        assert looked(sender).reaped
     finally:
         os.close(read_end)
-
-
-def test_a_thread_that_polls_does_not_wait_for_one_that_does():
-    """Reaping is one thread's work at a time; the other hears that it is not gone yet."""
-    asked = []
-    popen = SimpleNamespace(poll=lambda: asked.append(sender.poll()))
-    sender = Sender(1, -1, popen)
-    assert not sender.poll()
-    assert asked == [False]
+        os.close(answer_end)

@@ -73,8 +73,9 @@ def _stream(app: str, known_id: object, *, with_exception: bool) -> bytes:
     divert(client, lines.append)
     # Otherwise the first event would create the file, as it does in the first real run.
     telemetry._distinct_id = str(known_id or _NEW_ID)  # noqa: SLF001 - this command is the only one to pretend
-    client.api_key = _KEY
-    client.host = client.host or _NOWHERE  # a server that only the program itself knows; it is not in the body
+    stream = client._stream  # noqa: SLF001
+    stream.settings["api_key"] = _KEY
+    stream.settings["host"] = client.host or _NOWHERE  # only the program itself knows it; it is not in the body
     name = "build" if app == "atopile" else "run"
     with telemetry.capture(f"cli:{name}_start", f"cli:{name}_end"):
         pass
@@ -83,7 +84,7 @@ def _stream(app: str, known_id: object, *, with_exception: bool) -> bytes:
             _fail()
         except ValueError as error:
             telemetry.capture_exception(error)
-    return b"\n".join([client._hello(), *lines, client._end(), b""])  # noqa: SLF001 - what the feeder writes
+    return b"\n".join([stream.hello(), *lines, stream.end(client._counts), b""])  # noqa: SLF001
 
 
 def _fail() -> None:

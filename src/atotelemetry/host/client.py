@@ -9,18 +9,19 @@ starts the sender, and the sender knows the network.
 
 from __future__ import annotations
 
-import os
 import sys
 from _thread import allocate_lock
 
 from atotelemetry.facts.address import fault_of_address
 from atotelemetry.host import process
 from atotelemetry.host.debug import debug
-from atotelemetry.host.feeder import Feeder, reason_not_to_start_threads
+from atotelemetry.host.feeder import Feeder
 from atotelemetry.host.lazy import load
 from atotelemetry.host.process import FLUSH_TIMEOUT
 from atotelemetry.host.spawn import reason_not_to_spawn
-from atotelemetry.host.stats import FILTERED, Counts, Lost, Stats
+from atotelemetry.host.stats import Lost, Stats
+from atotelemetry.host.stream import Stream
+from atotelemetry.host.threads import reason_not_to_start_threads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class TelemetryClient:
         source_lines: whether an exception's frames are told with the lines of source around them.
         scrub: mask home directories and secrets in everything that is said about an exception, and in the properties
             of these names; False masks nothing. The sender does it.
+        on_error: called with a reason and a count of events that were dropped or lost, on a thread of this package.
 
     Nothing here raises into the host, waits for a network or prints; reasons go to the logger `atotelemetry` at DEBUG.
     Only a wrong constructor argument raises, because that is a mistake in the host's own code: `ValueError`.
@@ -93,6 +95,7 @@ class TelemetryClient:
         in_app: Sequence[str] = (),
         source_lines: bool = True,
         scrub: bool | Sequence[str] = True,
+        on_error: Callable[[str, int], object] | None = None,
     ) -> None:
         if endpoint not in _ENDPOINTS:
             raise ValueError(f"endpoint must be one of {', '.join(_ENDPOINTS)}, not {endpoint!r}")
@@ -114,7 +117,10 @@ class TelemetryClient:
         self.api_key = api_key
         self.host = host
         self.app = app
-        self._settings: dict[str, Any] = {
+        settings: dict[str, Any] = {
+            "api_key": api_key,
+            "host": host,
+            "app": app,
             "app_version": app_version,
             "endpoint": endpoint,
             "compression": compression,
@@ -126,20 +132,16 @@ class TelemetryClient:
         }
         self._described_by = (app, _maker(), tuple(in_app), source_lines)
         self._reports: Reports | None = None  # made at the first exception
-        self._properties = dict(properties or {})
+        common = dict(properties or {})
         self._before_send: BeforeSend | None = None
         if before_send is not None:
             from atotelemetry.host.event import BeforeSend
 
-            self._before_send = BeforeSend(before_send, self._properties)
-        self._feeder = Feeder(
-            queue_size=queue_size,
-            hello=self._hello,
-            end=self._end,
-            on_drop=self._drop,
-            on_give_up=self._give_up,
-        )
-        self._counts = Counts()
+            self._before_send = BeforeSend(before_send, common)
+            common = {}  # `before_send` has them in front of it, in each event
+        self._stream = Stream(settings, common)
+        self._feeder = Feeder(queue_size=queue_size, stream=self._stream, on_error=on_error)
+        self._counts = self._feeder.counts
         self._refuses = False  # for any reason
         self._switched_off = False  # by the host
         self._locked = False
@@ -148,7 +150,7 @@ class TelemetryClient:
         reason = reason_not_to_spawn() or reason_not_to_start_threads()
         reason = reason or ("" if api_key and host else "no api_key or no host")
         if reason:
-            self._give_up(reason)
+            self._turn_off(reason)
         else:
             self._follow_the_process()
 
@@ -167,7 +169,7 @@ class TelemetryClient:
         self._locked = self._refuses = True
         from atotelemetry.host.divert import Nowhere  # an ordinary run does without
 
-        self._feeder = Nowhere(self._feeder.handed_over)  # type: ignore[assignment]  # the part of a feeder that we use
+        self._feeder = Nowhere(self._feeder)  # type: ignore[assignment]  # the part of a feeder that we use
 
     # ---- capture
 
@@ -207,7 +209,7 @@ class TelemetryClient:
         try:
             if self._feeder.put(line):
                 return name
-            self._drop(self._feeder.refusal)
+            self._counts.drop(self._feeder.refusal)
         except Exception:
             return None  # no stack left to say so
         return None
@@ -272,7 +274,7 @@ class TelemetryClient:
         """Hand over every event captured so far; True when that was done within `timeout` seconds (None: no limit).
 
         The sender then drains and exits by itself; the next capture starts a new one. With `delivered=True` this also
-        waits, within the same timeout, for the senders to exit, and is True only if everything captured since the last
+        waits, within the same timeout, for the senders' answers, and is True only if everything captured since the last
         such call was accepted by the server. Never raises.
         """
         try:
@@ -283,7 +285,7 @@ class TelemetryClient:
 
     def shutdown(self, timeout: float | None = FLUSH_TIMEOUT) -> bool:
         """Refuse every further event, then `flush`; also ends the feeder's thread. Never raises."""
-        self._refuses = True
+        self.close()
         try:
             return self._feeder.flush(timeout, stop=True)
         except Exception as error:
@@ -292,99 +294,54 @@ class TelemetryClient:
 
     @property
     def stats(self) -> Stats:
-        """What became of the events so far, in this process."""
+        """The fate of the events so far, in this process."""
         # Read the counters last stage first, so an event that moves meanwhile is never counted twice.
+        delivered, lost = self._feeder.fate()
         handed_over = self._feeder.handed_over
-        return self._counts.stats(handed_over)
-
-    # ---- what the feeder asks for, on its thread
-
-    def _hello(self) -> bytes:
-        import msgspec
-
-        from atotelemetry import wire
-
-        properties = b"{}"
-        if self._properties and self._before_send is None:  # `before_send` has them in front of it, in each event
-            from atotelemetry.host.event import encode_common
-
-            properties = encode_common(self._properties)
-        try:
-            cwd = os.getcwd()
-        except OSError:
-            cwd = None
-        hello = wire.Hello(
-            protocol=wire.PROTOCOL_VERSION,
-            api_key=self.api_key,
-            host=self.host,
-            app=self.app,
-            properties=msgspec.Raw(properties),
-            cwd=None if cwd is None else cwd.encode("utf-8", "replace").decode(),
-            **self._settings,
-        )
-        return wire.encode(hello)
-
-    def _end(self) -> bytes:
-        from atotelemetry import wire
-
-        stats = self.stats
-        return wire.encode(wire.End(captured=stats.captured, dropped=stats.dropped))
-
-    def _give_up(self, reason: str) -> None:
-        self._refuses = True
-        debug("telemetry is off: %s", reason)
+        dropped = self._counts.dropped
+        return Stats(self._counts.captured, handed_over, dropped, delivered, lost)
 
     def _lose(self, reason: str, error: BaseException | None = None) -> None:
         """Count an event that never came as far as the queue."""
         self._counts.capture()
-        self._drop(reason, error=error)
-
-    def _drop(self, reason: str, count: int = 1, error: BaseException | None = None) -> None:
-        """Count events that were captured and are lost."""
-        if reason != FILTERED:
-            self._feeder.note_loss()
-        for _ in range(count):
-            # One line for the first: a full queue must not fill a log, too.
-            if self._counts.drop(reason):
-                why = "" if error is None else f": {error!r}"
-                debug("dropped an event (%s)%s; any more are only counted", reason, why)
+        self._counts.drop(reason, error=error)
 
     # ---- the life of the process
+
+    def close(self) -> None:
+        """Refuse every further event."""
+        self._refuses = True
+
+    def _turn_off(self, reason: str) -> None:
+        self._refuses = True
+        debug("telemetry is off: %s", reason)
 
     def _make_encoder(self) -> Encoder:
         """Load what the first event of a process needs. Raises when that cannot be, or not now."""
         reason = reason_not_to_start_threads()
         if reason:
-            self._give_up(reason)
+            self._turn_off(reason)
             raise RuntimeError(reason)
         encoder: Encoder = load("atotelemetry.host.event").Encoder(self._before_send)
         self._follow_the_process()
-        process.flush_when_multiprocessing_ends(self)
+        process.flush_when_multiprocessing_ends()
         self._encoder = encoder
         return encoder
 
     def _follow_the_process(self) -> None:
         """Be told, once, of the process's forks and of its end."""
         if self._following.acquire(False):
-            process.follow(self)
-
-    def before_fork(self) -> None:
-        """Prepare for a fork. Called by `process`."""
-        self._feeder.before_fork()
-
-    def after_fork_in_parent(self) -> None:
-        """Go on after a fork. Called by `process`."""
-        self._feeder.after_fork_in_parent()
+            process.follow(self, self._feeder)
 
     def after_fork_in_child(self, *, unharmed: bool) -> None:
         """Start anew: the parent's events are the parent's. Called by `process`."""
         self._feeder.after_fork_in_child()
         if self._before_send is not None:
             self._before_send.after_fork_in_child()
-        self._counts = Counts()
+        self._counts = self._feeder.counts
         self._encoder = None
         if not unharmed and not self._refuses:
-            self._give_up("this process was forked in the middle of an import of ours")
+            self._turn_off("this process was forked in the middle of an import of ours")
 
 
 def _maker() -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from atotelemetry.host.client import TelemetryClient
+    from atotelemetry.host.feeder import Feeder
 
 __all__ = ["Nowhere", "divert", "show_on_stderr"]
 
@@ -23,41 +24,43 @@ _UNMASKED = "shown unmasked: home directories and secrets are masked before an e
 
 
 class Nowhere:
-    """Stands in a client where the feeder does, and takes nothing."""
-
-    def __init__(self, handed_over: int = 0) -> None:
-        self.handed_over = handed_over
+    """Stands in a client where the feeder does, and takes nothing. Knows what came of the events before."""
 
     refusal = "not taken"
+
+    def __init__(self, feeder: Feeder) -> None:
+        self._feeder = feeder
+        self.counts = feeder.counts
+
+    @property
+    def handed_over(self) -> int:
+        """Number of events that a sender got."""
+        return self._feeder.handed_over
+
+    def fate(self) -> tuple[int, dict[str, int]]:
+        """Return what `Feeder.fate` does."""
+        return self._feeder.fate()
 
     def put(self, line: bytes) -> bool:
         """Take nothing."""
         del line
         return False
 
-    def flush(self, timeout: float | None, *, delivered: bool = False, stop: bool = False) -> bool:
+    def flush(self, *_: object, **__: object) -> bool:
         """Have nothing to wait for."""
-        del timeout, delivered, stop
         return True
-
-    def note_loss(self) -> None:
-        """Nobody is promised a delivery."""
-
-    def before_fork(self) -> None:
-        """There is no pipe to think of."""
-
-    after_fork_in_parent = before_fork
 
     def after_fork_in_child(self) -> None:
         """Count the child's own."""
-        self.handed_over = 0
+        self._feeder.after_fork_in_child()
+        self.counts = self._feeder.counts
 
 
 class _Diversion(Nowhere):
     """Gives each event's line to a function."""
 
-    def __init__(self, take: Callable[[bytes], object]) -> None:
-        super().__init__()
+    def __init__(self, feeder: Feeder, take: Callable[[bytes], object]) -> None:
+        super().__init__(feeder)
         self._take = take
 
     def put(self, line: bytes) -> bool:
@@ -66,8 +69,11 @@ class _Diversion(Nowhere):
         except Exception as error:
             debug("an event went nowhere: %r", error)
             return False
-        self.handed_over += 1
+        self._feeder.handed_over += 1
         return True
+
+    def fate(self) -> tuple[int, dict[str, int]]:
+        return self.handed_over, {}
 
 
 def divert(client: TelemetryClient, take: Callable[[bytes], object]) -> None:
@@ -75,19 +81,21 @@ def divert(client: TelemetryClient, take: Callable[[bytes], object]) -> None:
 
     Needs no key. `take` is called on the thread that captures; what it raises loses the event, no more.
     """
-    client._feeder = _Diversion(take)  # type: ignore[assignment]  # noqa: SLF001 - the one other place an event may go
+    diversion = _Diversion(client._feeder, take)  # noqa: SLF001 - the one other place an event may go
+    client._feeder = diversion  # type: ignore[assignment]  # noqa: SLF001
     client._refuses = False  # noqa: SLF001 - also for an opted-out person: nothing is sent
 
 
 def show_on_stderr(client: TelemetryClient) -> None:
     """Print every event of `client` on stderr, with the properties that the sender would be told once for all."""
+    stream = client._stream  # noqa: SLF001 - as in `divert`
 
     def show(line: bytes) -> None:
         is_exception = b'"event":"$exception"' in line
-        if client._properties or is_exception:  # noqa: SLF001 - see `divert`
+        if stream.properties or is_exception:
             json = load("msgspec").json
             event = json.decode(line)
-            hello = json.decode(client._hello())  # noqa: SLF001
+            hello = json.decode(stream.hello())
             event["properties"] = {**hello.get("properties", {}), **event["properties"]}
             if is_exception and hello.get("scrub") is not False:
                 event["note"] = _UNMASKED

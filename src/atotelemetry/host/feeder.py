@@ -2,78 +2,74 @@
 
 Runs in the host. `put` is called by whoever captures: any thread, a signal handler, a `__del__` in the middle of
 another `put`. So it takes no lock of ours (`SimpleQueue.put` is reentrant by contract). Everything else, starting
-senders, writing to them, ending and reaping them, is *the work*, and is done by whoever holds the lock of that name:
+senders, writing to them, ending them and settling their accounts, is *the work*. Whoever holds the lock of that name
+does it:
 
 - the feeder's thread, started by the first event;
 - a `flush` that finds no thread and cannot start one (interpreter exit, or the host is out of threads);
 - a fork, which takes the work away so that nothing is half done in the child, and then lets it go on.
 
-The pipe is non-blocking, so that a stuck sender holds up nobody: the work waits, the queue fills, `put` says no.
-Flush requests travel through the same queue as the events and so come after every event put before them.
+The mutable state of the work is one outbox, at most one sender that is fed, and the accounts of all senders whose
+events are on the way. Pipes are non-blocking, so that a stuck sender holds up nobody: the work waits, the queue fills,
+`put` says no. Flush requests travel through the same queue as the events and so come after every event before them.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
-from _imp import lock_held
 from _queue import Empty, SimpleQueue
 from _thread import RLock, allocate_lock, get_ident, get_native_id, start_new_thread
 from time import monotonic, sleep
 
+from atotelemetry.host.child import GONE, Sender, Senders, add_counts
 from atotelemetry.host.debug import debug
 from atotelemetry.host.outbox import Outbox
 from atotelemetry.host.signals import BrokenPipeIgnored, block_signals
-from atotelemetry.host.spawn import CannotSpawn, Sender, start_sender
+from atotelemetry.host.spawn import CannotSpawn, start_sender
+from atotelemetry.host.stats import Counts
+from atotelemetry.host.threads import Deadline, wait_for_end_of_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FEEDER_IDLE", "Deadline", "Feeder", "reason_not_to_start_threads"]
+    from atotelemetry.host.stream import Stream
+
+__all__ = ["FEEDER_IDLE", "Feeder"]
 
 FEEDER_IDLE = 10.0
 """A sender that was fed nothing for so long is ended; the next event starts another."""
 
 MAX_FAILURES = 3
-"""So many senders in a row that could not be started, or died at once, end telemetry for this process."""
+"""So many senders in a row that could not be started, or never read their input, end the attempts."""
 
-_DIED_AT_ONCE = 1.0  # a sender that stops reading within this time of its start failed rather than was killed
 _RETRY_SPAWN = 0.1  # between attempts: a process limit may be a moment's
-_REAP_INTERVAL = 0.25  # how often a feeder with nothing else to do asks whether an ended sender is gone
+_SHORTAGE_PAUSE = 10.0  # after so many attempts in vain for want of descriptors, processes or memory
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
+_LOOK_INTERVAL = 0.25  # how often the thread looks for answers while any are due
+_REAP_INTERVAL = 0.002  # the same, for the few milliseconds until the spawned process has left
+_REAP_PATIENCE = 0.05  # how long a flush waits for that
 _WRITE_BYTES = 64 * 1024  # gather about a pipe's capacity for one write
-_FORK_PATIENCE = 0.2  # what a fork waits for everything queued to be handed over
+_FORK_PATIENCE = 0.1  # how long a fork waits for the queue to drain
 _FORK_INSISTENCE = 2.0  # and then for the work to stop wherever it is: the machine may be busy
-_LOOK_UP = 0.05  # how often a wait that a fork may end looks for one
+_LOOK_UP = 0.01  # how often a wait that a fork may end looks for one
 # Python warns a program that forks with threads. Up to 3.12 it counts them before it calls our hook, later after.
 _MAY_START_AFTER_FORK = sys.version_info < (3, 13)
-_FOR_EVER = 1e6  # a longer timeout than a lock takes is for ever
 _WAKE_UP = b""  # in the queue: no event, only a reason to look around
 
-
-class Deadline:
-    """One point in time that spans a wait of several steps. None means: wait for ever."""
-
-    def __init__(self, timeout: float | None) -> None:
-        self._end = None if timeout is None else monotonic() + min(max(0.0, timeout), _FOR_EVER)
-
-    def remaining(self, at_most: float = -1.0) -> float:
-        """Seconds left, 0.0 when it has passed, -1.0 for ever (what a lock's timeout takes); no more than `at_most`."""
-        if self._end is None:
-            return at_most
-        left = max(0.0, self._end - monotonic())
-        return left if at_most < 0 else min(left, at_most)
-
-    def passed(self) -> bool:
-        """Whether no time is left."""
-        return self._end is not None and monotonic() >= self._end
+QUEUE_FULL = "queue full"
+GAVE_UP = "gave up"
+NO_SENDER = "no sender"
 
 
 class _Flush:
     """A request that travels through the queue behind the events it is about."""
 
-    def __init__(self, *, stop: bool) -> None:
+    def __init__(self, *, stop: bool, leave: bool = False) -> None:
         self.stop = stop
+        self.leave = leave
         self.handed_over = False
         self.done = allocate_lock()
         self.done.acquire()
@@ -83,68 +79,67 @@ class _Interrupted(Exception):
     """A fork wants the work: whoever has it next goes on where it stopped."""
 
 
-class _GaveUp(Exception):
+class _OutOfTime(Exception):
     """The deadline passed while a sender's pipe was full."""
 
 
 class Feeder:
-    """A bounded queue of encoded events and the way from there into a sender.
+    """A bounded queue of encoded events and the way from there into a sender, for one client.
 
-    `hello` and `end` return the first and the last line of a stream; `on_drop(reason, count)` is told of every event
-    that was queued and cannot be handed over; `on_give_up(reason)` of the end of all telemetry in this process.
+    `stream` makes the first and the last line of a sender's input. `on_error(reason, count)` is called on the feeder's
+    thread for events that were dropped or lost.
     """
 
-    refusal = "queue full"
-    """Why `put` says no."""
-
     def __init__(
-        self,
-        *,
-        queue_size: int,
-        hello: Callable[[], bytes],
-        end: Callable[[], bytes],
-        on_drop: Callable[[str, int], None],
-        on_give_up: Callable[[str], None],
+        self, *, queue_size: int, stream: Stream, on_error: Callable[[str, int], object] | None = None
     ) -> None:
-        self._hello = hello
-        self._end = end
-        self._on_drop = on_drop
-        self._on_give_up = on_give_up
         self._queue_size = queue_size
+        self._stream = stream
+        self._on_error = on_error
+        self.forgotten = False
+        """Whether the client is gone: no event will come any more."""
         self._reset()
 
     def _reset(self) -> None:
         self._queue: SimpleQueue[bytes | _Flush] = SimpleQueue()
         self.put_unbounded = self._queue.put
         self.qsize = self._queue.qsize
+        self.refusal = QUEUE_FULL
+        """Why `put` says no."""
+        self._room = self._queue_size
+        self.counts = Counts()
         self.handed_over = 0
         # Who does the work. Reentrant, because a signal handler may fork in the middle of a fork.
-        self._working = RLock()
-        self._worker = 0  # the thread that holds it
+        self._work = RLock()
+        self._worker = 0  # the thread that does it; not one that forks
         self._running = False  # the feeder's thread is there, or about to be
         self._native_id = 0  # of that thread
-        self._stopping = False
+        self._thread = 0
+        self._stopping = False  # the thread ends when it has handed over, and nobody of ours is left to reap
+        self._leaving = False  # it does not even wait for that
         self._forks = 0  # that have, or want, the work. Too many, if a signal handler raised in the middle of one
         self._forker = 0  # the thread of the last one
         self._fork_insists_at = 0.0
         self._left_early = False  # whether the last one found something that the pipe had not taken
+        self._stuck = False  # it did, after it had waited, and the pipe has taken nothing since
         self._rested_since = 0.0
-        # The work: one sender, what it still has to be told, and those before it that have not exited yet.
+        # The work.
         self._outbox = Outbox()
         self._sender: Sender | None = None
-        self._sender_started = 0.0
-        self._on_probation = False  # nobody has looked yet whether it survived its start
-        self._ended: list[Sender] = []
+        self._senders = Senders()
+        self._looked_at = 0.0
         self._failures = 0
+        self._paused_until = 0.0
+        self._pause_reason = ""
         self._gave_up = False
-        self._all_accepted = True
+        self._reported: dict[str, int] = {}
+        self._losses_told = 0
 
     # ---- called by whoever captures
 
     def put(self, line: bytes) -> bool:
         """Queue one encoded event; False when the queue is full. Never blocks, never raises but for lack of memory."""
-        if self.qsize() >= self._queue_size:
-            self._all_accepted = False
+        if self.qsize() >= self._room:
             return False
         self.put_unbounded(line)
         if not self._running:
@@ -154,37 +149,88 @@ class Feeder:
                 return True  # no stack left for it: the next `put`, or a flush, tries again
         return True
 
-    def note_loss(self) -> None:
-        """Note that an event was lost on its way here: the next `flush` cannot say that everything was delivered."""
-        self._all_accepted = False
-
-    def flush(self, timeout: float | None, *, delivered: bool = False, stop: bool = False) -> bool:
+    def flush(self, timeout: float | None, *, delivered: bool = False, stop: bool = False, reap: bool = True) -> bool:
         """Wait until every event put so far is in the pipe, then end the sender; see `TelemetryClient.flush`.
 
-        `stop` also ends the feeder's thread.
+        `stop` also ends the feeder's thread. `reap` waits a moment for the spawned process to leave, so that an `exec`
+        after the flush meets no zombie.
         """
         deadline = Deadline(timeout)
         if self._worker == get_ident():
             return False  # a logging handler or a finalizer, run by the very thread that it would wait for
-        if not self._running and not self._waiting() and self._sender is None and not self._ended:
-            return self._settle() if delivered else True
-        request = _Flush(stop=stop)
-        self.put_unbounded(request)
+        self._let_go_of_the_work()
+        if self._running or self._waiting() or self._sender is not None:
+            request = _Flush(stop=stop, leave=stop and not reap)
+            self.put_unbounded(request)
+            if not self._wait_for(request, deadline):
+                return False
+        if reap:
+            self._wait_for_reaping(Deadline(deadline.remaining(_REAP_PATIENCE)))
+        return self._wait_for_answers(deadline) if delivered else True
+
+    def forget(self) -> None:
+        """Hand over what is queued and end the thread and the sender, without waiting: the client is gone."""
+        self.forgotten = True
+        if self._running or self._waiting() or self._sender is not None:
+            self.put_unbounded(_Flush(stop=True))
+            self._start_thread()
+
+    def is_over(self) -> bool:
+        """Whether nothing is left to do."""
+        return not self._running and self._sender is None and not self._waiting()
+
+    def fate(self) -> tuple[int, dict[str, int]]:
+        """Return how many events were delivered so far, and how many were lost by reason."""
+        self._senders.look()
+        return self._senders.fate()
+
+    def _wait_for(self, request: _Flush, deadline: Deadline) -> bool:
+        """Wait until the feeder has come to a request, or do its work here; whether everything was handed over."""
         while True:
             # Again, if a fork took the work before it came to this request.
-            if not self._running and (self._forks or not self._start_thread()):
+            if not self._running and (self._fork_is_due() or not self._start_thread()):
                 self._work_here(deadline)
-            if request.done.acquire(timeout=deadline.remaining(_LOOK_UP)):
-                break
+            if request.done.acquire(timeout=deadline.remaining(_RETRY_SPAWN)):
+                return request.handed_over
             if deadline.passed():
                 return False
-        if not request.handed_over:
-            return False
-        return self._wait_for_senders(deadline) if delivered else True
+
+    def _wait_for_reaping(self, deadline: Deadline) -> None:
+        while not self._senders.left_alone() and not deadline.passed():
+            sleep(0.001)
+            self._senders.look()
+
+    def _wait_for_answers(self, deadline: Deadline) -> bool:
+        """Wait for the fate of every event; True when no event since the last such call was lost."""
+        pause = 0.002
+        while True:
+            self._senders.look()
+            if self._senders.have_answered():
+                before, self._losses_told = self._losses_told, sum(self._losses().values())
+                return before == self._losses_told
+            if deadline.passed():
+                return False
+            sleep(deadline.remaining(pause))
+            pause = min(pause * 1.5, 0.05)
+
+    def _losses(self) -> dict[str, int]:
+        """Return how many events were dropped here or lost by senders, by reason."""
+        return add_counts(self.counts.losses, self._senders.fate()[1])
 
     def _waiting(self) -> bool:
         """Whether anything still has to be written."""
         return bool(self.qsize() or len(self._outbox))
+
+    def _is_mine(self) -> bool:
+        """Whether this thread has the work."""
+        mine: bool = self._work._is_owned()  # type: ignore[attr-defined]  # noqa: SLF001 - as `threading.Condition` asks
+        return mine
+
+    def _let_go_of_the_work(self) -> None:
+        """Release what a fork kept: a signal handler raised in the middle of it, and Python lets nothing mend that."""
+        while self._is_mine():
+            self._work.release()
+            self._forks = 0
 
     def _start_thread(self) -> bool:
         """Start the feeder's thread unless there is one; False when there can be none now.
@@ -205,21 +251,12 @@ class Feeder:
             return False
         return True
 
-    def _wait_for_senders(self, deadline: Deadline) -> bool:
-        """Wait until every ended sender is gone; True when all that they were handed was accepted."""
-        pause = 0.002
-        while True:
-            self._reap()
-            if not self._ended:
-                return self._settle()
-            if deadline.passed():
-                return False
-            sleep(deadline.remaining(pause))
-            pause = min(pause * 1.5, 0.05)
-
-    def _settle(self) -> bool:
-        accepted, self._all_accepted = self._all_accepted, True
-        return accepted
+    def join(self, timeout: float) -> None:
+        """Wait for the end of a stopped thread: a sub-interpreter must have none when it ends."""
+        deadline = Deadline(timeout)
+        while self._running and not deadline.passed():
+            sleep(0.0005)
+        wait_for_end_of_thread(self._native_id)
 
     # ---- around a fork, on the thread that forks
 
@@ -227,48 +264,46 @@ class Feeder:
         """Take the work away from whoever does it, and let the feeder's thread end.
 
         So nothing is half done in the child, and Python 3.12 and later, which warn a program that forks while it has
-        threads, do not count ours. It is waited for until all that is queued is handed over, but not for long.
+        threads, do not count ours. A fork waits for the queue to drain, but not for long, and not twice for a pipe that
+        takes nothing.
         """
+        if self._worker == get_ident():
+            self._work.acquire()  # a signal handler or a finalizer of the host's, in the middle of the work
+            return
+        self._let_go_of_the_work()
         self._forks += 1
         self._forker = get_ident()
-        if self._worker == self._forker:
-            self._working.acquire()  # a signal handler or a finalizer of the host's, in the middle of the work
-            return
-        self._fork_insists_at = monotonic() + _FORK_PATIENCE
-        self.put_unbounded(_WAKE_UP)
-        deadline = Deadline(_FORK_PATIENCE + _FORK_INSISTENCE)
-        while self._working.acquire(timeout=deadline.remaining()):
+        patience = 0.0 if self._stuck else _FORK_PATIENCE
+        self._fork_insists_at = monotonic() + patience
+        deadline = Deadline(patience + _FORK_INSISTENCE)
+        if self._running:
+            self.put_unbounded(_WAKE_UP)
+        while self._work.acquire(timeout=deadline.remaining()):
             if not self._running or deadline.passed():
                 break
-            self._working.release()  # a thread that was only just started is not there yet
+            self._work.release()  # a thread that was only just started is not there yet
             sleep(0.0005)
-        _wait_for_thread(self._native_id)
+        wait_for_end_of_thread(self._native_id)
         self._native_id = 0
-        self._left_early = self._waiting()
-        self._reap()
+        self._wait_for_reaping(Deadline(_REAP_PATIENCE))
+        self._left_early = self._stuck = self._waiting()
 
     def after_fork_in_parent(self) -> None:
         """Go on: at once where there is something to do and Python does not mind, else with the next event or flush."""
         try:
-            self._working.release()
+            self._work.release()
         except RuntimeError:
             pass  # not taken in time
         self._forks = max(0, self._forks - 1)
+        goes_on = self._waiting() and not self._left_early
         if _MAY_START_AFTER_FORK:
-            # Also for a sender that is to be ended in time, or has ended and must not stay a zombie.
-            goes_on = self._waiting() or self._sender is not None or bool(self._ended)
-        else:
-            goes_on = self._waiting() and not self._left_early
-        if goes_on and not self._forks:
+            goes_on = self._waiting() or not self._senders.are_settled()
+        if goes_on and not self._fork_is_due():
             self._start_thread()
 
     def after_fork_in_child(self) -> None:
-        """Forget the parent's events, and let go of its pipe: each process feeds its own sender."""
-        if self._sender is not None and self._sender.pipe >= 0:
-            try:
-                os.close(self._sender.pipe)
-            except OSError:
-                pass  # gone already
+        """Forget the parent's events, and let go of its pipes: each process feeds its own sender."""
+        self._senders.let_go()
         self._reset()
 
     # ---- the work
@@ -277,9 +312,11 @@ class Feeder:
         """Be the feeder's thread."""
         try:
             block_signals()
-            self._native_id = get_native_id()
-            with self._working:
+            self._native_id, self._thread = get_native_id(), get_ident()
+            with self._work:
                 self._do_work(None)
+            if self.qsize() and not self._fork_is_due():
+                self._start_thread()  # an event or a request that came in the last moment
         except Exception as error:
             # A bug of ours is no traceback on the host's terminal. The next event starts a new thread.
             debug("the feeder failed: %r", error)
@@ -287,16 +324,17 @@ class Feeder:
 
     def _work_here(self, deadline: Deadline) -> None:
         """Do the feeder's work on the calling thread until the queue is empty or the deadline has passed."""
-        if self._working.acquire(timeout=deadline.remaining(_LOOK_UP if self._forks else -1.0)):
+        if self._work.acquire(timeout=deadline.remaining(_LOOK_UP if self._fork_is_due() else -1.0)):
             ignore_broken_pipe = BrokenPipeIgnored()
             try:
                 self._do_work(deadline)
             finally:
                 ignore_broken_pipe.restore()
-                self._working.release()
+                self._work.release()
 
     def _do_work(self, deadline: Deadline | None) -> None:
         """Take what is queued and hand it over; for ever, or until `deadline` or an empty queue if there is one."""
+        assert self._is_mine()  # noqa: S101 - what every method below relies on
         self._worker = get_ident()
         try:
             if self._rested_since and monotonic() - self._rested_since > FEEDER_IDLE and not len(self._outbox):
@@ -309,7 +347,7 @@ class Feeder:
                     self._answer(request, deadline)
         except _Interrupted:
             self._rested_since = monotonic()
-        except _GaveUp:
+        except _OutOfTime:
             pass  # only with a deadline: the flush that brought it says False
         finally:
             self._worker = 0
@@ -318,54 +356,84 @@ class Feeder:
 
     def _make_way(self) -> None:
         """Raise `_Interrupted` for a fork that wants the work: when nothing is queued, or it has waited long enough."""
-        if self._forks and self._forker != get_ident() and (not self.qsize() or monotonic() > self._fork_insists_at):
+        if self._fork_is_due() and (not self.qsize() or monotonic() > self._fork_insists_at):
             raise _Interrupted
+
+    def _fork_is_due(self) -> bool:
+        """Whether another thread forks, or waits to."""
+        return bool(
+            self._forks
+            and self._forker != get_ident()
+            and monotonic() < self._fork_insists_at + _FORK_INSISTENCE  # or a signal handler raised in the middle of it
+        )
+
+    def _next(self, deadline: Deadline | None) -> bytes | _Flush | None:
+        """Take the next item; while there is none, look after the senders.
+
+        None ends the work: an empty queue when there is a deadline, else a stop.
+        """
+        if deadline is not None:
+            return self._queue.get_nowait() if self.qsize() else None
+        idle = Deadline(FEEDER_IDLE)
+        while True:
+            self._make_way()
+            if (
+                self._stopping
+                and self._sender is None
+                and not self.qsize()
+                and (self._leaving or self._senders.left_alone())
+            ):
+                return None
+            try:
+                return self._queue.get(True, self._until_something_is_due(idle))
+            except Empty:
+                self._look()
+                if self._sender is not None and idle.passed():
+                    self._end_sender(None)
+                self._hand_over(None)  # if there was a pause, and it is over
+
+    def _until_something_is_due(self, idle: Deadline) -> float | None:
+        """Return how long the thread may wait for the next item."""
+        due = []
+        if self._senders.are_starting():
+            due.append(_REAP_INTERVAL)
+        elif self._on_error is not None or self._senders.owe_answers(self._sender):
+            due.append(max(0.0, self._looked_at + _LOOK_INTERVAL - monotonic()))
+        if self._sender is not None:
+            due.append(idle.remaining())
+        if self._paused_until:
+            due.append(max(0.0, self._paused_until - monotonic()))
+        return min(due, default=None)
 
     def _answer(self, request: _Flush, deadline: Deadline | None) -> None:
         """End the sender, for the flush that asks for it; later, if a fork comes first."""
+        handed_over = True
         try:
+            if len(self._outbox):  # a pause
+                self._paused_until = 0.0
+                self._hand_over(deadline)
+                handed_over = not len(self._outbox)
+                self._drop(self._pause_reason, self._outbox.clear())
             self._end_sender(deadline)
         except BaseException:
             self.put_unbounded(request)
             raise
+        self._look()
         self._stopping = self._stopping or request.stop
-        request.handed_over = not self._gave_up
+        self._leaving = self._leaving or request.leave
+        request.handed_over = handed_over and not self._gave_up
         request.done.release()
-
-    def _next(self, deadline: Deadline | None) -> bytes | _Flush | None:
-        """Take the next item; while there is none, end an idle sender and reap those that ended.
-
-        None ends the work: an empty queue when there is a deadline, else a stop with every sender reaped, so that a
-        host that shut its client down and lives on has no zombie of ours.
-        """
-        if deadline is not None:
-            return self._queue.get_nowait() if self.qsize() else None
-        idle = Deadline(FEEDER_IDLE if self._sender is not None else None)
-        while True:
-            self._make_way()
-            if self._stopping and self._sender is None and not self._ended and not self.qsize():
-                return None
-            timeout = idle.remaining(_REAP_INTERVAL if self._ended else -1.0)
-            if self._on_probation and self._sender is not None:
-                age = monotonic() - self._sender_started
-                if age >= _DIED_AT_ONCE:
-                    self._judge(self._sender)
-                    continue
-                timeout = min(timeout, _DIED_AT_ONCE - age) if timeout >= 0 else _DIED_AT_ONCE - age
-            try:
-                return self._queue.get(True, None if timeout < 0 else timeout)
-            except Empty:
-                self._reap()
-                if self._sender is not None and idle.passed():
-                    self._end_sender(None)
-                    idle = Deadline(None)
 
     def _feed(self, first: bytes, deadline: Deadline | None) -> _Flush | None:
         """Write `first` and the events queued behind it, as many as fit one write; return a request met there."""
         item: bytes | _Flush = first
         size_bytes = 0
         while isinstance(item, bytes):
-            if item is not _WAKE_UP:
+            if item is _WAKE_UP:
+                pass
+            elif len(self._outbox) >= self._queue_size and self._paused_until > monotonic():
+                self._drop(self._pause_reason, 1)
+            else:
                 self._outbox.add(item)
                 size_bytes += len(item)
             if size_bytes >= _WRITE_BYTES or not self.qsize():
@@ -385,24 +453,31 @@ class Feeder:
         while len(self._outbox) and not self._gave_up:
             sender = self._sender or self._start_sender(deadline)
             if sender is None:
+                if self._paused_until:
+                    return
                 continue
             try:
                 self._write(sender, self._outbox.rest(), deadline, self._count)
-            except _GaveUp:
+            except _OutOfTime:
                 self._let_go(sender)
                 self._drop("flush timed out", self._outbox.clear())
                 raise
             except OSError:  # EPIPE, or EBADF after a host closed descriptors that are not its own
-                self._lose_sender(sender, deadline)
-        if len(self._outbox):
-            self._drop("no sender", self._outbox.clear())
+                self._let_go(sender)
+                if not sender.ready:
+                    sleep(_RETRY_SPAWN if deadline is None else deadline.remaining(_RETRY_SPAWN))
+                self._look()
+        self._drop(NO_SENDER, self._outbox.clear())
 
     def _count(self, written: int) -> None:
-        self.handed_over += self._outbox.wrote(written)
+        events = self._outbox.wrote(written)
+        self.handed_over += events
+        if self._sender is not None:
+            self._sender.given += events
 
     def _drop(self, reason: str, count: int) -> None:
-        self._all_accepted = False
-        self._on_drop(reason, count)
+        if count:
+            self.counts.drop(reason, count)
 
     def _write(
         self, sender: Sender, data: memoryview, deadline: Deadline | None, wrote: Callable[[int], object]
@@ -413,10 +488,11 @@ class Feeder:
                 count = os.write(sender.pipe, data)
             except BlockingIOError:
                 if deadline is not None and deadline.passed():
-                    raise _GaveUp from None
+                    raise _OutOfTime from None
                 self._make_way()
-                _wait_writable(sender.pipe, _LOOK_UP if deadline is None else deadline.remaining(_LOOK_UP))
+                sender.wait_writable(_LOOK_UP if deadline is None else deadline.remaining(_LOOK_UP))
             else:
+                self._stuck = False
                 wrote(count)
                 data = data[count:]
 
@@ -424,132 +500,85 @@ class Feeder:
 
     def _start_sender(self, deadline: Deadline | None) -> Sender | None:
         """Start a sender, with its hello as the first line to be written; None when that failed this time."""
+        if self._paused_until > monotonic():
+            return None
+        self._paused_until = 0.0
         try:
-            hello = self._hello()
-            self._sender = start_sender()
+            hello = self._stream.hello()
+            sender = self._sender = start_sender()
         except CannotSpawn as error:
             self._give_up(str(error))
             return None
         except Exception as error:
             debug("no sender could be started: %s", error)
-            self._fail(str(error), deadline)
+            self._fail(str(error), temporary=isinstance(error, OSError) and error.errno in _SHORTAGES)
+            if not self._gave_up and not self._paused_until:
+                sleep(_RETRY_SPAWN if deadline is None else deadline.remaining(_RETRY_SPAWN))
             return None
-        self._sender_started = monotonic()
-        self._on_probation = True
+        self._senders.add(sender)
         self._outbox.greet(hello)
-        return self._sender
-
-    def _lose_sender(self, sender: Sender, deadline: Deadline | None) -> None:
-        """Let go of a sender that stopped reading by itself."""
-        died_at_once = monotonic() - self._sender_started < _DIED_AT_ONCE
-        self._let_go(sender)
-        if died_at_once:
-            self._fail("it died at once", deadline)
-        else:
-            debug("the sender is gone; the next event starts another")
-            self._failures = 0
+        return sender
 
     def _let_go(self, sender: Sender) -> None:
         """Close the pipe of a sender that does not, or shall not, get all of it."""
         self._outbox.start_again()
         self._sender = None
-        self._all_accepted = False
         sender.close()
-        self._ended.append(sender)
-
-    def _judge(self, sender: Sender) -> None:
-        """See whether a sender survived its start; what it was handed is lost if it did not.
-
-        Nobody else would notice before the next event, and then could not tell whether it ever worked.
-        """
-        self._on_probation = False
-        if sender.poll():
-            self._let_go(sender)
-            self._fail("it died at once", None)
-        else:
-            self._failures = 0
-
-    def _fail(self, reason: str, deadline: Deadline | None) -> None:
-        self._reap()  # one that did its work, ended in between, makes this the first in a row
-        self._failures += 1
-        if self._failures >= MAX_FAILURES:
-            self._give_up(f"{self._failures} senders in a row failed: {reason}")
-        elif deadline is None:
-            sleep(_RETRY_SPAWN)
-        else:
-            sleep(deadline.remaining(_RETRY_SPAWN))
-
-    def _give_up(self, reason: str) -> None:
-        self._gave_up = True
-        self._all_accepted = False
-        self._on_give_up(reason)
 
     def _end_sender(self, deadline: Deadline | None) -> None:
         """Say `end` and close the pipe, so that the sender drains and exits."""
         sender = self._sender
         if sender is None:
             return
-        self._reap()  # a host that flushes all the time never has the idle moment in which the feeder reaps
         try:
             # A pipe takes so short a line as a whole or not at all (pipe(7), PIPE_BUF).
-            self._write(sender, memoryview(self._end() + b"\n"), deadline, bool)
-            sender.complete = True
-        except (OSError, _GaveUp):
-            sender.complete = False
+            self._write(sender, memoryview(self._stream.end(self.counts) + b"\n"), deadline, bool)
+        except (OSError, _OutOfTime):
+            pass  # it sees the end of its input
         self._sender = None
         sender.close()
-        self._ended.append(sender)
 
-    def _reap(self) -> None:
-        for sender in list(self._ended):
-            if sender.poll():
-                if sender.exit_code != 0:
-                    self._all_accepted = False
-                elif sender.complete:
-                    self._failures = 0
+    def _look(self) -> None:
+        """Read the senders' answers, and settle the accounts of those that are gone."""
+        self._looked_at = monotonic()
+        self._senders.look()
+        if self._sender is not None and self._sender.life == GONE:
+            debug("the sender is gone; the next event starts another")
+            self._let_go(self._sender)
+        for sender in self._senders.settle(self._sender):
+            if sender.ready:
+                self._failures = 0
+            else:
+                self._fail("it died at once", temporary=sender.could_not_fork)
+        if self._thread == get_ident():
+            self._report()
+
+    def _report(self) -> None:
+        """Tell the log and the host of losses that they have not heard of."""
+        for reason, count in self._losses().items():
+            before = self._reported.get(reason, 0)
+            if count == before:
+                continue
+            self._reported[reason] = count
+            if not before and reason not in self.counts.dropped:
+                debug("lost an event (%s); any more are only counted", reason)
+            if self._on_error is not None:
                 try:
-                    self._ended.remove(sender)
-                except ValueError:
-                    continue  # a thread that flushes reaped it at the same time
+                    self._on_error(reason, count - before)
+                except Exception as error:
+                    debug("on_error raised: %r", error)
 
-
-def reason_not_to_start_threads() -> str:
-    """Why no thread of ours can run beside the host, or an empty string.
-
-    Where gevent or eventlet have turned threads into coroutines, one that waits in C, as the feeder does for its queue,
-    stops the whole program.
-    """
-    for library, is_patched, part in (
-        ("gevent.monkey", "is_module_patched", "threading"),
-        ("eventlet.patcher", "is_monkey_patched", "thread"),
-    ):
-        module = sys.modules.get(library)
-        if module is not None and getattr(module, is_patched)(part):
-            return f"{library.partition('.')[0]} has replaced the threads"
-    return ""
-
-
-def _wait_for_thread(native_id: int) -> None:
-    """Wait until the operating system has ended a thread, too; it counts threads for Python's warning at a fork."""
-    entry = f"/proc/self/task/{native_id}"  # elsewhere the thread is as good as gone
-    for _ in range(100):
-        if not os.path.exists(entry):
+    def _fail(self, reason: str, *, temporary: bool = False) -> None:
+        self._failures += 1
+        if self._failures < MAX_FAILURES:
             return
-        sleep(0.0005)
+        if temporary:
+            self._failures = 0
+            self._pause_reason, self._paused_until = NO_SENDER, monotonic() + _SHORTAGE_PAUSE
+        else:
+            self._give_up(f"{self._failures} senders in a row failed: {reason}")
 
-
-def _wait_writable(pipe: int, at_most: float) -> None:
-    """Wait until the pipe takes more or its reader is gone, but no longer than `at_most` seconds."""
-    try:
-        if "select" not in sys.modules and lock_held():
-            # Another thread imports something. Or it did: Ctrl-C in the wrong moment of an import leaves the
-            # interpreter's import lock locked for good, and whoever then imports something new waits for ever.
-            raise ImportError  # noqa: TRY301 - the handler below has the answer
-        import select  # only a full pipe needs it
-
-        poll = select.poll()
-        poll.register(pipe, select.POLLOUT)
-        poll.poll(at_most * 1000)
-    except Exception:
-        # No select module (no descriptor left to load it with), or a descriptor that is gone: the next write tells.
-        sleep(min(at_most, 0.01))
+    def _give_up(self, reason: str) -> None:
+        self._gave_up = True
+        self._room, self.refusal = 0, GAVE_UP
+        debug("telemetry gave up: %s", reason)

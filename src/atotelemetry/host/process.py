@@ -1,7 +1,8 @@
-"""Every hook into the process (fork, exit, the end of a `multiprocessing` child), and the clients that they serve.
+"""Every hook into the process (fork, exit, the end of a `multiprocessing` child), and the feeders that they serve.
 
 Runs in the host, on the thread that forks or exits. One set of hooks serves all clients, so that an exit costs one
-FLUSH_TIMEOUT however many there are. A client is known here only by the protocol `Client`.
+FLUSH_TIMEOUT however many there are. A client is known only weakly: one that its host forgets ends its thread and its
+sender. Its feeder stays until it has handed over.
 """
 
 from __future__ import annotations
@@ -10,27 +11,23 @@ import os
 import sys
 from _thread import allocate_lock
 from _weakref import ref
-from time import monotonic
 
 from atotelemetry.host import lazy
 from atotelemetry.host.debug import debug
+from atotelemetry.host.threads import Deadline
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol
 
+    from atotelemetry.host.feeder import Feeder
+
     class Client(Protocol):
         """A client as the process's hooks know it."""
 
-        def shutdown(self, timeout: float | None = ...) -> bool:
-            """Hand over every event within `timeout` seconds, and refuse more."""
-
-        def before_fork(self) -> None:
-            """Prepare for a fork, on the thread that forks."""
-
-        def after_fork_in_parent(self) -> None:
-            """Go on after a fork."""
+        def close(self) -> None:
+            """Refuse every further event."""
 
         def after_fork_in_child(self, *, unharmed: bool) -> None:
             """Start anew; not `unharmed`: an import of ours was in progress, and can never end here."""
@@ -41,57 +38,79 @@ __all__ = ["FLUSH_TIMEOUT", "flush_all_at_exit", "flush_when_multiprocessing_end
 FLUSH_TIMEOUT = 2.0
 """The most that the exit of a host may cost, ever."""
 
+_THREAD_END = 0.05  # what a thread that has nothing left to do needs to end, at most
+
 _clients: list[ref[Client]] = []
+_feeders: list[Feeder] = []
 _hooks_registered = allocate_lock()
+_flushing_in: list[int] = []  # processes that flush when `multiprocessing` ends them
 
 
-def follow(client: Client) -> None:
-    """Tell `client` about the process's forks and about its exit; once a client."""
-    _clients.append(ref(client, _clients.remove))
+def follow(client: Client, feeder: Feeder) -> None:
+    """Tell `client` and its feeder about the process's forks and about its exit; once a client."""
+
+    def forget(reference: ref[Client]) -> None:
+        _clients.remove(reference)
+        feeder.forget()
+
+    _clients.append(ref(client, forget))
+    for other in list(_feeders):
+        if other.forgotten and other.is_over():
+            _feeders.remove(other)
+    _feeders.append(feeder)
     if _hooks_registered.acquire(False) and hasattr(os, "register_at_fork"):
         os.register_at_fork(
             before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
         )
 
 
-def flush_when_multiprocessing_ends(client: Client) -> None:
+def flush_when_multiprocessing_ends() -> None:
     """Flush at the end of a `multiprocessing` child that was forked: it leaves by `os._exit`, past `atexit`."""
     multiprocessing = sys.modules.get("multiprocessing.process")
-    if multiprocessing is None or multiprocessing.parent_process() is None:
+    if multiprocessing is None or multiprocessing.parent_process() is None or os.getpid() in _flushing_in:
         return
     from multiprocessing.util import Finalize  # loaded by the host, or it would not be such a child
 
-    Finalize(None, client.shutdown, exitpriority=0)
+    _flushing_in[:] = [os.getpid()]
+    Finalize(None, flush_all_at_exit, exitpriority=0)
 
 
 def flush_all_at_exit() -> None:
     """Hand over what is left, within FLUSH_TIMEOUT for all clients. Called by the hook of the package."""
-    ends_at = monotonic() + FLUSH_TIMEOUT
+    deadline = Deadline(FLUSH_TIMEOUT)
     try:
-        for client in _living():
-            client.shutdown(max(0.0, ends_at - monotonic()))
+        for reference in [*_clients]:
+            client = reference()
+            if client is not None:
+                client.close()
+        feeders = list(_feeders)
+        for feeder in feeders:
+            feeder.flush(deadline.remaining(), stop=True, reap=False)
+        for feeder in feeders:  # a sub-interpreter that has threads when it ends takes the process with it
+            feeder.join(deadline.remaining(_THREAD_END))
     except BaseException as error:
         # An impatient Ctrl-C, or a signal handler of the host's that raises: here Python would print its traceback, and
         # the host is leaving anyway.
         debug("interrupted at exit: %r", error)
 
 
-def _living() -> list[Client]:
-    return [client for client in (reference() for reference in list(_clients)) if client is not None]
-
-
 def _before_fork() -> None:
-    _run_all([lazy.before_fork, *(client.before_fork for client in _living())])
+    _run_all([lazy.before_fork, *(feeder.before_fork for feeder in _feeders)])
 
 
 def _after_fork_in_parent() -> None:
-    _run_all([*(client.after_fork_in_parent for client in _living()), lazy.after_fork_in_parent])
+    _run_all([*(feeder.after_fork_in_parent for feeder in _feeders), lazy.after_fork_in_parent])
 
 
 def _after_fork_in_child() -> None:
     unharmed = lazy.after_fork_in_child()
-    for client in _living():
-        client.after_fork_in_child(unharmed=unharmed)
+    for reference in [*_clients]:
+        client = reference()
+        if client is not None:
+            client.after_fork_in_child(unharmed=unharmed)
+    for feeder in _feeders:
+        if feeder.forgotten:
+            feeder.after_fork_in_child()
 
 
 def _run_all(steps: list[Callable[[], None]]) -> None:

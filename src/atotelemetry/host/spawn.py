@@ -1,26 +1,28 @@
-"""Starts one detached sender and holds what the host needs of it: a pipe to write to and an exit status to read.
+"""Starts one detached sender.
 
-Runs in the host, on the feeder thread (or on the exiting thread when no thread can be started any more). The only
-place that knows about operating systems. On POSIX the child comes from `os.posix_spawn`: no import beyond `os`, no
-copy of the host's memory, no Python code between fork and exec. On Windows it comes from `subprocess`, imported only
-there.
+Runs in the host, on the feeder's thread (or on the exiting thread when no thread can be started any more). The only
+place that knows how an operating system starts a process. On POSIX the child comes from `posix_spawn`: no copy of the
+host's memory, no Python code between fork and exec. It forks at once and leaves, so that the sender is nobody's child.
+On Windows it comes from `subprocess`, imported only there.
 
-The child is the host's own interpreter on the host's own packages, and nothing else of the host's: the null device for
-output, its own session, none of the host's descriptors, no Python start-up hooks, nothing from the working directory.
+The sender is the host's own interpreter on the host's own packages. It gets nothing else of the host: no output, no
+session, no descriptor, no start-up hook of Python, no directory to import from but those of its own packages.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
-from _thread import allocate_lock
+
+from atotelemetry.host.child import Sender
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
-__all__ = ["SENDER_MARK", "CannotSpawn", "Sender", "reason_not_to_spawn", "sender_environment", "start_sender"]
+__all__ = ["SENDER_MARK", "CannotSpawn", "import_path", "reason_not_to_spawn", "sender_environment", "start_sender"]
 
 SENDER_MARK = "ATO_TELEMETRY_SENDER"
 """Set in the environment of every sender, so that a sender (and whatever it runs) never starts another."""
@@ -42,84 +44,18 @@ _CREATE_NO_WINDOW = 0x08000000
 
 _INTERPRETER_NAMES = ("python", "pypy", "graalpy")
 
+# What the sender imports beside the standard library and this package. The last two are needed by older versions only.
+_PACKAGES = (
+    *("msgspec", "httpx", "httpcore", "h11", "anyio", "idna", "certifi", "truststore"),
+    *("typing_extensions", "sniffio"),
+)
+
+# Where a sandbox (seccomp) or a C library refuses `setsid`, the sender makes its session itself, or has none.
+_NO_SETSID = frozenset({errno.EPERM, errno.ENOSYS, errno.EINVAL})
+
 
 class CannotSpawn(Exception):
     """No sender can be started from this process, now or ever; the text says why."""
-
-
-class Sender:
-    """One running sender: the write end of its stdin, and its exit status once it has one.
-
-    Only the feeder writes and closes. `poll` may be called by any thread.
-    """
-
-    def __init__(self, pid: int, pipe: int, popen: Any = None) -> None:
-        self.pid = pid
-        self.exit_code: int | None = None
-        self.reaped = False
-        self.complete = False
-        """Whether it was given all of its input, up to the `end`."""
-        self._pipe = pipe
-        self._identity = _identity(pipe)
-        self._popen = popen
-        self._reaping = allocate_lock()
-
-    @property
-    def pipe(self) -> int:
-        """The descriptor to write to; -1 when it is closed.
-
-        A host that closes every descriptor (to become a daemon) closes ours with them, and the next file that it opens
-        has that number: no event may end up in there.
-        """
-        return self._pipe if self._popen is not None or _identity(self._pipe) == self._identity else -1
-
-    def close(self) -> None:
-        """Close the pipe: end of input for the sender."""
-        pipe, self._pipe = self.pipe, -1
-        if pipe < 0:
-            return
-        try:
-            if self._popen is not None:
-                self._popen.stdin.close()
-            else:
-                os.close(pipe)
-        except OSError:
-            # A host that closes descriptors it did not open got here first; closed is what we wanted.
-            return
-
-    def poll(self) -> bool:
-        """Whether the sender has exited; reaps it. `exit_code` stays None where somebody else took the status."""
-        if self.reaped or not self._reaping.acquire(False):  # another thread is at it
-            return self.reaped
-        try:
-            if self._popen is not None:
-                self.exit_code = self._popen.poll()
-                self.reaped = self.exit_code is not None
-            else:
-                self._wait_posix()
-            return self.reaped
-        finally:
-            self._reaping.release()
-
-    def _wait_posix(self) -> None:
-        try:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-        except OSError:
-            # The host waits for any child, or ignores SIGCHLD: the sender is gone and its status with it.
-            self.reaped = True
-            return
-        if pid:
-            self.exit_code = os.waitstatus_to_exitcode(status)
-            self.reaped = True
-
-
-def _identity(descriptor: int) -> tuple[int, int] | None:
-    """Return which file a descriptor leads to; None when it is closed."""
-    try:
-        status = os.fstat(descriptor)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def reason_not_to_spawn() -> str:
@@ -139,11 +75,14 @@ def reason_not_to_spawn() -> str:
 
 
 def start_sender() -> Sender:
-    """Start a detached sender that reads from a new pipe.
+    """Start a detached sender that reads from a new pipe and answers through another.
 
     Raises `CannotSpawn` where it makes no sense to try again, and `OSError` where it may.
     """
-    arguments = [sys.executable, "-P", "-S", "-m", "atotelemetry.sender"]
+    executable = sys.executable
+    if _START_DIRECTORY is not None:
+        executable = os.path.join(_START_DIRECTORY, executable)  # a relative one; the host may have gone elsewhere
+    arguments = [executable, "-P", "-S", "-m", "atotelemetry.sender", "--detached"]
     environment = sender_environment(os.environ.copy(), import_path())
     if _WINDOWS:
         return _start_windows(arguments, environment)
@@ -154,7 +93,7 @@ def sender_environment(environ: dict[str, str], path: Iterable[str]) -> dict[str
     """Turn the host's environment into the sender's: proxies and certificates stay, hooks into Python go.
 
     PYTHONINSPECT, PYTHONSTARTUP, PYTHONWARNINGS and the like would change how the sender runs; coverage and debuggers
-    would follow it. PYTHONPATH becomes the host's import path.
+    would follow it. PYTHONPATH becomes `path`.
     """
     for name in list(environ):
         if name.startswith("PYTHON"):
@@ -168,34 +107,59 @@ def sender_environment(environ: dict[str, str], path: Iterable[str]) -> dict[str
 
 
 def import_path() -> list[str]:
-    """Return the directories that the sender imports from: the host's, without the working directory.
+    """Return the directories that the sender imports from: those that its own packages lie in, and no other.
 
-    The sender starts with `-S`, so that no `.pth` file or `sitecustomize` runs in it; everything it imports is found
-    through this list. The standard library and the homes of this package and of msgspec come first: a file in a
-    directory that the host put before them (beside its script, a `queue.py`) is never taken for one of ours. Raises
-    `CannotSpawn` when this package itself lives in the working directory, which the sender must not import from.
+    So no file that lies in any other entry of the host's path (`brotli.py`, which httpx asks for) is taken for a
+    package. The standard library and the homes of this package and of msgspec come first. Nothing is imported to find
+    the others. Raises `CannotSpawn` when this package itself lives in the working directory, which the sender must not
+    import from.
     """
     forbidden = _known_as(_START_DIRECTORY) | _known_as(_current_directory())
     own = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     library = os.path.dirname(os.path.abspath(os.__file__))
-    wanted = [library, os.path.join(library, "lib-dynload"), own]
-    msgspec = sys.modules.get("msgspec")
-    if msgspec is not None and msgspec.__file__:
-        wanted.append(os.path.dirname(os.path.dirname(os.path.abspath(msgspec.__file__))))
-    # PWD is where a shell started the host: one that changed its directory before it loaded this module was there.
-    shell = _known_as(os.environ.get("PWD"))
-    # A relative entry means "relative to the working directory of that moment": a zipapp started by a relative name.
-    others = [os.path.abspath(entry) for entry in sys.path if isinstance(entry, str) and entry]
-    wanted += [entry for entry in others if shell.isdisjoint(_known_as(entry))]
     path: list[str] = []
-    for entry in wanted:
+
+    def add(entry: str) -> None:
         if entry not in path and os.pathsep not in entry and forbidden.isdisjoint(_known_as(entry)):
             path.append(entry)
+
+    for entry in (library, os.path.join(library, "lib-dynload"), own):
+        add(entry)
+    msgspec = sys.modules.get("msgspec")
+    if msgspec is not None and msgspec.__file__:
+        add(os.path.dirname(os.path.dirname(os.path.abspath(msgspec.__file__))))
     if own not in path:
         raise CannotSpawn("atotelemetry was imported from the working directory")
     if not os.path.exists(own):
         raise CannotSpawn("atotelemetry was imported through a path that no longer leads to it")
+    # Most often all of them lie beside each other: then this is one question to the system for each.
+    missing = [name for name in _PACKAGES if not any(_lies_in(entry, name) for entry in path)]
+    for home in _homes(missing, forbidden) if missing else ():
+        add(home)
     return path
+
+
+def _lies_in(directory: str, package: str) -> bool:
+    name = os.path.join(directory, package)
+    return os.path.exists(name) or os.path.exists(f"{name}.py")
+
+
+def _homes(packages: list[str], forbidden: set[object]) -> list[str]:
+    """Find the directories that packages would be imported from."""
+    from _frozen_importlib_external import PathFinder  # what `importlib.machinery` would have to be loaded to name
+
+    # PWD is where a shell started the host: one that changed its directory before it loaded this module was there.
+    forbidden = forbidden | _known_as(os.environ.get("PWD"))
+    # A relative entry means "relative to the working directory of that moment": a zipapp started by a relative name.
+    entries = [os.path.abspath(entry) for entry in sys.path if isinstance(entry, str) and entry]
+    entries = [entry for entry in dict.fromkeys(entries) if forbidden.isdisjoint(_known_as(entry))]
+    homes = []
+    for package in packages:
+        spec = PathFinder.find_spec(package, entries)
+        if spec is not None:
+            places = list(spec.submodule_search_locations or ()) or [spec.origin or ""]
+            homes += [os.path.dirname(place) for place in places if place]
+    return homes
 
 
 def _known_as(directory: str | None) -> set[object]:
@@ -218,56 +182,87 @@ def _current_directory() -> str | None:
 
 
 def _start_posix(arguments: list[str], environment: Mapping[str, str]) -> Sender:
-    read_end, write_end = _pipe_above_standard_streams()
+    opened: list[int] = []
     try:
-        os.set_blocking(write_end, False)
-        pid = _posix_spawn(arguments, environment, read_end)
-    except BaseException:
-        os.close(write_end)
-        raise
+        stdin, pipe = _pipe_above_standard_streams(opened)
+        answers, stdout = _pipe_above_standard_streams(opened)
+        for end in (pipe, answers, stdout):  # nobody waits for anybody, from the first byte on
+            os.set_blocking(end, False)
+        pid = _spawn(arguments, environment, stdin, stdout)
+        sender = Sender(pid, pipe, answers)
+        opened = [stdin, stdout]
     finally:
-        os.close(read_end)
-    return Sender(pid, write_end)
+        for end in opened:
+            os.close(end)
+    return sender
 
 
-def _posix_spawn(arguments: list[str], environment: Mapping[str, str], stdin: int) -> int:
-    devnull = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0), (os.POSIX_SPAWN_DUP2, 1, 2)]
-    # Without a null device, a pipe's read end refuses all output just as well.
-    refuse = [(os.POSIX_SPAWN_DUP2, 0, 1), (os.POSIX_SPAWN_DUP2, 0, 2)]
-    # Descriptors that the host made inheritable would keep its `$(…)` and its sockets open. Where posix_spawn can close
-    # them (Python 3.13 with a recent libc) no moment passes; elsewhere the sender's first act is to close them.
-    close_from = [(os.POSIX_SPAWN_CLOSEFROM, 3)] if hasattr(os, "POSIX_SPAWN_CLOSEFROM") else []
-    output = devnull if os.path.exists(os.devnull) else refuse
-    actions: list[Any] = [(os.POSIX_SPAWN_DUP2, stdin, 0), *output, *close_from]
+def _spawn(arguments: list[str], environment: Mapping[str, str], stdin: int, stdout: int) -> int:
+    import posix  # not `os`, whose functions debuggers replace to follow child processes
+
+    stderr: tuple[Any, ...]
+    if os.path.exists(os.devnull):
+        stderr = (posix.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)
+    else:
+        stderr = (posix.POSIX_SPAWN_DUP2, stdin, 2)  # a pipe's read end refuses output just as well
+    actions: list[Any] = [(posix.POSIX_SPAWN_DUP2, stdin, 0), (posix.POSIX_SPAWN_DUP2, stdout, 1), stderr]
+    # Descriptors that the host made inheritable would keep its `$(…)`, its sockets and its locks.
+    if hasattr(posix, "POSIX_SPAWN_CLOSEFROM"):  # Python 3.13 with a recent C library
+        actions.append((posix.POSIX_SPAWN_CLOSEFROM, 3))
+    else:
+        actions += [(posix.POSIX_SPAWN_CLOSE, descriptor) for descriptor in _inheritable_descriptors()]
 
     def spawn(**options: Any) -> int:
         # The feeder blocks every signal; its child must not.
-        return os.posix_spawn(arguments[0], arguments, environment, file_actions=actions, setsigmask=(), **options)
+        return posix.posix_spawn(arguments[0], arguments, environment, file_actions=actions, setsigmask=(), **options)
 
     try:
-        return spawn(setsid=True)
-    except NotImplementedError:
-        return spawn()  # a libc without POSIX_SPAWN_SETSID: the sender makes its own session when it starts
+        try:
+            return spawn(setsid=True)
+        except NotImplementedError:
+            return spawn()
+        except OSError as error:
+            if error.errno not in _NO_SETSID:
+                raise
+            return spawn()
     except FileNotFoundError:
         raise CannotSpawn("the interpreter is gone") from None
 
 
-def _pipe_above_standard_streams() -> tuple[int, int]:
-    """Make a pipe whose ends are no standard streams, also when the host has closed some of those.
+def _inheritable_descriptors() -> list[int]:
+    """Return the descriptors above the standard streams that a new process would get."""
+    for listing in ("/proc/self/fd", "/dev/fd"):
+        try:
+            descriptors = [int(name) for name in os.listdir(listing)]
+        except (OSError, ValueError):
+            continue
+        return [descriptor for descriptor in descriptors if descriptor > 2 and _is_inheritable(descriptor)]  # noqa: PLR2004
+    return []  # the sender closes them first of all
+
+
+def _is_inheritable(descriptor: int) -> bool:
+    try:
+        return os.get_inheritable(descriptor)
+    except OSError:
+        return False  # closed meanwhile: the listing's own
+
+
+def _pipe_above_standard_streams(opened: list[int]) -> tuple[int, int]:
+    """Make a pipe whose ends are no standard streams, also when the host has closed some of those; note them.
 
     Otherwise a library that writes to descriptor 1 would write into our pipe.
     """
     ends = os.pipe()
+    opened.extend(ends)
     if min(ends) > 2:  # noqa: PLR2004 - stderr
         return ends
     import fcntl  # only a host without standard streams comes here
 
-    try:
-        read_end, write_end = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in ends)
-        return read_end, write_end
-    finally:
-        for end in ends:
-            os.close(end)
+    for end in ends:
+        opened.append(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3))
+        opened.remove(end)
+        os.close(end)
+    return opened[-2], opened[-1]
 
 
 def _start_windows(arguments: list[str], environment: Mapping[str, str]) -> Sender:
@@ -275,7 +270,8 @@ def _start_windows(arguments: list[str], environment: Mapping[str, str]) -> Send
 
     popen = subprocess.Popen(arguments, **windows_options(environment))
     assert popen.stdin is not None  # noqa: S101 - PIPE was asked for
-    return Sender(popen.pid, popen.stdin.fileno(), popen)
+    assert popen.stdout is not None  # noqa: S101
+    return Sender(popen.pid, popen.stdin.fileno(), popen.stdout.fileno(), popen)
 
 
 def windows_options(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -285,7 +281,7 @@ def windows_options(environment: Mapping[str, str]) -> dict[str, Any]:
 
     return {
         "stdin": subprocess.PIPE,
-        "stdout": subprocess.DEVNULL,
+        "stdout": subprocess.PIPE,
         "stderr": subprocess.DEVNULL,
         "bufsize": 0,
         "close_fds": True,

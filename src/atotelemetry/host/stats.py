@@ -1,4 +1,4 @@
-"""Counts events: captured, handed over, dropped and why.
+"""Counts events: captured, dropped and why, handed over, delivered, lost and why.
 
 Runs in the host, on any thread, in signal handlers and finalizers. So no lock protects a count; adding one is a single
 step of the interpreter.
@@ -7,6 +7,8 @@ step of the interpreter.
 from __future__ import annotations
 
 from itertools import count
+
+from atotelemetry.host.debug import debug
 
 __all__ = ["FILTERED", "Counter", "Counts", "Lost", "Stats"]
 
@@ -38,20 +40,36 @@ class Counter:
 
 
 class Stats:
-    """What became of the events so far: `captured == handed_over + dropped + queued`, always.
+    """The fate of the events so far.
 
-    `captured` counts every `capture` of an enabled client that was given an event, `handed_over` those written into a
-    sender's pipe, `dropped` those lost in the host (`dropped_by_reason` says why), `queued` those on their way.
+    `captured` counts every `capture` of an enabled client that was given an event. Always
+    `captured == queued + dropped + handed_over`: events wait in the host, were dropped there (`dropped_by_reason`), or
+    were written into a sender's pipe. Always `handed_over == delivered + lost + on_the_way`: the server accepted them,
+    a sender could not deliver them (`lost_by_reason`), or no sender has answered for them yet.
     """
 
-    __slots__ = ("captured", "dropped", "dropped_by_reason", "handed_over", "queued")
+    __slots__ = (
+        *("captured", "queued", "dropped", "handed_over", "delivered", "lost", "on_the_way"),
+        *("dropped_by_reason", "lost_by_reason"),
+    )
 
-    def __init__(self, captured: int, handed_over: int, dropped_by_reason: dict[str, int]) -> None:
+    def __init__(
+        self,
+        captured: int,
+        handed_over: int,
+        dropped_by_reason: dict[str, int],
+        delivered: int = 0,
+        lost_by_reason: dict[str, int] | None = None,
+    ) -> None:
         self.captured = captured
         self.handed_over = handed_over
         self.dropped_by_reason = dropped_by_reason
         self.dropped = sum(dropped_by_reason.values())
         self.queued = captured - handed_over - self.dropped
+        self.delivered = delivered
+        self.lost_by_reason = lost_by_reason or {}
+        self.lost = sum(self.lost_by_reason.values())
+        self.on_the_way = handed_over - delivered - self.lost
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
@@ -67,16 +85,27 @@ class Counts:
         self.capture = self._captured.add
         """Count one captured event."""
 
-    def drop(self, reason: str) -> bool:
-        """Count one dropped event; True for the first of its reason."""
-        counter = self._dropped.get(reason)
-        if counter is not None:
-            counter.add()
-            return False
-        self._dropped.setdefault(reason, Counter()).add()
-        return True
+    @property
+    def captured(self) -> int:
+        """Number of captured events."""
+        return self._captured.value
 
-    def stats(self, handed_over: int) -> Stats:
-        """Return the counts, with the feeder's, which must have been read before the call."""
-        dropped = {reason: counter.value for reason, counter in list(self._dropped.items())}
-        return Stats(self._captured.value, handed_over, dropped)
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Number of events dropped in the host, by reason."""
+        return {reason: counter.value for reason, counter in list(self._dropped.items())}
+
+    @property
+    def losses(self) -> dict[str, int]:
+        """The same without those that the host wanted dropped."""
+        return {reason: count for reason, count in self.dropped.items() if reason != FILTERED}
+
+    def drop(self, reason: str, count: int = 1, error: BaseException | None = None) -> None:
+        """Count dropped events, with one line for the first of a reason: a full queue must not fill a log, too."""
+        counter = self._dropped.get(reason)
+        if counter is None:
+            counter = self._dropped.setdefault(reason, Counter())
+            why = "" if error is None else f": {error!r}"
+            debug("dropped an event (%s)%s; any more are only counted", reason, why)
+        for _ in range(count):
+            counter.add()

@@ -125,7 +125,7 @@ def _fork() -> None:
     try:
         pid = os.fork()
     except OSError:
-        os._exit(1)  # the process limit; the host learns it from this exit code
+        os._exit(os.EX_TEMPFAIL)  # the process limit; the host learns it from this exit code
     if pid:
         os._exit(0)
     if not leads:

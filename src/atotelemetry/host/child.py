@@ -1,0 +1,306 @@
+"""Senders as their host knows them: a pipe to each, a pipe that its answers come through, the fate of its events.
+
+Runs in the host. Whoever has the feeder's work adds, writes, closes and settles. Any thread may look at the answers.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from _imp import lock_held
+from _thread import RLock
+from time import monotonic, sleep
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from atotelemetry.wire import AnswerDecoder
+
+__all__ = ["ENDED", "FEEDING", "GONE", "STARTING", "Sender", "Senders", "add_counts"]
+
+STARTING, FEEDING, ENDED, GONE = range(4)
+"""The life of a sender."""  # integers, because a host need not have loaded `enum`
+
+_ANSWERS_BYTES = 64 * 1024  # a pipe's capacity
+_NO_PROCESS = 75  # EX_TEMPFAIL of sysexits.h: the exit code of a spawned process that could not fork
+_STARTING_UP = 0.25  # within this time of its start the spawned process has left, or the machine is busy
+_NO_ANSWER = 60.0  # a sender that was ended so long ago will not answer
+_MAX_UNANSWERED = 32  # ended senders; each of them costs a descriptor
+
+
+class Sender:
+    """A sender from its start until the fate of its events is known.
+
+    `look` and what it reads may be used by any thread, also in a signal handler or a finalizer.
+    """
+
+    def __init__(self, pid: int, pipe: int, answers: int, popen: Any = None) -> None:
+        self.group = pid
+        """The process group of the sender: the spawned process leads it, and leaves."""
+        self.started_at = self.ended_at = monotonic()
+        self.given = 0
+        """Number of events that the pipe took as a whole."""
+        self.delivered = 0
+        self.dropped: dict[str, int] = {}
+        self.ready = False
+        """Whether it said that it reads its input. One that ends without that never worked."""
+        self.left_alone = False
+        """Whether the process that was spawned has left: the sender itself is nobody's child."""
+        self.could_not_fork = False
+        """Whether it left because there was no process to be had."""
+        self.reaped = False
+        """Whether no process of this sender is a child of ours any more."""
+        self._pipe = pipe
+        self._pipe_identity = _identity(pipe)
+        self._answers = answers
+        self._answers_identity = _identity(answers)
+        self._decoder: AnswerDecoder | None = None
+        self._unanswered = ""  # why events without an answer are lost; says that it is gone
+        self._popen = popen
+        self._looking = RLock()
+
+    @property
+    def life(self) -> int:
+        """STARTING until it reads its input, FEEDING until that ends, ENDED until it has said all, then GONE."""
+        if self._unanswered:
+            return GONE
+        if self._pipe < 0:
+            return ENDED
+        return FEEDING if self.ready else STARTING
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """Number of lost events by reason."""
+        gone = self._unanswered  # read first: from then on the counts are final
+        lost = dict(self.dropped)
+        if gone:
+            missing = self.given - self.delivered - sum(lost.values())
+            if missing > 0:
+                lost[gone] = lost.get(gone, 0) + missing
+        return lost
+
+    @property
+    def on_the_way(self) -> bool:
+        """Whether it holds events whose fate is not known."""
+        return not self._unanswered and self.given > self.delivered + sum(self.dropped.values())
+
+    @property
+    def pipe(self) -> int:
+        """The descriptor to write to; -1 when it is closed."""
+        # A host that closes every descriptor (to become a daemon) closes ours with them, and the next file that it
+        # opens has that number: no event may end up in there.
+        return self._pipe if self._popen is not None or _identity(self._pipe) == self._pipe_identity else -1
+
+    def close(self) -> None:
+        """Close the pipe: end of input for the sender."""
+        pipe, self._pipe = self.pipe, -1
+        self.ended_at = monotonic()
+        try:
+            if self._popen is not None:
+                self._popen.stdin.close()
+            elif pipe >= 0:
+                os.close(pipe)
+        except OSError:
+            # A host that closes descriptors it did not open got here first; closed is what we wanted.
+            return
+
+    def look(self) -> None:
+        """Read what it answered, and reap what is to be reaped. Never waits."""
+        if _is_owned(self._looking):
+            return  # a signal handler or a finalizer, in the middle of this
+        try:
+            if self._looking.acquire(False):  # else another thread looks
+                self._reap()
+                self._read_answers()
+        finally:
+            # Asked for here, since a Ctrl-C may come between the lock and any note of it.
+            if _is_owned(self._looking):
+                self._looking.release()
+
+    def abandon(self, reason: str = "no answer") -> None:
+        """Listen no longer: events without an answer are lost for this reason."""
+        answers, self._answers = self._answers, -1
+        if answers >= 0 and _identity(answers) == self._answers_identity:
+            try:
+                if self._popen is not None:
+                    self._popen.stdout.close()
+                else:
+                    os.close(answers)
+            except OSError:
+                pass  # as in `close`
+        self._unanswered = self._unanswered or reason
+
+    def wait_writable(self, at_most: float) -> None:
+        """Wait until the pipe takes more or its reader is gone, but no longer than `at_most` seconds."""
+        try:
+            if "select" not in sys.modules and lock_held():
+                # Another thread imports something. Or it did: Ctrl-C in the wrong moment of an import leaves the
+                # interpreter's import lock locked for good, and whoever then imports something new waits for ever.
+                raise ImportError  # noqa: TRY301 - the handler below has the answer
+            import select  # only a full pipe needs it
+
+            poll = select.poll()
+            poll.register(self.pipe, select.POLLOUT)
+            poll.poll(at_most * 1000)
+        except Exception:
+            # No select module (no descriptor left to load it with), or a descriptor that is gone: the next write tells.
+            sleep(min(at_most, 0.01))
+
+    def _read_answers(self) -> None:
+        if self._answers < 0:
+            return
+        if _identity(self._answers) != self._answers_identity:
+            self.abandon()
+            return
+        from atotelemetry.wire import AnswerDecoder, Outcome  # loaded long ago: it encoded the events
+
+        if self._decoder is None:
+            self._decoder = AnswerDecoder()
+        while True:
+            try:
+                data = os.read(self._answers, _ANSWERS_BYTES) if self._popen is None else _peek(self._answers)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self.abandon("sender died")
+                return
+            for answer in self._decoder.feed(data):
+                self.ready = True
+                if isinstance(answer, Outcome):
+                    self.delivered, self.dropped = answer.delivered, answer.dropped
+                    if answer.last:
+                        # Not the end of file: a process forked meanwhile may hold the pipe open.
+                        self.abandon("not read")
+                        return
+
+    def _reap(self) -> None:
+        """Reap the spawned process; and the sender, where the system gave it back to us as our child.
+
+        That happens to PID 1 of a container and to a subreaper. The spawned process led the group of the sender.
+        """
+        if self.reaped:
+            return
+        if self._popen is not None:
+            self.left_alone = self.reaped = self._popen.poll() is not None
+            return
+        try:
+            while True:
+                pid, status = os.waitpid(-self.group if self.left_alone else self.group, os.WNOHANG)
+                if not pid:
+                    return
+                if not self.left_alone:
+                    self.could_not_fork = os.waitstatus_to_exitcode(status) == _NO_PROCESS
+                self.left_alone = True
+        except OSError:
+            # No such child, of either kind; or the host waits for any child, or ignores SIGCHLD.
+            self.left_alone = self.reaped = True
+
+
+class Senders:
+    """The senders of one client: the sums of those that are settled, and the others, whose accounts are open."""
+
+    def __init__(self) -> None:
+        # Delivered, lost by reason, open. Replaced as a whole, so that another thread counts no event twice.
+        self._accounts: tuple[int, dict[str, int], tuple[Sender, ...]] = (0, {}, ())
+
+    def add(self, sender: Sender) -> None:
+        """Open an account."""
+        delivered, lost, senders = self._accounts
+        self._accounts = (delivered, lost, (*senders, sender))
+
+    def look(self) -> None:
+        """Read all answers."""
+        for sender in self._accounts[2]:
+            sender.look()
+
+    def fate(self) -> tuple[int, dict[str, int]]:
+        """Return how many events were delivered, and how many were lost by reason, as far as it was read."""
+        delivered, settled, senders = self._accounts
+        lost = dict(settled)
+        for sender in senders:
+            delivered += sender.delivered
+            add_counts(lost, sender.lost)
+        return delivered, lost
+
+    def settle(self, fed: Sender | None) -> list[Sender]:
+        """Close the accounts of senders that are gone, and of those that will not answer; return these senders."""
+        delivered, settled, senders = self._accounts
+        ended = [sender for sender in senders if sender is not fed]
+        too_many, long_ago = ended[:-_MAX_UNANSWERED], monotonic() - _NO_ANSWER
+        closed = []
+        for sender in ended:
+            if sender in too_many or sender.ended_at < long_ago:
+                sender.abandon()
+            elif sender.life != GONE or not sender.reaped:
+                continue
+            closed.append(sender)
+            delivered += sender.delivered
+            settled = add_counts(dict(settled), sender.lost)
+        if closed:
+            self._accounts = (delivered, settled, tuple(sender for sender in senders if sender not in closed))
+        return closed
+
+    def let_go(self) -> None:
+        """Close every descriptor: in a process that was forked, these senders are the parent's."""
+        for sender in self._accounts[2]:
+            sender.close()
+            sender.abandon()
+
+    def left_alone(self) -> bool:
+        """Whether every spawned process has left."""
+        return all(sender.left_alone for sender in self._accounts[2])
+
+    def are_starting(self) -> bool:
+        """Whether a spawned process is about to leave."""
+        now = monotonic()
+        return any(not sender.left_alone and now - sender.started_at < _STARTING_UP for sender in self._accounts[2])
+
+    def owe_answers(self, fed: Sender | None) -> bool:
+        """Whether anything is to be heard of any of them."""
+        return any(sender is not fed or sender.on_the_way or not sender.left_alone for sender in self._accounts[2])
+
+    def have_answered(self) -> bool:
+        """Whether all that were ended have said all."""
+        return not any(sender.life == ENDED for sender in self._accounts[2])
+
+    def are_settled(self) -> bool:
+        """Whether all accounts are closed."""
+        return not self._accounts[2]
+
+
+def add_counts(to: dict[str, int], counts: dict[str, int]) -> dict[str, int]:
+    """Add counts by reason to others; return those."""
+    for reason, count in counts.items():
+        to[reason] = to.get(reason, 0) + count
+    return to
+
+
+def _is_owned(lock: Any) -> bool:
+    """Whether this thread holds a reentrant lock."""
+    owned: bool = lock._is_owned()  # noqa: SLF001 - what `threading.Condition` asks it
+    return owned
+
+
+def _peek(descriptor: int) -> bytes:
+    """Read what a pipe holds, on Windows, where pipes know no other way not to wait."""
+    import _winapi
+    import msvcrt
+
+    windows: Any = _winapi
+    handle = msvcrt.get_osfhandle(descriptor)  # type: ignore[attr-defined,unused-ignore]
+    available = windows.PeekNamedPipe(handle, 0)[0]  # raises when the other end is closed
+    if not available:
+        raise BlockingIOError
+    return os.read(descriptor, min(available, _ANSWERS_BYTES))
+
+
+def _identity(descriptor: int) -> tuple[int, int] | None:
+    """Return which file a descriptor leads to; None when it is closed."""
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

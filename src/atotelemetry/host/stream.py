@@ -1,0 +1,52 @@
+"""The first and the last line of a sender's input.
+
+Runs in the host, on the thread that feeds the sender. Holds nothing of the client, which may be forgotten before its
+events are handed over.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from atotelemetry.host.stats import Counts
+
+__all__ = ["Stream"]
+
+
+class Stream:
+    """What one client's senders are told beside the events.
+
+    `settings` are fields of `wire.Hello`, `properties` those that every event gets.
+    """
+
+    def __init__(self, settings: dict[str, Any], properties: dict[str, Any]) -> None:
+        self.settings = settings
+        self.properties = properties
+
+    def hello(self) -> bytes:
+        """Return the first line."""
+        import msgspec
+
+        from atotelemetry import wire
+
+        properties = b"{}"
+        if self.properties:
+            from atotelemetry.host.event import encode_common
+
+            properties = encode_common(self.properties)
+        try:
+            cwd = os.getcwd().encode("utf-8", "replace").decode()
+        except OSError:
+            cwd = None
+        hello = wire.Hello(protocol=wire.PROTOCOL_VERSION, properties=msgspec.Raw(properties), cwd=cwd, **self.settings)
+        return wire.encode(hello)
+
+    def end(self, counts: Counts) -> bytes:
+        """Return the last line."""
+        from atotelemetry import wire
+
+        return wire.encode(wire.End(captured=counts.captured, dropped=sum(counts.dropped.values())))
