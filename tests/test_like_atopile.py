@@ -53,6 +53,8 @@ LIBRARY = {
     "$os",
     "$os_version",
     "$os_distro",
+    "$app_namespace",
+    "$app_version",
 }
 EXCEPTION = {
     "$exception_message",

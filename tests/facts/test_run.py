@@ -12,7 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from atotelemetry.facts.run import KNOWN_PROPERTIES, RUN_PROPERTIES, library_properties, run_properties
+from atotelemetry.facts.run import (
+    KNOWN_PROPERTIES,
+    RUN_PROPERTIES,
+    library_properties,
+    release_properties,
+    run_properties,
+)
 from support_git import EMAIL, GIT_NAMES, PLENTY, WIDGET
 
 
@@ -118,6 +124,18 @@ class TestLibraryProperties:
         assert properties["$os"].lower() == "linux"
         assert properties["$os_version"] == ""
         assert "$os_distro" not in properties
+
+
+class TestRelease:
+    def test_names_of_the_release(self):
+        """The application, its version and the id that a deployment gave it."""
+        facts = release_properties("tool", "1.2", environ={"POSTHOG_RELEASE_ID": " 0192-abc\n"})
+        assert facts == {"$app_namespace": "tool", "$app_version": "1.2", "$release_id": "0192-abc"}
+
+    @pytest.mark.parametrize("environ", [{}, {"POSTHOG_RELEASE_ID": ""}, {"POSTHOG_RELEASE_ID": " "}])
+    def test_what_is_not_known_is_left_out(self, environ):
+        """PostHog would take a null for a value."""
+        assert release_properties("tool", None, environ=environ) == {"$app_namespace": "tool"}
 
 
 class TestNames:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from atotelemetry.facts.git import Children
 
-__all__ = ["KNOWN_PROPERTIES", "RUN_PROPERTIES", "library_properties", "run_id", "run_properties"]
+__all__ = ["KNOWN_PROPERTIES", "RUN_PROPERTIES", "library_properties", "release_properties", "run_id", "run_properties"]
 
 RUN_PROPERTIES: tuple[str, ...] = (
     "email",
@@ -129,6 +129,18 @@ def library_properties() -> dict[str, object]:
     if distribution:
         properties["$os_distro"] = distribution
     return properties
+
+
+def release_properties(app: str, version: object, *, environ: Mapping[str, str] | None = None) -> dict[str, object]:
+    """Return the names by which PostHog knows the release of an application: that in which an issue began.
+
+    `$release_id` is what `posthog-cli release resolve` printed when the application was deployed, in POSTHOG_RELEASE_ID
+    as for PostHog's SDKs. What is not known is left out. Never raises.
+    """
+    environ = os.environ if environ is None else environ
+    release = environ.get("POSTHOG_RELEASE_ID", "").strip()
+    known = {"$app_namespace": app, "$app_version": version, "$release_id": bounded(release) if release else None}
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def _operating_system() -> tuple[str, str, str]:

@@ -325,6 +325,8 @@ class _Enrichment:
                         time_limit=self._time_limit,
                     )
                 )
+            version = known.get("app_version") or known.get("atopile_version") or settings.app_version
+            known.update(run.release_properties(settings.app, version))
             self._result = {name: msgspec.Raw(encode(value)) for name, value in known.items()}
         except Exception as error:
             self._journal.problem(f"some common properties are missing: {error!r}")
