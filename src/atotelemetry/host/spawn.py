@@ -101,6 +101,9 @@ def sender_environment(environ: dict[str, str], path: Iterable[str]) -> dict[str
                 del environ[name]
         elif name.startswith(_HOOK_VARIABLES):
             del environ[name]
+    # By whichever way the host keeps debuggers out (PEP 768), they stay out of its sender, too.
+    if hasattr(sys, "is_remote_debug_enabled") and not sys.is_remote_debug_enabled():
+        environ["PYTHON_DISABLE_REMOTE_DEBUG"] = "1"
     environ["PYTHONPATH"] = os.pathsep.join(path)
     environ[SENDER_MARK] = "1"
     return environ
