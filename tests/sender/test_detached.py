@@ -110,7 +110,7 @@ def refuse():
 os.fork = refuse
 """
     done = run_sender(END, detached=True, patch=patch)
-    assert (done.exit_code, done.stdout, done.stderr) == (1, "", "")
+    assert (done.exit_code, done.stdout, done.stderr) == (os.EX_TEMPFAIL, "", "")
 
 
 @needs_proc

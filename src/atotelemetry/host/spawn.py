@@ -201,6 +201,8 @@ def _start_posix(arguments: list[str], environment: Mapping[str, str]) -> Sender
 
 
 def _spawn(arguments: list[str], environment: Mapping[str, str], stdin: int, stdout: int) -> int:
+    # The built-in half of `signal`, which every interpreter has loaded.
+    import _signal as signal  # type: ignore[import-not-found]
     import posix  # not `os`, whose functions debuggers replace to follow child processes
 
     stderr: tuple[Any, ...]
@@ -216,8 +218,10 @@ def _spawn(arguments: list[str], environment: Mapping[str, str], stdin: int, std
         actions += [(posix.POSIX_SPAWN_CLOSE, descriptor) for descriptor in _inheritable_descriptors()]
 
     def spawn(**options: Any) -> int:
-        # The feeder blocks every signal; its child must not.
-        return posix.posix_spawn(arguments[0], arguments, environment, file_actions=actions, setsigmask=(), **options)
+        # The feeder blocks every signal; its child must not. Only SIGTERM waits until the sender can meet it with a
+        # short drain: systemd and CI agents send it right after our exit, to whoever is left.
+        mask = (signal.SIGTERM,)
+        return posix.posix_spawn(arguments[0], arguments, environment, file_actions=actions, setsigmask=mask, **options)
 
     try:
         try:

@@ -38,8 +38,6 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments == [_DETACHED]:
         _fork()
         return _run_detached()
-    if not arguments and os.environ.get("ATO_TELEMETRY_SENDER"):
-        return _run_detached()
     options = _options(arguments) if arguments else None
 
     from atotelemetry.sender.journal import Journal
@@ -61,7 +59,8 @@ def _run_detached() -> int:
     sender = Sender(0, overrides={}, journal=journal, answers=Answers(pipe), idle=SENDER_IDLE)
     on_terminate(sender.terminate)
     cancel_kill()
-    return _report(sender, journal)
+    _report(sender, journal)
+    return 0
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
