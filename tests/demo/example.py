@@ -16,7 +16,13 @@ def main() -> int:
     """Build a board that does not exist; return the exit code."""
     # EXAMPLE_SERVICES_TELEMETRY_URL and EXAMPLE_TELEMETRY_API_KEY override what is built in, EXAMPLE_TELEMETRY=off
     # and DO_NOT_TRACK=1 say no.
-    telemetry = Telemetry(app="example", app_version=__version__, api_key="phc_example", host="http://127.0.0.1:8000")
+    telemetry = Telemetry(
+        app="example",
+        app_version=__version__,
+        api_key="phc_example",
+        host="http://127.0.0.1:8000",
+        notice=None,  # nobody reads it here; a CLI of one's own has one
+    )
     telemetry.capture_event("cli:start", {"arguments": len(sys.argv) - 1})
     with telemetry.capture("build:start", "build:end", {"board": "blinky"}):
         parts = build()

@@ -2,11 +2,12 @@
 
 import json
 import math
-import random
 import re
 from collections import Counter
 
 import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from atotelemetry.sender.batch import Prepared
 from atotelemetry.sender.dispatch import RETRY_DELAY, Dispatcher, backoff, retry_pause
@@ -23,7 +24,8 @@ class FakeTime:
         self.ends_at = left
         self.host_ends_at = self.no_at = math.inf
         self.deadline = 15.0
-        self.pauses = []
+        self.asked = []
+        self.pauses = []  # as long as they were
 
     def left(self):
         if self.ends_at is None and self.now >= self.host_ends_at:
@@ -36,8 +38,10 @@ class FakeTime:
         return self.now >= self.no_at
 
     def pause(self, seconds, *, until_limited=False):
-        wake_at = min(self.host_ends_at if until_limited and self.left() is None else math.inf, self.no_at)
-        self.pauses.append(min(seconds, wake_at - self.now))
+        limited_at = self.host_ends_at if until_limited and self.left() is None else math.inf
+        ends_at = self.host_ends_at + self.deadline if self.ends_at is None else self.ends_at
+        self.asked.append(seconds)
+        self.pauses.append(max(0.0, min(seconds, min(limited_at, ends_at, self.no_at) - self.now)))
         self.now += self.pauses[-1]
 
 
@@ -276,40 +280,91 @@ def test_a_half_has_its_own_retries():
 # ---- always
 
 
-@pytest.mark.parametrize("seed", range(150))
-def test_every_event_is_accepted_once_or_dropped_by_name(seed):
-    """For random answers, random settings and a deadline that may fall anywhere."""
-    chance = random.Random(seed)
-    kinds = [DELIVERED, RETRY, RETRY, STALE, REFUSED, TOO_LARGE, REJECTED]
-    weights = [chance.random() for _ in kinds]
+ANSWERS = st.builds(
+    Outcome,
+    st.sampled_from([RETRY, RETRY, DELIVERED, STALE, REFUSED, TOO_LARGE, REJECTED]),
+    st.just("because"),
+    st.sampled_from([None, None, 0.0, 1.0, 30.0]),
+)
+OUTAGES = st.builds(lambda answer, count: [answer] * count, ANSWERS, st.integers(1, 12))
 
-    def answer(names, _number):
-        if "poison" in names:
-            return REFUSED
-        kind = chance.choices(kinds, weights)[0]
-        return Outcome(kind, kind, chance.choice([None, 0.0, 1.0, 30.0]) if kind == RETRY else None)
 
-    world = World(
-        answer,
-        left=chance.choice([None, 2.0, 10.0]),
-        takes=chance.choice([0.0, 0.2]),
-        max_retries=chance.randrange(4),
-        endpoint=chance.choice(["auto", "batch"]),
+class DispatcherMachine(RuleBasedStateMachine):
+    """A dispatcher in a world that may change between two batches: the server, the network, the host, the person."""
+
+    @initialize(
+        patient=st.booleans(),
+        max_retries=st.integers(0, 3),
+        endpoint=st.sampled_from(["auto", "batch"]),
+        takes=st.sampled_from([0.0, 0.2, 6.0]),
     )
-    sent = []
-    for batch_number in range(chance.randrange(1, 5)):
-        names = [f"e{batch_number}.{number}" for number in range(chance.choice([1, 2, 9, 40]))]
-        if chance.random() < 0.3:
-            names[-1] = "poison"
-        sent += names
-        world.deliver(*names)
-    assert Counter(world.accepted) + Counter(world.dropped) == Counter(sent)
-    assert world.accepted == [name for name in sent if name in set(world.accepted)]  # in order
-    assert world.tally.read == len(sent)
-    assert world.tally.delivered == len(world.accepted)
-    assert sum(world.tally.dropped.values()) == len(world.dropped)
-    assert world.tally.complete == (not world.dropped)
-    assert world.time.left() is None or world.time.now < world.time.ends_at + 0.5
+    def begin(self, **settings):
+        self.patient, self.takes = settings["patient"], settings["takes"]
+        self.attempts = 1 + settings["max_retries"]
+        self.answers = []
+        self.poison = set()
+        self.sent = []
+        self.world = World(self.answer, **settings)
+
+    def answer(self, names, _number):
+        assert self.world.limits[-1] != 0.0, "no attempt begins without time"
+        if self.poison.intersection(names):
+            return REFUSED
+        answer = self.answers.pop(0) if self.answers else Outcome(DELIVERED)
+        self.stale += answer.kind == STALE
+        return answer
+
+    @rule(
+        count=st.sampled_from([1, 2, 3, 9, 40]),
+        poisoned=st.sets(st.integers(0, 39), max_size=3),
+        answers=st.just([]) | st.lists(ANSWERS, max_size=8) | OUTAGES,
+    )
+    def deliver(self, count, poisoned, answers):
+        self.answers = list(answers)
+        names = [f"e{len(self.sent) + number}" for number in range(count)]
+        self.poison |= {names[number] for number in poisoned if number < count}
+        self.sent += names
+        time, begun, well, requests = self.world.time, self.world.time.now, not self.answers, len(self.world.requests)
+        self.stale = 0
+        self.world.deliver(*names)
+        if well and time.left() != 0.0:
+            assert self.poison.intersection(names) == set(self.world.dropped).intersection(names)
+        most = max(Counter(map(tuple, self.world.requests[requests:])).values(), default=0)
+        assert self.patient or most <= self.attempts + self.stale  # a stale connection costs no attempt
+        if time.left() == 0.0:
+            assert time.now <= max(begun, min(time.no_at, time.ends_at or math.inf)) + self.takes
+
+    @rule(seconds=st.floats(0, 5))
+    def time_passes(self, seconds):
+        self.world.time.now += seconds
+
+    # Late enough that something happens before.
+    @precondition(lambda self: len(self.world.requests) >= 10)
+    @rule(seconds=st.floats(0, 20))
+    def the_host_ends(self, seconds):
+        self.world.time.host_ends_at = min(self.world.time.host_ends_at, self.world.time.now + seconds)
+
+    @precondition(lambda self: len(self.world.requests) >= 20)
+    @rule(seconds=st.floats(0, 5))
+    def the_person_says_no(self, seconds):
+        self.world.time.no_at = min(self.world.time.no_at, self.world.time.now + seconds)
+
+    @invariant()
+    def every_event_is_accepted_or_dropped_once(self):
+        tally, accepted, dropped = self.world.tally, self.world.accepted, self.world.dropped
+        assert sorted(accepted + dropped) == sorted(self.sent)
+        assert accepted == [name for name in self.sent if name in set(accepted)]  # in order
+        assert (tally.read, tally.delivered) == (len(self.sent), len(accepted))
+        assert sum(tally.dropped.values()) == sum(tally.lost.values()) == len(dropped)
+        assert tally.complete == (not dropped)
+        assert self.poison <= set(dropped)
+
+    @invariant()
+    def no_pause_goes_beyond_the_deadline(self):
+        assert self.patient or max(self.world.time.asked, default=0.0) < self.world.time.deadline
+
+
+TestDispatcher = DispatcherMachine.TestCase
 
 
 def test_a_name_without_end_does_not_fill_the_log():
