@@ -69,9 +69,12 @@ def wait_for_senders(count: int = 1, mark: str | None = None) -> list[int]:
 
 
 def wait_until_no_sender(mark: str | None = None, timeout: float = PATIENCE) -> None:
-    """Wait until the senders with this mark have ended."""
+    """Wait until the senders with this mark have ended, also those that are about to fork."""
     ends_at = time.monotonic() + timeout
-    while pids := senders(mark):
+    looks = 0
+    while looks < 2:
+        pids = [pid for pid, environ in marked(mark) if SENDER_MARK in environ]
+        looks = 0 if pids else looks + 1
         for pid in pids:
             assert wait_for_end(pid, ends_at - time.monotonic()), f"sender {pid} still runs: {describe(pid)}"
 
