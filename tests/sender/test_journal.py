@@ -70,6 +70,22 @@ def test_the_senders_of_a_client_write_it_too(server, tmp_path, monkeypatch):
     assert said(log)[-1] == "done: 1 event read, 1 delivered, 0 dropped"
 
 
+@pytest.mark.parametrize("others", [{}, {"ATO_TELEMETRY_LOG": "other.log"}])
+def test_every_program_has_a_log_of_its_own(server, tmp_path, monkeypatch, others):
+    """`<APP>_TELEMETRY_LOG` is the application's, seen from where the host was, and wins over the common one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MY_TOOL_TELEMETRY_LOG", "mine.log")
+    monkeypatch.setenv("THEIR_TOOL_TELEMETRY_LOG", "theirs.log")
+    for name, value in others.items():
+        monkeypatch.setenv(name, value)
+    client = atotelemetry.TelemetryClient("k", server.url, app="my-tool")
+    client.capture("built", distinct_id="me")
+    assert client.flush(PATIENCE, delivered=True)
+    client.shutdown()
+    assert said(tmp_path / "mine.log")[-1] == "done: 1 event read, 1 delivered, 0 dropped"
+    assert not (tmp_path / "theirs.log").exists()
+
+
 def test_the_log_is_private(server, tmp_path):
     """Event names are nobody else's business."""
     log = tmp_path / "sender.log"
@@ -137,7 +153,7 @@ def test_what_others_say_cannot_steer_a_terminal(capsys, tmp_path):
     path = tmp_path / "log"
     journal = Journal(to_stderr=True, verbose=False, log_path=str(path))
     journal.problem("dropped \x1b[2J\nfake line\r \u2028 é")
-    assert capsys.readouterr().err == "dropped \ufffd[2J\ufffdfake line\ufffd \ufffd é\n"
+    assert capsys.readouterr().err == "dropped \\u001b[2J\\nfake line\\r \\u2028 é\n"
     assert len(said(path)) == 1
     os.close(journal._file)
 

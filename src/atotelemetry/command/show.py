@@ -16,7 +16,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["add_arguments", "run"]
+    from atotelemetry.host.telemetry import Telemetry
+
+__all__ = ["add_arguments", "add_show_arguments", "run", "show"]
 
 _KEY = "(the project's key)"
 _NOWHERE = "http://unknown.invalid"
@@ -28,27 +30,42 @@ _PATIENCE = 30.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `show` on its parser."""
     add_choice_arguments(parser)
+    add_show_arguments(parser)
+
+
+def add_show_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `show` where the application is known."""
     parser.add_argument("--exception", action="store_true", help="show an exception, too, as after a crash")
     parser.add_argument("--json", action="store_true", help="print only the request's exact body, on one line")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print what would be sent; return 0, or 1 when a run here could send nothing."""
-    known = status(args.app)
+    from atotelemetry.host.telemetry import Telemetry
+
+    return show(Telemetry(app=args.app), status(args.app), with_exception=args.exception, as_json=args.json)
+
+
+def show(telemetry: Telemetry, known: dict[str, object], *, with_exception: bool, as_json: bool) -> int:
+    """Print what `telemetry` would send; return 0, or 1 when a run here could send nothing.
+
+    `telemetry` is used up: its events go nowhere from here on. `known` is what `host.status` found.
+    """
     try:
-        bodies = _bodies(_stream(args.app, known["id"], with_exception=args.exception))
+        bodies = _bodies(_stream(telemetry, known["id"], with_exception=with_exception))
     except _NothingToShow as reason:
         say(f"a run in this directory would send nothing: {reason}", sys.stderr)
         return 1
-    if args.json:
+    if as_json:
         if known["telemetry"] != "on":
-            what = "is off" if known["telemetry"] == "off" else "only shows events on stderr"
+            words = {"log": "only shows events on stderr", "waiting": "waits for the notice"}
+            what = words.get(str(known["telemetry"]), "is off")
             say(f"telemetry {what}, nothing of this would be sent: {known['reason']}", sys.stderr)
         sys.stdout.flush()
         # Bytes, since "exact" must not depend on the terminal's encoding.
         sys.stdout.buffer.write(b"".join(body + b"\n" for body in bodies))
         return 0
-    for line in _preface(args.app, known):
+    for line in _preface(telemetry.app, known):
         say(line)
     for body in bodies:
         say("")
@@ -60,23 +77,21 @@ class _NothingToShow(Exception):
     """Why there is nothing; its text is for people."""
 
 
-def _stream(app: str, known_id: object, *, with_exception: bool) -> bytes:
+def _stream(telemetry: Telemetry, known_id: object, *, with_exception: bool) -> bytes:
     """Return what a run would write to its sender: greeting, a start and an end event, perhaps an exception, end."""
     from atotelemetry.host.divert import divert
-    from atotelemetry.host.telemetry import Telemetry
 
-    telemetry = Telemetry(app=app)
     client = telemetry.client
     if not is_text(client.host):
         raise _NothingToShow(f"the server's address cannot be read as text: {client.host!r}")
     lines: list[bytes] = []
     divert(client, lines.append)
     # Otherwise the first event would create the file, as it does in the first real run.
-    telemetry._distinct_id = str(known_id or _NEW_ID)  # noqa: SLF001 - this command is the only one to pretend
+    telemetry._go_by(str(known_id or _NEW_ID))  # noqa: SLF001 - this command is the only one to pretend
     stream = client._stream  # noqa: SLF001
     stream.settings["api_key"] = _KEY
     stream.settings["host"] = client.host or _NOWHERE  # only the program itself knows it; it is not in the body
-    name = "build" if app == "atopile" else "run"
+    name = "build" if telemetry.app == "atopile" else "run"
     with telemetry.capture(f"cli:{name}_start", f"cli:{name}_end"):
         pass
     if with_exception:
@@ -130,13 +145,15 @@ def _preface(app: str, known: dict[str, object]) -> list[str]:
             f"Telemetry only shows events on stderr: {reason}.",
             f"If it were on, a run in this directory would send this to {where}:",
         ]
+    elif mode == "waiting":
+        lines = [f"Telemetry is {reason}.", f"After that, a run in this directory would send this to {where}:"]
     else:
         lines = [f"Telemetry is on: {reason}.", f"A run in this directory would send this to {where}:"]
     lines.append("- the body of one request, to /batch/; events that come apart in time go alone, to /capture/")
     lines.append(f"- {app} chooses the events' names, and may add properties or leave some out")
     if not known["id"]:
         lines.append("- there is no id yet: a random one is made and kept at the first run")
-    if not known["api_key_set"]:
+    if not known["api_key_set"] and not known["api_key_built_in"]:
         lines.append(f"- {known['api_key_variable']} is not set: without a key of its own {app} sends nothing")
     lines.append("Nothing was sent now.")
     return lines

@@ -178,6 +178,7 @@ def run_properties(
     cwd: str | None,
     app: str = "atopile",
     app_version: str | None = None,
+    salt: str = "",
     environ: Mapping[str, str] | None = None,
     time_limit: float = RUN_TIME_LIMIT,
 ) -> dict[str, object]:
@@ -188,6 +189,7 @@ def run_properties(
         cwd: the host's working directory, absolute; None: there is none, and nothing is asked of git.
         app: the distribution that `atopile_version` is about; for any app but atopile the property is `app_version`.
         app_version: its version where the host knows it; None: looked up among the installed packages.
+        salt: mixed into `project_id` for any app but atopile, so that nobody can look it up. Without one it is None.
         environ: the host's environment; None: this process's, which is the same in a sender.
         time_limit: seconds after which this returns with what is known by then, even if git or a drive hangs.
 
@@ -223,6 +225,8 @@ def run_properties(
             slow -= git.FACTS
         if slow:
             found.update(_Search(slow, cwd or "", app, environ, git.Children()).run(deadline))
+            if app != "atopile" and found.get("project_id"):
+                found["project_id"] = git.salted(str(found["project_id"]), salt) if salt else None
     return {
         name: found.get(name)
         for name in known

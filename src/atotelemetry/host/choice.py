@@ -160,6 +160,14 @@ def create(path: str, content: bytes, *, dir_fd: int | None = None, before: Call
     try:
         if before is not None:
             before()
+        return _name(temporary, path, content, dir_fd)
+    finally:
+        _remove(temporary, dir_fd)
+
+
+def _name(temporary: str, path: str, content: bytes, dir_fd: int | None) -> bool:
+    """Give the finished file its name; False when something has that name."""
+    try:
         if os.name == "nt":
             os.rename(temporary, path)  # refuses to replace on Windows, and only there
         else:
@@ -171,8 +179,6 @@ def create(path: str, content: bytes, *, dir_fd: int | None = None, before: Call
         # A file system without hard links (FAT, some network and phone storage). Still exclusive, though a reader may
         # find the file empty for a moment; `_first_run` knows.
         return create_in_place(path, content, dir_fd=dir_fd)
-    finally:
-        _remove(temporary, dir_fd)
 
 
 def create_in_place(path: str, content: bytes, *, dir_fd: int | None = None) -> bool:

@@ -82,7 +82,8 @@ def status(
         "file": path or None,
         "file_exists": stored.state != "missing",
         "endpoint": without_credentials(endpoint) if endpoint else None,
-        "api_key_set": bool(os.environ.get(f"{prefix}_TELEMETRY_API_KEY")) or has_key,
+        "api_key_set": bool(os.environ.get(f"{prefix}_TELEMETRY_API_KEY")),
+        "api_key_built_in": has_key,
         "api_key_variable": f"{prefix}_TELEMETRY_API_KEY",
         "log": log,
         "last_delivery": _last_summary(log) if log else None,
@@ -92,6 +93,7 @@ def status(
 def status_text(found: dict[str, object]) -> str:
     """Return what `status` found as lines for a person."""
     app, key = found["app"], found["api_key_variable"]
+    brings = f"{app} brings its own" if found["api_key_built_in"] else f"{app} may bring its own"
     file = found["file"] or "none: there is no home directory to keep one in"
     lines = [
         ("telemetry", _MODES[str(found["telemetry"])]),
@@ -100,7 +102,7 @@ def status_text(found: dict[str, object]) -> str:
         ("id", found["id"] or "none yet"),
         ("file", file if found["file_exists"] or not found["file"] else f"{file} (does not exist)"),
         ("endpoint", found["endpoint"] or f"chosen by {app}"),
-        ("key", f"set by {key}" if found["api_key_set"] else f"not set by {key}; {app} may bring its own"),
+        ("key", f"set by {key}" if found["api_key_set"] else f"not set by {key}; {brings}"),
         ("log", found["log"] or "none"),
         ("last known delivery", found["last_delivery"] or "unknown"),
     ]

@@ -105,6 +105,16 @@ class Telemetry:
         if not is_app_name(app):
             raise ValueError(f"app must match [A-Za-z0-9][A-Za-z0-9._-]*, not {app!r}")
         self.app = app
+        self.made_with = {
+            "app": app,
+            "api_key": api_key,
+            "host": host,
+            "run_properties": run_properties,
+            "identity": identity,
+            "in_ci": in_ci,
+            "notice": notice,
+            **options,
+        }
         if notice is ...:
             notice = app != "atopile"
         self._notice = notice if isinstance(notice, str) else ""
@@ -261,9 +271,14 @@ class Telemetry:
         """Say whether the next run will be measured, why, and under which id."""
         from atotelemetry.host import status  # not needed by a run, so not loaded by one
 
+        return status.Report(status.status_text(self.known()))
+
+    def known(self) -> dict[str, object]:
+        """Return what `status` says, as values."""
+        from atotelemetry.host import status  # as above
+
         client = self.client
-        found = status.status(self.app, endpoint=client.host, has_key=bool(client.api_key), **self._rules)
-        return status.Report(status.status_text(found))
+        return status.status(self.app, endpoint=client.host, has_key=bool(client.api_key), **self._rules)
 
     def enable(self) -> Report:
         """Make the person's file say yes. The next run is measured; a run that began with a no stays unmeasured."""
@@ -304,10 +319,18 @@ class Telemetry:
                 load("atotelemetry.host.notice").give(self.app, self._consent.path, self._notice)
             return None
         if self._distinct_id is None:
-            self._distinct_id = take_identity(self.app, self._consent)
-            if self._distinct_id is None:
+            known = take_identity(self.app, self._consent)
+            if known is None:
                 client.lock()
+                return None
+            self._go_by(known)
         return self._distinct_id
+
+    def _go_by(self, installation: str) -> None:
+        """Take `installation` for the id of this installation, and let the sender salt the project's id with it."""
+        self._distinct_id = installation
+        if self.app != "atopile":
+            self.client._stream.settings["salt"] = installation  # noqa: SLF001 - known at the first event, before any sender
 
 
 def _with_own(properties: Mapping[str, Any] | None, since: float | None) -> dict[str, Any]:

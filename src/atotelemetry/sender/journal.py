@@ -1,6 +1,7 @@
 """What the sender says about its work, to whoever asked.
 
-A detached sender has nobody to talk to and says nothing, unless `ATO_TELEMETRY_LOG` names a file. Run by hand, problems
+A detached sender has nobody to talk to and says nothing, unless `ATO_TELEMETRY_LOG` or the application's own variable
+names a file. Run by hand, problems
 go to stderr, and with `--verbose` every request does. A line is one `write` to a file opened for appending, so that the
 lines of several senders do not mix. Any thread may speak.
 """
@@ -10,6 +11,8 @@ from __future__ import annotations
 import os
 import sys
 import time
+
+from atotelemetry.facts.text import environment_prefix, printable
 
 __all__ = ["Journal"]
 
@@ -22,12 +25,25 @@ class Journal:
         self._verbose = verbose
         self._file = -1
         if log_path:
-            try:
-                # Without waiting: a named pipe that nobody reads must not keep a sender from its work.
-                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NONBLOCK", 0)
-                self._file = os.open(log_path, flags, 0o600)
-            except (OSError, ValueError) as error:
-                self.problem(f"cannot write the log {log_path}: {getattr(error, 'strerror', None) or error}")
+            self._open(log_path)
+
+    def follow(self, app: str, directory: str | None) -> None:
+        """Write to the file that `<APP>_TELEMETRY_LOG` names, as seen from the host's directory. Never raises."""
+        path = os.environ.get(f"{environment_prefix(app)}_TELEMETRY_LOG")
+        # ATO_TELEMETRY_LOG holds for any application, and was heard before the application was known.
+        if path and app != "atopile" and (directory or os.path.isabs(path)):
+            if self._file >= 0:
+                os.close(self._file)
+            self._file = -1
+            self._open(os.path.join(directory or "", path))
+
+    def _open(self, log_path: str) -> None:
+        try:
+            # Without waiting: a named pipe that nobody reads must not keep a sender from its work.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NONBLOCK", 0)
+            self._file = os.open(log_path, flags, 0o600)
+        except (OSError, ValueError) as error:
+            self.problem(f"cannot write the log {log_path}: {getattr(error, 'strerror', None) or error}")
 
     def problem(self, text: str) -> None:
         """Say what a person should know even without asking. Never raises."""
@@ -42,7 +58,7 @@ class Journal:
             return
         if not text.isprintable():
             # Names and reasons come from elsewhere: what they hold must not steer a terminal or start another line.
-            text = "".join(character if character.isprintable() else "\ufffd" for character in text)
+            text = printable(text)
         if aloud:
             self._write_stderr(f"{text}\n")
         if self._file >= 0:

@@ -161,6 +161,7 @@ class Sender:
             self._lanes.close()
             self._lanes = None
         self._settings = settings
+        self._journal.follow(settings.app, settings.cwd)
         self._enrichment = _Enrichment(settings, self._journal)
         if self._dry_run is None and self._buffer.waiting():
             self._open_lanes().warm_up()
@@ -322,6 +323,7 @@ class _Enrichment:
                         cwd=settings.cwd,
                         app=settings.app,
                         app_version=settings.app_version,
+                        salt=settings.salt,
                         time_limit=self._time_limit,
                     )
                 )
