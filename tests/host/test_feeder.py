@@ -154,8 +154,11 @@ def new_feeder(spawner):
     """Return a maker of feeders; after the test their threads end."""
     made: list[Feeder] = []
 
-    def make(queue_size: int = 1000, hello=lambda: HELLO, end=lambda _: END, **options) -> Feeder:
-        feeder = Feeder(queue_size=queue_size, stream=types.SimpleNamespace(hello=hello, end=end), **options)
+    def make(
+        queue_size: int = 1000, hello=lambda: HELLO, end=lambda *_, **__: END, holds=lambda: True, **options
+    ) -> Feeder:
+        stream = types.SimpleNamespace(hello=hello, end=end, holds=holds)
+        feeder = Feeder(queue_size=queue_size, stream=stream, **options)
         made.append(feeder)
         return feeder
 

@@ -156,20 +156,30 @@ class TelemetryClient:
 
     @property
     def disabled(self) -> bool:
-        """True makes every capture a no-op: no thread, no process, no file. May be set at any time."""
+        """True makes every capture a no-op: no thread, no process, no file. May be set at any time.
+
+        Setting it to True also drops what is queued, and what the sender has not posted.
+        """
         return self._refuses
 
     @disabled.setter
     def disabled(self, disabled: bool) -> None:
         self._switched_off = bool(disabled)
         self._refuses = self._switched_off or self._locked
+        if disabled:
+            self._feeder.discard()
 
     def lock(self) -> None:
         """Be disabled for good, because the person says no: there is no way to a sender any more."""
-        self._locked = self._refuses = True
+        self._refuses = True
+        if self._locked:
+            return
+        self._locked = True
         from atotelemetry.host.divert import Nowhere  # an ordinary run does without
 
-        self._feeder = Nowhere(self._feeder)  # type: ignore[assignment]  # the part of a feeder that we use
+        feeder = self._feeder
+        self._feeder = Nowhere(feeder)  # type: ignore[assignment]  # the part of a feeder that we use
+        feeder.discard(for_good=True)
 
     # ---- capture
 

@@ -60,9 +60,10 @@ class Consent:
     sends. `reason` tells a person which variable, or which file and line, decided. `path` is the configuration file,
     whether it exists or not; empty when there is no home directory, or when a variable had said no before anybody
     looked. `id` is the id in the file, if one was found. `creates`: a first run may create the file without a notice.
+    `withdrawn`: it was a yes, until the file said no.
     """
 
-    __slots__ = ("_looked_at", "_seen", "by_variable", "creates", "id", "mode", "path", "reason")
+    __slots__ = ("_looked_at", "_seen", "by_variable", "creates", "id", "mode", "path", "reason", "withdrawn")
 
     def __init__(
         self,
@@ -80,6 +81,7 @@ class Consent:
         self.id = id
         self.by_variable = by_variable
         self.creates = creates
+        self.withdrawn = False
         self._looked_at = 0.0
         self._seen: object = None
 
@@ -101,7 +103,7 @@ class Consent:
         """Be off from here on if `choice` is no yes."""
         gone = choice.state == "missing" and not self.creates
         if gone or choice.state in ("off", "damaged"):
-            self.mode = "off"
+            self.mode, self.withdrawn = "off", True
             self.reason = printable(f"{self.path} is gone" if gone else choice.reason(self.path))
             debug("telemetry is off: %s", self.reason)
 

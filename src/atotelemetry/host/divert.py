@@ -14,6 +14,7 @@ from atotelemetry.host.lazy import load
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from atotelemetry.host.client import TelemetryClient
     from atotelemetry.host.feeder import Feeder
@@ -46,9 +47,9 @@ class Nowhere:
         del line
         return False
 
-    def flush(self, *_: object, **__: object) -> bool:
-        """Have nothing to wait for."""
-        return True
+    def __getattr__(self, name: str) -> Any:
+        """Leave flushes and the process's hooks to the feeder: they are about the events before."""
+        return getattr(self._feeder, name)
 
     def after_fork_in_child(self) -> None:
         """Count the child's own."""

@@ -57,8 +57,10 @@ _FORK_INSISTENCE = 2.0  # and then for the work to stop wherever it is: the mach
 _LOOK_UP = 0.01  # how often a wait that a fork may end looks for one
 # Python warns a program that forks with threads. Up to 3.12 it counts them before it calls our hook, later after.
 _MAY_START_AFTER_FORK = sys.version_info < (3, 13)
+_CUT_OFF = b"\xff\n"  # ends a line that the pipe has only a part of: no JSON, so nobody takes it for an event
 _WAKE_UP = b""  # in the queue: no event, only a reason to look around
 
+DISABLED = "disabled"
 QUEUE_FULL = "queue full"
 GAVE_UP = "gave up"
 NO_SENDER = "no sender"
@@ -75,12 +77,20 @@ class _Flush:
         self.done.acquire()
 
 
+class _Discard:
+    """A request to drop everything before it in the queue, and everything that the sender has not posted."""
+
+
 class _Interrupted(Exception):
     """A fork wants the work: whoever has it next goes on where it stopped."""
 
 
 class _OutOfTime(Exception):
     """The deadline passed while a sender's pipe was full."""
+
+
+class _Discarded(Exception):
+    """Somebody said no while a sender's pipe was full."""
 
 
 class Feeder:
@@ -96,12 +106,15 @@ class Feeder:
         self._queue_size = queue_size
         self._stream = stream
         self._on_error = on_error
+        self._discards_for_good = False
         self.forgotten = False
         """Whether the client is gone: no event will come any more."""
         self._reset()
 
     def _reset(self) -> None:
-        self._queue: SimpleQueue[bytes | _Flush] = SimpleQueue()
+        self._queue: SimpleQueue[bytes | _Flush | _Discard] = SimpleQueue()
+        # Requests that the work has not come to. While there is any, events are dropped.
+        self._discards: list[_Discard] = [_Discard()] if self._discards_for_good else []
         self.put_unbounded = self._queue.put
         self.qsize = self._queue.qsize
         self.refusal = QUEUE_FULL
@@ -148,6 +161,20 @@ class Feeder:
             except Exception:
                 return True  # no stack left for it: the next `put`, or a flush, tries again
         return True
+
+    def discard(self, *, for_good: bool = False) -> None:
+        """Drop what waits here, and tell the sender to drop what it has not posted. Never waits.
+
+        `for_good`: and every event from here on.
+        """
+        request = _Discard()
+        self._discards_for_good = self._discards_for_good or for_good
+        self._discards.append(request)  # first, so that nothing in the queue is written any more
+        if self._running or self._waiting() or self._sender is not None:
+            self.put_unbounded(request)
+            self._start_thread()
+        elif not for_good:
+            self._discards.remove(request)
 
     def flush(self, timeout: float | None, *, delivered: bool = False, stop: bool = False, reap: bool = True) -> bool:
         """Wait until every event put so far is in the pipe, then end the sender; see `TelemetryClient.flush`.
@@ -343,7 +370,9 @@ class Feeder:
             self._hand_over(deadline)
             while (item := self._next(deadline)) is not None:
                 request = self._feed(item, deadline) if isinstance(item, bytes) else item
-                if request is not None:
+                if isinstance(request, _Discard):
+                    self._obey(request, deadline)
+                elif request is not None:
                     self._answer(request, deadline)
         except _Interrupted:
             self._rested_since = monotonic()
@@ -367,7 +396,7 @@ class Feeder:
             and monotonic() < self._fork_insists_at + _FORK_INSISTENCE  # or a signal handler raised in the middle of it
         )
 
-    def _next(self, deadline: Deadline | None) -> bytes | _Flush | None:
+    def _next(self, deadline: Deadline | None) -> bytes | _Flush | _Discard | None:
         """Take the next item; while there is none, look after the senders.
 
         None ends the work: an empty queue when there is a deadline, else a stop.
@@ -424,13 +453,28 @@ class Feeder:
         request.handed_over = handed_over and not self._gave_up
         request.done.release()
 
-    def _feed(self, first: bytes, deadline: Deadline | None) -> _Flush | None:
+    def _obey(self, request: _Discard, deadline: Deadline | None) -> None:
+        """Drop what waits, and end the sender, which drops what it holds."""
+        try:
+            self._hand_over(deadline)
+            self._end_sender(deadline)
+        except BaseException:
+            self.put_unbounded(request)
+            raise
+        if not self._discards_for_good:
+            self._discards.remove(request)
+
+    def _feed(self, first: bytes, deadline: Deadline | None) -> _Flush | _Discard | None:
         """Write `first` and the events queued behind it, as many as fit one write; return a request met there."""
-        item: bytes | _Flush = first
+        item: bytes | _Flush | _Discard = first
+        if not self._discards_for_good and not self._stream.holds():
+            self.discard(for_good=True)
         size_bytes = 0
         while isinstance(item, bytes):
             if item is _WAKE_UP:
                 pass
+            elif self._discards:
+                self._drop(DISABLED, 1)
             elif len(self._outbox) >= self._queue_size and self._paused_until > monotonic():
                 self._drop(self._pause_reason, 1)
             else:
@@ -450,7 +494,7 @@ class Feeder:
 
     def _hand_over(self, deadline: Deadline | None) -> None:
         """Write the outbox into a sender's pipe; what a dying sender did not take goes to the next one."""
-        while len(self._outbox) and not self._gave_up:
+        while len(self._outbox) and not self._gave_up and not self._discards:
             sender = self._sender or self._start_sender(deadline)
             if sender is None:
                 if self._paused_until:
@@ -458,6 +502,8 @@ class Feeder:
                 continue
             try:
                 self._write(sender, self._outbox.rest(), deadline, self._count)
+            except _Discarded:
+                break
             except _OutOfTime:
                 self._let_go(sender)
                 self._drop("flush timed out", self._outbox.clear())
@@ -467,7 +513,7 @@ class Feeder:
                 if not sender.ready:
                     sleep(_RETRY_SPAWN if deadline is None else deadline.remaining(_RETRY_SPAWN))
                 self._look()
-        self._drop(NO_SENDER, self._outbox.clear())
+        self._drop(DISABLED if self._discards else NO_SENDER, self._outbox.clear())
 
     def _count(self, written: int) -> None:
         events = self._outbox.wrote(written)
@@ -480,20 +526,27 @@ class Feeder:
             self.counts.drop(reason, count)
 
     def _write(
-        self, sender: Sender, data: memoryview, deadline: Deadline | None, wrote: Callable[[int], object]
+        self,
+        sender: Sender,
+        data: memoryview,
+        deadline: Deadline | None,
+        wrote: Callable[[int], object] | None = None,
     ) -> None:
-        """Write all of `data`, telling `wrote` of each part. Raises `OSError` when the reader is gone."""
+        """Write all of `data`, telling `wrote` of each part of events. Raises `OSError` when the reader is gone."""
         while data:
             try:
                 count = os.write(sender.pipe, data)
             except BlockingIOError:
                 if deadline is not None and deadline.passed():
                     raise _OutOfTime from None
+                if wrote is not None and self._discards:
+                    raise _Discarded from None
                 self._make_way()
                 sender.wait_writable(_LOOK_UP if deadline is None else deadline.remaining(_LOOK_UP))
             else:
                 self._stuck = False
-                wrote(count)
+                if wrote is not None:
+                    wrote(count)
                 data = data[count:]
 
     # ---- one sender after the other
@@ -532,10 +585,12 @@ class Feeder:
             return
         try:
             # A pipe takes so short a line as a whole or not at all (pipe(7), PIPE_BUF).
-            self._write(sender, memoryview(self._stream.end(self.counts) + b"\n"), deadline, bool)
+            line = self._stream.end(self.counts, discard=bool(self._discards)) + b"\n"
+            self._write(sender, memoryview(_CUT_OFF + line if self._outbox.cut_off else line), deadline)
         except (OSError, _OutOfTime):
             pass  # it sees the end of its input
         self._sender = None
+        self._outbox.start_again()
         sender.close()
 
     def _look(self) -> None:

@@ -16,6 +16,8 @@ class Outbox:
         self._hello: list[bytes] = []
         self._lines: list[bytes] = []
         self._written = 0  # bytes, of the hello and the lines that are still here
+        self.cut_off = False
+        """Whether the pipe has a part of a line that was dropped."""
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -28,6 +30,7 @@ class Outbox:
         """Begin a new pipe: this line goes first, and counts as no event."""
         self._hello = [hello]
         self._written = 0
+        self.cut_off = False
 
     def rest(self) -> memoryview:
         """Return the bytes that are still to be written."""
@@ -51,10 +54,13 @@ class Outbox:
         """Forget what a pipe took only a part of: nobody can read it any more."""
         self._hello = []
         self._written = 0
+        self.cut_off = False
 
     def clear(self) -> int:
         """Drop every event; return how many there were."""
         count = len(self._lines)
         self._lines.clear()
-        self.start_again()
+        self.cut_off = self.cut_off or self._written > 0
+        self._hello = []
+        self._written = 0
         return count

@@ -10,11 +10,16 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from atotelemetry.host.stats import Counts
 
 __all__ = ["Stream"]
+
+
+def _always() -> bool:
+    return True
 
 
 class Stream:
@@ -26,6 +31,8 @@ class Stream:
     def __init__(self, settings: dict[str, Any], properties: dict[str, Any]) -> None:
         self.settings = settings
         self.properties = properties
+        self.holds: Callable[[], bool] = _always
+        """Whether the person still agrees. Asked on the thread that feeds, before events are written."""
 
     def hello(self) -> bytes:
         """Return the first line."""
@@ -45,8 +52,9 @@ class Stream:
         hello = wire.Hello(protocol=wire.PROTOCOL_VERSION, properties=msgspec.Raw(properties), cwd=cwd, **self.settings)
         return wire.encode(hello)
 
-    def end(self, counts: Counts) -> bytes:
-        """Return the last line."""
+    def end(self, counts: Counts, *, discard: bool = False) -> bytes:
+        """Return the last line; with `discard` it tells the sender to drop what it has not posted."""
         from atotelemetry import wire
 
-        return wire.encode(wire.End(captured=counts.captured, dropped=sum(counts.dropped.values())))
+        dropped = sum(counts.dropped.values())
+        return wire.encode(wire.End(captured=counts.captured, dropped=dropped, discard=discard))

@@ -142,6 +142,7 @@ class Telemetry:
             run_properties=run_properties,
             **options,
         )
+        self.client._stream.holds = self._consent.holds  # noqa: SLF001 - asked where events are written
         if not self._consent.enabled:
             self.client.lock()
         elif self._consent.mode == "log":
@@ -317,6 +318,9 @@ class Telemetry:
             is_due = self._consent.mode == "waiting" and client.api_key and client.host and not client._switched_off  # noqa: SLF001
             if is_due and self._notice_given.acquire(False):
                 load("atotelemetry.host.notice").give(self.app, self._consent.path, self._notice)
+            return None
+        if self._consent.withdrawn:
+            client.lock()
             return None
         if self._distinct_id is None:
             known = take_identity(self.app, self._consent)
