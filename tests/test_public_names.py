@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import inspect
 import subprocess
 import sys
-import tomllib
 from importlib import import_module
 from pathlib import Path
 
@@ -39,7 +39,7 @@ PUBLIC = [
 ]
 
 MODULES = {
-    "atotelemetry.testing": ["Answer", "AnswerSource", "CaptureServer", "RecordedRequest"],
+    "atotelemetry.testing": ["Answer", "AnswerSource", "CaptureServer", "RecordedRequest", "captured"],
     "atotelemetry.wire": [
         "MAX_ANSWER_BYTES",
         "MAX_EVENT_BYTES",
@@ -155,8 +155,7 @@ def test_a_name_that_is_not_there_cannot_be_imported():
 
 def test_the_version_is_the_projects():
     """One version, in the package and in its metadata."""
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    assert atotelemetry.__version__ == project["version"]
+    assert atotelemetry.__version__ == importlib.metadata.version("atotelemetry")
 
 
 def test_the_package_says_that_it_is_typed():

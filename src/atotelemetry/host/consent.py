@@ -282,7 +282,8 @@ def _said_by_variables(app: str) -> Consent | None:
     log (or a synonym) counts as off: somebody tried to say something.
     """
     prefixes = ("ATO", "ATOPILE") if app == "atopile" else (environment_prefix(app),)
-    switches = {"DO_NOT_TRACK", *(prefix + switch for prefix in prefixes for switch in _SWITCHES)}
+    # The second is set by our plugin for pytest.
+    switches = {"DO_NOT_TRACK", "ATOTELEMETRY_OFF", *(prefix + switch for prefix in prefixes for switch in _SWITCHES)}
     choices = {f"{prefix}_TELEMETRY" for prefix in prefixes}
     if app == "atopile":
         choices.add("FBRK_TELEMETRY")  # its own flag

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from atotelemetry.host.client import TelemetryClient
     from atotelemetry.host.feeder import Feeder
+    from atotelemetry.host.telemetry import Telemetry
 
-__all__ = ["Nowhere", "divert", "show_on_stderr"]
+__all__ = ["Nowhere", "divert", "pretend_person", "read_event", "show_on_stderr"]
 
 _UNMASKED = "shown unmasked: home directories and secrets are masked before an exception is sent"
 
@@ -33,23 +34,14 @@ class Nowhere:
         self._feeder = feeder
         self.counts = feeder.counts
 
-    @property
-    def handed_over(self) -> int:
-        """Number of events that a sender got."""
-        return self._feeder.handed_over
-
-    def fate(self) -> tuple[int, dict[str, int]]:
-        """Return what `Feeder.fate` does."""
-        return self._feeder.fate()
+    def __getattr__(self, name: str) -> Any:
+        """Leave flushes and the process's hooks to the feeder: they are about the events before."""
+        return getattr(self._feeder, name)
 
     def put(self, line: bytes) -> bool:
         """Take nothing."""
         del line
         return False
-
-    def __getattr__(self, name: str) -> Any:
-        """Leave flushes and the process's hooks to the feeder: they are about the events before."""
-        return getattr(self._feeder, name)
 
     def after_fork_in_child(self) -> None:
         """Count the child's own."""
@@ -77,14 +69,44 @@ class _Diversion(Nowhere):
         return self.handed_over, {}
 
 
-def divert(client: TelemetryClient, take: Callable[[bytes], object]) -> None:
+def divert(client: TelemetryClient, take: Callable[[bytes], object]) -> Callable[[], None]:
     """Give every event of `client` to `take`, as the line that a sender would read, and start no sender.
 
-    Needs no key. `take` is called on the thread that captures; what it raises loses the event, no more.
+    Needs no key and no consent: nothing is sent. `take` is called on the thread that captures; what it raises loses the
+    event, no more. Returns a function that ends the diversion.
     """
-    diversion = _Diversion(client._feeder, take)  # noqa: SLF001 - the one other place an event may go
+    # The one place, beside the client itself, that decides where an event goes.
+    feeder, refused, reasons = client._feeder, client._refuses, (client._switched_off, client._locked)  # noqa: SLF001
+    diversion = _Diversion(feeder, take)
     client._feeder = diversion  # type: ignore[assignment]  # noqa: SLF001
-    client._refuses = False  # noqa: SLF001 - also for an opted-out person: nothing is sent
+    client._refuses = False  # noqa: SLF001
+
+    def undo() -> None:
+        client._feeder = feeder  # noqa: SLF001
+        # A no that was said meanwhile stays.
+        client._refuses = refused or reasons != (client._switched_off, client._locked)  # noqa: SLF001
+
+    return undo
+
+
+def pretend_person(telemetry: Telemetry, distinct_id: str) -> Callable[[], None]:
+    """Give the events of `telemetry` this id, so that none is read or created. Returns a function that ends it."""
+    before = telemetry._distinct_id  # noqa: SLF001 - of the same layer
+    telemetry._distinct_id = distinct_id  # noqa: SLF001
+
+    def undo() -> None:
+        telemetry._distinct_id = before  # noqa: SLF001
+
+    return undo
+
+
+def read_event(client: TelemetryClient, line: bytes) -> dict[str, Any]:
+    """Return the event in a diverted line, with the properties that the sender would be told once for all."""
+    json = load("msgspec").json
+    event: dict[str, Any] = json.decode(line)
+    hello = json.decode(client._stream.hello())  # noqa: SLF001 - as in `divert`
+    event["properties"] = {**hello.get("properties", {}), **event["properties"]}
+    return event
 
 
 def show_on_stderr(client: TelemetryClient) -> None:
@@ -94,13 +116,10 @@ def show_on_stderr(client: TelemetryClient) -> None:
     def show(line: bytes) -> None:
         is_exception = b'"event":"$exception"' in line
         if stream.properties or is_exception:
-            json = load("msgspec").json
-            event = json.decode(line)
-            hello = json.decode(stream.hello())
-            event["properties"] = {**hello.get("properties", {}), **event["properties"]}
-            if is_exception and hello.get("scrub") is not False:
+            event = read_event(client, line)
+            if is_exception and stream.settings.get("scrub") is not False:
                 event["note"] = _UNMASKED
-            line = json.encode(event)
+            line = load("msgspec").json.encode(event)
         # In one write, so that the lines of several threads do not mix.
         sys.stderr.write(printable(line.decode()) + "\n")
 

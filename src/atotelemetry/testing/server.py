@@ -137,6 +137,24 @@ class CaptureServer:
             return f"https://localhost:{self.port}"
         return f"http://127.0.0.1:{self.port}"
 
+    def environment(self, app: str) -> dict[str, str]:
+        """Return the variables with which `app` sends here, whatever its person, the machine's CI and proxies say.
+
+        They go on top of `os.environ`. The file with the person's choice is not among them: give each test a home, or
+        at least `XDG_CONFIG_HOME`, of its own.
+        """
+        from atotelemetry.facts.text import environment_prefix
+
+        prefix = environment_prefix(app)
+        return {
+            "ATOTELEMETRY_OFF": "",
+            "DO_NOT_TRACK": "",
+            f"{prefix}_TELEMETRY": "on",
+            f"{prefix}_TELEMETRY_API_KEY": "test",
+            f"{prefix}_SERVICES_TELEMETRY_URL": self.url,
+            "NO_PROXY": "127.0.0.1,localhost",
+        }
+
     @property
     def requests(self) -> list[RecordedRequest]:
         """Every request in order of arrival, answered or not; a new list each time."""
