@@ -176,12 +176,14 @@ def test_a_hello_has_the_clients_defaults():
     of_client = defaults(client.TelemetryClient)
     hello = wire.Hello(protocol=1, api_key="", host="")
     for name in wire.Hello.__struct_fields__:
-        if name in of_client and name != "properties":
+        if name in of_client and name not in ("properties", "protocol"):
             assert getattr(hello, name) == of_client[name], name
+    # A hello's `protocol` is the pipe's own.
+    assert hello.capture_protocol == of_client["protocol"]
     shared = set(wire.Hello.__struct_fields__) & set(of_client)
     assert shared == {
         *("app", "app_version", "endpoint", "compression", "max_retries", "request_timeout", "sender_deadline"),
-        *("properties", "run_properties", "scrub"),
+        *("properties", "run_properties", "scrub", "protocol", "disable_geoip", "historical_migration"),
     }
 
 
@@ -215,7 +217,8 @@ def test_flush_and_shutdown_wait_no_longer_than_the_exit_may_cost():
 def test_capture_takes_what_posthogs_capture_takes():
     """Everything but the event's name by keyword only, and nothing required."""
     for method in (client.TelemetryClient.capture, client.TelemetryClient.capture_exception):
-        parameters = [item for item in inspect.signature(method).parameters.values() if item.name != "handled"][2:]
+        ours = ("handled", "options")  # PostHog has the latter as properties
+        parameters = [item for item in inspect.signature(method).parameters.values() if item.name not in ours][2:]
         assert [item.name for item in parameters] == ["distinct_id", "properties", "timestamp", "context", "uuid"]
         assert {item.kind for item in parameters} == {inspect.Parameter.KEYWORD_ONLY}
         assert {item.default for item in parameters} == {None}

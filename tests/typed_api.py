@@ -57,6 +57,9 @@ def clients() -> None:
         queue_size=DEFAULT_QUEUE_SIZE,
         before_send=keep,
         endpoint="batch",
+        protocol="v1",
+        disable_geoip=False,
+        historical_migration=True,
         compression=None,
         max_retries=2,
         request_timeout=1.5,
@@ -70,7 +73,7 @@ def clients() -> None:
     assert_type(made.capture("built"), str | None)
     made.capture("built", distinct_id="me", properties={"n": 1}, context={"k": [1]}, uuid=uuid.uuid4())
     made.capture("built", distinct_id=uuid.uuid4(), timestamp=datetime.datetime.now(datetime.UTC), uuid="text")
-    made.capture("built", distinct_id=7, timestamp="2026-01-02T03:04:05Z")
+    made.capture("built", distinct_id=7, timestamp="2026-01-02T03:04:05Z", options={"cookieless_mode": True})
     assert_type(made.capture_exception(), str | None)
     made.capture_exception(ValueError("x"), distinct_id="me", properties={"n": 1})
     assert_type(made.flush(), bool)

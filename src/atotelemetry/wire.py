@@ -137,6 +137,12 @@ class Hello(msgspec.Struct, tag="hello", tag_field="type", kw_only=True, omit_de
     """The installation's id, mixed into the `project_id` of applications other than atopile."""
     scrub: bool | tuple[str, ...] = True
     """Whether `$exception` events are masked; names are properties to mask besides those named `$exception…`."""
+    capture_protocol: str = "v0"
+    """"v0": /capture/ and /batch/; "v1": the endpoint that gives a verdict on every event."""
+    historical_migration: bool = False
+    """Whether the events are an import of old ones."""
+    disable_geoip: bool = True
+    """Whether events ask PostHog not to look up a place for the sender's address."""
     patient: bool = False
     """Whether events are kept through an outage: retried while the host lives; without room the oldest are dropped."""
 

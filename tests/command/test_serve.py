@@ -219,6 +219,29 @@ def test_record_appends_what_was_accepted(serving, tmp_path):
     assert [json.loads(line) for line in record.read_text().splitlines()] == [{"event": "earlier"}, EVENT, strange]
 
 
+def test_record_of_the_newer_protocol(serving, tmp_path):
+    """An event by v1 is recorded as a sender reads it: its options and its session are properties again."""
+    record = tmp_path / "events.jsonl"
+    server = serving("--record", str(record))
+    sender = [sys.executable, "-m", "atotelemetry.sender", "--host", server.url, "--api-key", "k", "--protocol", "v1"]
+    event = {"event": "built", "properties": {"$session_id": "s", "$cookieless_mode": True, "n": 1}}
+    subprocess.run(
+        sender, input=json.dumps(event), env={**ENVIRONMENT, "NO_PROXY": "*"}, text=True, check=True, timeout=60
+    )
+    code, output, errors = server.end()
+    assert (code, errors) == (0, "")
+    assert "POST /i/v1/analytics/events  1 event" in output
+    recorded = json.loads(record.read_text())
+    assert recorded["properties"].items() >= event["properties"].items()
+    assert not recorded.keys() & {"options", "session_id"}
+
+
+def test_a_server_of_one_protocol(serving):
+    """`--protocol v1` does not know /batch/."""
+    server = serving("--protocol", "v1")
+    assert server.post(EVENT) == 404
+
+
 def test_terminal_is_not_at_the_mercy_of_an_event(serving):
     """Control characters and lone surrogates in an event are printed escaped."""
     server = serving()

@@ -174,6 +174,19 @@ def test_called_wrongly(hosts, arguments, words):
     assert words in done.stderr
 
 
+def test_the_verdict_of_protocol_v1(hosts):
+    """What the server says about the event is printed, whether it keeps it or not."""
+    done = send(hosts, *here(hosts), "--protocol", "v1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"delivered one event to {hosts.server.url}/i/v1/analytics/events; " in done.stdout
+    assert "  verdicts: 1 x ok\n" in done.stdout
+    over_quota = {"result": "drop", "details": "billing_limit_exceeded"}
+    hosts.server.respond(Answer(results={"telemetry:test": over_quota}))
+    done = send(hosts, *here(hosts), "--protocol", "v1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "  verdicts: 1 x drop (billing_limit_exceeded)\n" in done.stderr
+
+
 def test_no_secret(hosts):
     """Neither the key nor a password in the server's address is printed."""
     host = hosts.server.url.replace("http://", "http://me:secret@")

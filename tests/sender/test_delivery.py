@@ -57,10 +57,10 @@ def test_what_a_status_means(status, kind):
 
 def test_a_verdict_says_why():
     """Status and the beginning of what the server said."""
-    assert judge(400, None, "bad event", NOW) == Outcome(REFUSED, "HTTP 400: bad event", None, "refused (400)")
-    assert judge(503, "7", "", NOW) == Outcome(RETRY, "HTTP 503", 7.0, "server error (503)")
-    assert judge(401, "7", "", NOW) == Outcome(REJECTED, "HTTP 401", None, "refused (401)")
-    assert judge(413, None, "", NOW) == Outcome(TOO_LARGE, "HTTP 413", None, "refused (413)")
+    assert judge(400, None, "bad event", NOW) == Outcome(REFUSED, "HTTP 400: bad event", None, "refused (400)", 400)
+    assert judge(503, "7", "", NOW) == Outcome(RETRY, "HTTP 503", 7.0, "server error (503)", 503)
+    assert judge(401, "7", "", NOW) == Outcome(REJECTED, "HTTP 401", None, "refused (401)", 401)
+    assert judge(413, None, "", NOW) == Outcome(TOO_LARGE, "HTTP 413", None, "refused (413)", 413)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_accepted_is_accepted_though_the_answer_never_ends(make_delivery):
 def test_a_refusal_stands_though_its_text_never_ends(make_delivery):
     """What the server says about it is only for people."""
     with Staller(drip(b"HTTP/1.1 401 Unauthorized\r\n\r\n", 0.02)) as server:
-        assert make_delivery(server.url()).post(REQUEST, 1) == Outcome(REJECTED, "HTTP 401", cause="refused (401)")
+        assert make_delivery(server.url()).post(REQUEST, 1) == Outcome(REJECTED, "HTTP 401", None, "refused (401)", 401)
 
 
 def test_a_response_is_read_up_to_a_cap_only():

@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--port", type=_port, default=DEFAULT_PORT, help="port on 127.0.0.1 (default %(default)s; 0 takes a free one)"
     )
+    parser.add_argument("--protocol", choices=("v0", "v1"), help="speak only this one (default: both)")
     parser.add_argument(
         "--status", type=_status, default=200, help="answer every request with this HTTP status (default %(default)s)"
     )
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
             display.show(request)
             server.clear()
 
-        server = CaptureServer(port=args.port, on_request=show_and_forget)
+        server = CaptureServer(port=args.port, on_request=show_and_forget, protocol=args.protocol)
         server.respond(Answer(status=args.status, delay=args.delay))
         # SIGTERM ends it as Ctrl-C does. SIGINT stays as it is: ignored, when a shell started us in the background.
         previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -131,8 +132,8 @@ class _Display:
         """Print one request and its events; append them to the record if they were accepted."""
         self._requests += 1
         if request.accepted:
-            self._events += len(request.events)
-            self._append(request.events)
+            self._events += len(request.accepted_events)
+            self._append(request.accepted_events)
         else:
             self._refused += 1
         lines = [] if self._as_json else [self._heading(request)]
@@ -170,8 +171,10 @@ class _Display:
     def _append(self, events: list[dict[str, Any]]) -> None:
         if self._record is None or self.record_error is not None:
             return
+        from atotelemetry.testing.posthog_v1 import as_v0
+
         try:
-            self._record.writelines(json.dumps(event, separators=(",", ":")) + "\n" for event in events)
+            self._record.writelines(json.dumps(as_v0(event), separators=(",", ":")) + "\n" for event in events)
             self._record.flush()
         except OSError as error:
             self.record_error = error

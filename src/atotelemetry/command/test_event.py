@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "run"]
 
 EVENT = "telemetry:test"
+_V1_ENDPOINT = "/i/v1/analytics/events"
 _LOG = "ATO_TELEMETRY_LOG"
 # Beyond the sender's own deadline: to start it, and to see that it has ended.
 _GRACE = 5.0
@@ -35,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_choice_arguments(parser)
     parser.add_argument("--host", type=_url, metavar="URL", help="base URL of the server (default: the program's own)")
     parser.add_argument("--api-key", metavar="KEY", help="the project's write-only key; there is none by default")
+    parser.add_argument(
+        "--protocol", choices=("v0", "v1"), default="v0", help="v1: the endpoint that gives a verdict (default v0)"
+    )
     parser.add_argument(
         "--timeout", type=_seconds, default=15.0, metavar="SECONDS", help="give up after so long (default %(default)g)"
     )
@@ -58,10 +62,10 @@ def run(args: argparse.Namespace) -> int:
     fault = fault_of_address(host)
     if fault:
         return _nothing_sent(f"{prefix}_SERVICES_TELEMETRY_URL: {fault}")
-    return _send(args.app, consent.id, key, host, args.timeout)
+    return _send(args.app, consent.id, key, host, args.timeout, args.protocol)
 
 
-def _send(app: str, known_id: str | None, key: str, host: str, timeout: float) -> int:
+def _send(app: str, known_id: str | None, key: str, host: str, timeout: float, protocol: str) -> int:
     from tempfile import TemporaryDirectory
 
     from atotelemetry.host.telemetry import PH_API_ENDPOINT, Telemetry
@@ -79,6 +83,7 @@ def _send(app: str, known_id: str | None, key: str, host: str, timeout: float) -
                 app=app,
                 run_properties=(),  # which of them this program sends is not known here
                 notice=None,  # the person is at the keyboard and asked for it
+                protocol=protocol,
                 sender_deadline=timeout,
                 request_timeout=min(_REQUEST_TIMEOUT, timeout),
             )
@@ -99,7 +104,7 @@ def _send(app: str, known_id: str | None, key: str, host: str, timeout: float) -
     # Each line begins with a time and "sender[pid]"; the summary says nothing that is not in the others.
     lines = [line.partition("] ")[2] for line in said.decode("utf-8", "replace").splitlines()]
     lines = [line for line in lines if not line.startswith("done:")]
-    where = f"{without_credentials(host).rstrip('/')}{PH_API_ENDPOINT}"
+    where = f"{without_credentials(host).rstrip('/')}{PH_API_ENDPOINT if protocol == 'v0' else _V1_ENDPOINT}"
     if accepted:
         say(f"delivered one event to {where}; it took {seconds:.2f} s, with the start of the sender")
         for line in [*lines, f"event {EVENT}, uuid {uuid}"]:

@@ -15,3 +15,4 @@ class CaptureArgs(TypedDict, total=False):
     timestamp: object
     context: dict[str, Any] | None
     uuid: object
+    options: dict[str, Any] | None

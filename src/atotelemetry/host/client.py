@@ -38,7 +38,7 @@ __all__ = ["DEFAULT_QUEUE_SIZE", "FLUSH_TIMEOUT", "TelemetryClient"]
 DEFAULT_QUEUE_SIZE = 256
 """Events that wait in the host at most; one more is dropped and counted."""
 
-_ENDPOINTS = ("auto", "capture", "batch")
+_CHOICES = {"endpoint": ("auto", "capture", "batch"), "protocol": ("v0", "v1")}
 _LONGEST = 1e9  # seconds; JSON has no infinity to tell the sender
 
 
@@ -55,6 +55,10 @@ class TelemetryClient:
         before_send: called with the assembled event, a dict with `uuid`, `event`, `distinct_id`, `timestamp`,
             `properties` and perhaps `context`. What it returns is sent; None, or an exception, drops the event.
         endpoint: "auto" posts a lone event to /capture/ and several to /batch/; "capture" or "batch": always that one.
+        protocol: "v1" uses PostHog's newer endpoint, which gives a verdict on every event. A server without it gets the
+            events by "v0".
+        disable_geoip: ask PostHog not to look up a place for the address that the events come from.
+        historical_migration: mark the events as an import of old ones.
         compression: gzip request bodies: always, never, or (None) above a small size.
         max_retries: attempts after the first for a request that may succeed later.
         request_timeout: seconds for each network operation.
@@ -86,6 +90,9 @@ class TelemetryClient:
         queue_size: int = DEFAULT_QUEUE_SIZE,
         before_send: Callable[[dict[str, Any]], dict[str, Any] | None] | None = None,
         endpoint: str = "auto",
+        protocol: str = "v0",
+        disable_geoip: bool = True,
+        historical_migration: bool = False,
         compression: bool | None = None,
         max_retries: int = 1,
         request_timeout: float = 5.0,
@@ -97,8 +104,9 @@ class TelemetryClient:
         scrub: bool | Sequence[str] = True,
         on_error: Callable[[str, int], object] | None = None,
     ) -> None:
-        if endpoint not in _ENDPOINTS:
-            raise ValueError(f"endpoint must be one of {', '.join(_ENDPOINTS)}, not {endpoint!r}")
+        for name, choice in (("endpoint", endpoint), ("protocol", protocol)):
+            if choice not in _CHOICES[name]:
+                raise ValueError(f"{name} must be one of {', '.join(_CHOICES[name])}, not {choice!r}")
         for name, value, least in (("queue_size", queue_size, 1), ("max_retries", max_retries, 0)):
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be a whole number from {least}, not {value!r}")
@@ -123,6 +131,9 @@ class TelemetryClient:
             "app": app,
             "app_version": app_version,
             "endpoint": endpoint,
+            "capture_protocol": protocol,
+            "disable_geoip": bool(disable_geoip),
+            "historical_migration": bool(historical_migration),
             "compression": compression,
             "max_retries": max_retries,
             "request_timeout": request_timeout,
@@ -192,13 +203,15 @@ class TelemetryClient:
         timestamp: datetime.datetime | str | None = None,
         context: Mapping[str, Any] | None = None,
         uuid: object = None,
+        options: Mapping[str, Any] | None = None,
     ) -> str | None:
         """Queue one event; return its uuid, or None when nothing was queued.
 
         Values are encoded now: later changes to `properties` change nothing. `distinct_id` is a str, a UUID or
         anything with a `str`; without one the event gets a random id and PostHog makes no person of it
         (`$process_person_profile: False`). `timestamp` is a datetime in any timezone (a naive one is UTC) or an ISO
-        8601 text; now, if it is neither. `uuid` makes the event idempotent on the server.
+        8601 text; now, if it is neither. `uuid` makes the event idempotent on the server. `options` are PostHog's:
+        `process_person_profile`, `cookieless_mode`, `disable_skew_correction`, `product_tour_id`.
 
         Never blocks and never raises.
         """
@@ -206,6 +219,8 @@ class TelemetryClient:
             return None
         try:
             encoder = self._encoder or self._make_encoder()
+            if options is not None:
+                properties = encoder.with_options(properties, options)
             name, line = encoder.line(
                 event, distinct_id, {} if properties is None else properties, timestamp, context, uuid
             )

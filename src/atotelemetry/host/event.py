@@ -31,6 +31,13 @@ __all__ = ["BeforeSend", "Encoder", "encode_common"]
 # Anything larger takes the slow path, which limits depth.
 _HARMLESS_BYTES = 400
 _HARMLESS_CONTAINERS = 100
+# The options of an event in protocol v1, and the properties that mean the same in both protocols.
+_OPTIONS = {
+    "process_person_profile": "$process_person_profile",
+    "cookieless_mode": "$cookieless_mode",
+    "disable_skew_correction": "$ignore_sent_at",
+    "product_tour_id": "$product_tour_id",
+}
 _LINE_BREAK = 10  # "\n"
 _ENVELOPE_BYTES = 16 * 1024  # what an event may need beside its properties: two texts of 1024 characters, escaped
 _CONTEXT_BYTES = 64 * 1024  # what the common properties, or a context, may take of one line
@@ -84,6 +91,15 @@ class Encoder:
         self._event = wire.OutgoingEvent
         self._most_bytes = wire.MAX_EVENT_BYTES
         self._before_send = before_send
+
+    def with_options(self, properties: object, options: Any) -> dict[str, Any]:
+        """Return `properties` with an event's options among them, by the names that PostHog has for them there."""
+        known = _mapping(load("atotelemetry.host.values").plain(properties))
+        chosen = {_OPTIONS[name]: value for name, value in options.items() if name in _OPTIONS and value is not None}
+        unknown = [name for name in options if name not in _OPTIONS]
+        if unknown:
+            debug("options that PostHog does not have: %r", unknown)
+        return {**known, **chosen}
 
     def line(
         self,

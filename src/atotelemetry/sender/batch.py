@@ -6,24 +6,36 @@ prepared; every attempt to deliver it sends those same bytes. Only `sent_at` is 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from atotelemetry.sender.repair import mend_integers
 from atotelemetry.wire import Event, encode
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from atotelemetry.sender.outcome import Outcome
+
 __all__ = [
+    "BATCH_PATH",
+    "CAPTURE_PATH",
     "MADE_UP_BYTES",
     "MAX_REQUEST_BYTES",
     "MAX_REQUEST_EVENTS",
+    "V1_PATH",
+    "Exchange",
     "Prepared",
     "Request",
+    "Verdicts",
     "fill",
     "halve",
     "prepare",
     "request",
 ]
+
+CAPTURE_PATH, BATCH_PATH, V1_PATH = "/capture/", "/batch/", "/i/v1/analytics/events"
 
 MAX_REQUEST_EVENTS = 1000
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
@@ -45,10 +57,27 @@ class Prepared(NamedTuple):
 
 
 class Request(NamedTuple):
-    """One POST: where to, and its JSON."""
+    """One POST: its path, its JSON, and what is special about it."""
 
     path: str
     body: bytes
+    headers: Mapping[str, str] = {}
+    wants_answer: bool = False
+    """Whether an answer of success counts only when its body is there."""
+
+
+class Verdicts(NamedTuple):
+    """The fate of the events of one request, by one attempt.
+
+    `outcome` is that of all events which are neither accepted nor dropped.
+    """
+
+    outcome: Outcome
+    accepted: int = 0
+    dropped: Sequence[tuple[list[str], str, str]] = ()
+    """Names of events, why in the words of the journal, and why in those of `reasons`."""
+    summary: str = ""
+    """The server's own words, counted."""
 
 
 def prepare(event: Event, common: dict[str, msgspec.Raw], *, uuid: str, distinct_id: str, timestamp: str) -> Prepared:
@@ -94,14 +123,42 @@ def halve(events: list[Prepared]) -> tuple[list[Prepared], list[Prepared]]:
     return events[:middle], events[middle:]
 
 
-def request(events: list[Prepared], *, api_key: str, endpoint: str, sent_at: str) -> Request:
+def request(
+    events: list[Prepared], *, api_key: str, endpoint: str, sent_at: str, historical_migration: bool = False
+) -> Request:
     """Build the request for `events`: PostHog's single-event shape for a lone one, its batch shape otherwise.
 
     The shapes are those of https://posthog.com/docs/api/capture. `sent_at` (batch only) lets the server correct the
-    clock's skew, so it is the moment of this very attempt.
+    clock's skew, so it is the moment of this very attempt. An import of old events (batch only, too) is marked.
     """
     key = encode(api_key)
-    if endpoint == "capture" or (endpoint == "auto" and len(events) == 1):
-        return Request("/capture/", b'{"api_key":' + key + b"," + events[0].body[1:])
+    if endpoint == "capture" or (endpoint == "auto" and len(events) == 1 and not historical_migration):
+        return Request(CAPTURE_PATH, b'{"api_key":' + key + b"," + events[0].body[1:])
     bodies = b",".join([event.body for event in events])
-    return Request("/batch/", b'{"api_key":' + key + b',"batch":[' + bodies + b'],"sent_at":' + encode(sent_at) + b"}")
+    end = b',"historical_migration":true}' if historical_migration else b"}"
+    return Request(BATCH_PATH, b'{"api_key":' + key + b',"batch":[' + bodies + b'],"sent_at":' + encode(sent_at) + end)
+
+
+class Exchange:
+    """All attempts of one request to `/capture/` or `/batch/`."""
+
+    def __init__(self, events: list[Prepared], *, api_key: str, endpoint: str, historical_migration: bool) -> None:
+        self.events = events
+        self._api_key = api_key
+        self._endpoint = endpoint
+        self._historical_migration = historical_migration
+
+    def request(self, now: str, *, again: bool) -> Request:
+        """Return the next attempt, `now` being the time."""
+        del again  # the server does not want to know
+        return request(
+            self.events,
+            api_key=self._api_key,
+            endpoint=self._endpoint,
+            sent_at=now,
+            historical_migration=self._historical_migration,
+        )
+
+    def judge(self, outcome: Outcome) -> Verdicts:
+        """Return the fate of the events by the outcome of an attempt: one for all of them."""
+        return Verdicts(outcome)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from atotelemetry.facts.address import without_credentials
 from atotelemetry.sender import reasons
-from atotelemetry.sender.outcome import DELIVERED, REJECTED, RETRY, STALE, Outcome, judge
+from atotelemetry.sender.outcome import DELIVERED, REJECTED, RETRY, STALE, Outcome, judge, parse_retry_after
 
 if TYPE_CHECKING:
     import socket
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Attempt", "Connection", "Network"]
 
 _RESPONSE_CAP_BYTES = 64 * 1024
+_ANSWER_CAP_BYTES = 1024 * 1024  # a verdict on each of a thousand events
 _REASON_LENGTH = 200
 _KEEP_ALIVE = 60.0
 _MOST_REDIRECTS = 2
@@ -102,17 +103,18 @@ class Network:
 class Attempt:
     """One POST, and the knowledge that its thread has of it so far."""
 
-    def __init__(self, url: str, content: bytes, headers: dict[str, str]) -> None:
+    def __init__(self, url: str, content: bytes, headers: dict[str, str], *, wants_answer: bool = False) -> None:
         self.url = url
         self.content = content
         self.headers = headers
+        self.wants_answer = wants_answer
         self.outcome: Outcome | None = None
         self.proxy = ""
         """Host and port of the proxy that it went through, empty where it went to the server itself."""
         self.redirected = ""
         """The address that the server sent it on to."""
         self.answered = threading.Event()
-        """Set when `outcome` is known: when the head of the response is there."""
+        """Set when `outcome` is known: when the head of the response is there, or, if it is wanted, its body."""
         self.finished = threading.Event()
         """Set when there is nothing more to wait for."""
         self.kept = False
@@ -323,26 +325,27 @@ def _redirect(response: httpx.Response, url: httpx.URL) -> httpx.URL | None:
 
 def _take_answer(response: httpx.Response, attempt: Attempt) -> None:
     """Judge a response by its head, and again when its text is there."""
-    # Accepted is accepted, also if the rest of the answer never comes.
     retry_after, now = response.headers.get("Retry-After"), time.time()
     attempt.outcome = judge(response.status_code, retry_after, "", now)
-    attempt.answered.set()
-    body, complete = _read(response)
+    if not attempt.wants_answer:
+        attempt.answered.set()  # accepted is accepted, also if the rest of the answer never comes
+    body, attempt.kept = _read(response, _ANSWER_CAP_BYTES if attempt.wants_answer else _RESPONSE_CAP_BYTES)
     if attempt.outcome.kind != DELIVERED:
         text = _summary(body)
         location = response.headers.get("Location")
         if location and response.has_redirect_location:
             text = f"it redirects to {without_credentials(location)[:_REASON_LENGTH]}"
         attempt.outcome = judge(response.status_code, retry_after, text, now)
-    attempt.kept = complete
+    if attempt.wants_answer:
+        attempt.outcome = attempt.outcome._replace(body=body, retry_after=parse_retry_after(retry_after, now))
 
 
-def _read(response: httpx.Response) -> tuple[bytes, bool]:
+def _read(response: httpx.Response, cap_bytes: int = _RESPONSE_CAP_BYTES) -> tuple[bytes, bool]:
     """Read a response's body, up to a cap; return it, and whether that was all of it."""
     body = b""
     for chunk in response.iter_raw():
         body += chunk
-        if len(body) > _RESPONSE_CAP_BYTES:
+        if len(body) > cap_bytes:
             return body, False
     return body, True
 

@@ -65,7 +65,8 @@ class Delivery:
             limit = min(limit, time_limit)
         started = time.monotonic()
         content, compressed = self._compressed(request.body)
-        attempt = Attempt(self.url(request.path), content, {"Content-Encoding": "gzip"} if compressed else {})
+        headers = {**request.headers, "Content-Encoding": "gzip"} if compressed else {**request.headers}
+        attempt = Attempt(self.url(request.path), content, headers, wants_answer=request.wants_answer)
         outcome = self._make(attempt, limit)
         milliseconds = (time.monotonic() - started) * 1000
         self._journal.detail(

@@ -14,14 +14,16 @@ import sys
 from typing import TYPE_CHECKING, Protocol
 
 from atotelemetry.sender import batch, reasons
+from atotelemetry.sender.endpoints import Endpoints
 from atotelemetry.sender.outcome import DELIVERED, REFUSED, RETRY, STALE, TOO_LARGE, Outcome
 from atotelemetry.sender.tally import drop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from atotelemetry.sender.batch import Prepared, Request
+    from atotelemetry.sender.batch import Exchange, Prepared, Request
     from atotelemetry.sender.journal import Journal
+    from atotelemetry.sender.protocol_v1 import Exchange as ExchangeV1
     from atotelemetry.sender.tally import Tally
     from atotelemetry.wire import Hello
 
@@ -33,6 +35,7 @@ RETRY_DELAY = 0.5
 _LONGEST_DELAY = 30.0
 _JITTER = 0.25
 _SMALLEST_LIMIT_BYTES = 64 * 1024
+_ELSEWHERE = "elsewhere"  # the kind of an outcome: to be sent again, to another endpoint
 
 
 class TimeLeft(Protocol):
@@ -78,6 +81,7 @@ class Dispatcher:
         time: how much is left.
         journal: told of each retry, split and drop.
         tally: counts each event once.
+        endpoints: of the server, shared by all dispatchers to it.
 
     """
 
@@ -89,8 +93,10 @@ class Dispatcher:
         time: TimeLeft,
         journal: Journal,
         tally: Tally,
+        endpoints: Endpoints | None = None,
     ) -> None:
         self._settings = settings
+        self._endpoints = endpoints or Endpoints(settings, journal)
         self._post = post
         self._time = time
         self._journal = journal
@@ -104,20 +110,32 @@ class Dispatcher:
         waiting = [events] if events else []  # a stack: the next to be sent is on top
         while waiting:
             part = waiting.pop()
+            if len(part) > 1 and self._endpoints.one_by_one:
+                waiting.append(part[1:])
+                part = part[:1]
             try:
-                outcome = self._send(part)
+                outcome, part = self._send(part)
             except Exception as error:  # a bug of ours costs these events, no others
                 outcome = Outcome("", f"{type(error).__name__}: {error}")
+            if outcome.kind == _ELSEWHERE:
+                waiting.append(part)
+                continue
             if outcome.kind in (REFUSED, TOO_LARGE) and len(part) > 1:
                 first, second = self._split(part, outcome)
                 waiting += [second, first]
                 continue
-            with self._tally.lock:
-                if outcome.kind == DELIVERED:
-                    self._tally.deliver(len(part))
-                else:
-                    names = [event.name for event in part]
-                    drop(names, outcome.reason, outcome.cause or reasons.SENDER_FAILED, self._tally, self._journal)
+            if part:
+                names = [event.name for event in part]
+                is_delivered = outcome.kind == DELIVERED
+                dropped = [] if is_delivered else [(names, outcome.reason, outcome.cause or reasons.SENDER_FAILED)]
+                self._count(len(part) if is_delivered else 0, dropped)
+
+    def _count(self, accepted: int, dropped: Sequence[tuple[list[str], str, str]]) -> None:
+        with self._tally.lock:
+            for names, reason, cause in dropped:
+                drop(names, reason, cause, self._tally, self._journal)
+            if accepted:
+                self._tally.deliver(accepted)
 
     def _split(self, part: list[Prepared], outcome: Outcome) -> tuple[list[Prepared], list[Prepared]]:
         first, second = batch.halve(part)
@@ -128,8 +146,16 @@ class Dispatcher:
         self._journal.detail(f"{outcome.reason}: trying {len(first)} and {len(second)} events")
         return first, second
 
-    def _send(self, events: list[Prepared]) -> Outcome:
-        """Post one request, as often as it makes sense; return the last outcome."""
+    def _send(self, events: list[Prepared]) -> tuple[Outcome, list[Prepared]]:
+        """Post one request, as often as it makes sense.
+
+        Return the last outcome, and the events that it is about: those that the server gave no verdict on before.
+        """
+        exchange = self._endpoints.exchange(events, utc_now())
+        outcome = self._try(exchange)
+        return outcome, exchange.events
+
+    def _try(self, exchange: Exchange | ExchangeV1) -> Outcome:
         settings = self._settings
         attempt = 0
         was_stale = False
@@ -139,8 +165,14 @@ class Dispatcher:
             left = self._time.left()
             if left is not None and left <= 0:
                 return self._too_late(outcome)
-            request = batch.request(events, api_key=settings.api_key, endpoint=settings.endpoint, sent_at=utc_now())
-            outcome = self._post(request, len(events), left)
+            request = exchange.request(utc_now(), again=was_stale)
+            outcome, accepted, dropped, summary = exchange.judge(self._post(request, len(exchange.events), left))
+            if summary:
+                self._journal.detail(f"verdicts: {summary}")
+            if accepted or dropped:
+                self._count(accepted, dropped)
+            if self._endpoints.leave(request.path, outcome.status):
+                return outcome._replace(kind=_ELSEWHERE)
             if outcome.kind == STALE:
                 # The server had closed the kept connection: no attempt of ours, but only once for each.
                 if not was_stale:

@@ -23,6 +23,7 @@ from atotelemetry.sender.buffer import Buffer
 from atotelemetry.sender.connection import Network
 from atotelemetry.sender.delivery import Delivery, user_agent
 from atotelemetry.sender.dispatch import Dispatcher, utc_now
+from atotelemetry.sender.endpoints import Endpoints
 from atotelemetry.sender.lanes import Channel, Lanes
 from atotelemetry.sender.outcome import DELIVERED, Outcome
 from atotelemetry.sender.reader import Reader
@@ -94,6 +95,7 @@ class Sender:
         )
         self._settings = Hello(protocol=PROTOCOL_VERSION, api_key="", host="")
         self._lanes: Lanes | None = None
+        self._endpoints: Endpoints | None = None
         self._enrichment: _Enrichment | None = None
         self._common: dict[str, msgspec.Raw] = {}
         self._common_bytes = 0
@@ -222,6 +224,7 @@ class Sender:
     def _open_lanes(self) -> Lanes:
         """Open the way to the server that the settings name."""
         settings = self._settings
+        self._endpoints = Endpoints(settings, self._journal)
         if self._dry_run is None:
             agent = user_agent(settings.app, settings.app_version)
             self._journal.detail(f"sending to {without_credentials(settings.host)} as {agent}")
@@ -257,6 +260,7 @@ class Sender:
             time=self._countdown,
             journal=self._journal,
             tally=self.tally,
+            endpoints=self._endpoints,
         )
 
     def _print(self, request: batch.Request, events: int, time_limit: float | None) -> Outcome:  # noqa: ARG002
@@ -316,6 +320,8 @@ class _Enrichment:
         settings = self._settings
         try:
             known = dict(run.library_properties())
+            if not settings.disable_geoip:
+                del known["$geoip_disable"]
             if settings.run_properties:
                 known.update(
                     run.run_properties(

@@ -41,6 +41,10 @@ class Outcome(NamedTuple):
     retry_after: float | None = None
     cause: str = ""
     """One of `reasons`, if the events were lost by this result."""
+    status: int = 0
+    """HTTP status of the answer; 0 where there was none."""
+    body: bytes = b""
+    """The answer itself, if the request wanted it (`batch.Request`)."""
 
 
 def judge(status: int, retry_after: str | None, text: str, now: float) -> Outcome:
@@ -51,15 +55,15 @@ def judge(status: int, retry_after: str | None, text: str, now: float) -> Outcom
     """
     reason = f"HTTP {status}{': ' + text if text else ''}"
     if 200 <= status < 300:  # noqa: PLR2004 - the class of success, RFC 9110 section 15.3
-        return Outcome(DELIVERED, reason)
+        return Outcome(DELIVERED, reason, status=status)
     cause = reasons.of_status(status)
     if status in (408, 429) or status >= 500:  # noqa: PLR2004 - server errors, section 15.6
-        return Outcome(RETRY, reason, parse_retry_after(retry_after, now), cause)
+        return Outcome(RETRY, reason, parse_retry_after(retry_after, now), cause, status)
     if status == 400:  # noqa: PLR2004
-        return Outcome(REFUSED, reason, cause=cause)
+        return Outcome(REFUSED, reason, cause=cause, status=status)
     if status == 413:  # noqa: PLR2004
-        return Outcome(TOO_LARGE, reason, cause=cause)
-    return Outcome(REJECTED, reason, cause=cause)
+        return Outcome(TOO_LARGE, reason, cause=cause, status=status)
+    return Outcome(REJECTED, reason, cause=cause, status=status)
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:

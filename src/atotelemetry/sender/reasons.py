@@ -4,6 +4,10 @@ A leaf. The sender's journal tells the details; these texts are for `stats.lost_
 
     refused (401)             the server's final answer; also 408 and 429 after the last retry
     server error (503)        the last of the answers from 500 on
+    over quota                the project's billing limit (protocol v1, which tells)
+    event too big             for the server (v1)
+    not stored                the server asked for it again until the last retry (v1)
+    no verdict                the server's answer of success cannot be read (v1)
     network: connect failed   no connection: refused, unreachable, unknown name, proxy gone
     network: timeout          no answer in time
     network: broken           the connection was lost, or what came back is no HTTP
@@ -30,14 +34,23 @@ __all__ = [
     "NETWORK_TRUST",
     "NOT_ENCODABLE",
     "NOT_SENDABLE",
+    "NOT_STORED",
+    "NO_VERDICT",
     "OTHER",
+    "OVER_QUOTA",
     "SENDER_FAILED",
+    "TOO_BIG",
     "UNREADABLE",
     "is_an_answer",
     "is_of_the_network",
+    "of_details",
     "of_status",
 ]
 
+OVER_QUOTA = "over quota"
+TOO_BIG = "event too big"
+NOT_STORED = "not stored"
+NO_VERDICT = "no verdict"
 NETWORK_CONNECT = "network: connect failed"
 NETWORK_TIMEOUT = "network: timeout"
 NETWORK_BROKEN = "network: broken"
@@ -55,6 +68,13 @@ OTHER = "other"
 def of_status(status: int) -> str:
     """Return the reason for events that the server answered with an HTTP status of failure."""
     return f"server error ({status})" if status >= 500 else f"refused ({status})"  # noqa: PLR2004 - RFC 9110, 15.6
+
+
+def of_details(details: str) -> str:
+    """Return the reason for an event that the server dropped with these details (protocol v1)."""
+    known = {"billing_limit_exceeded": OVER_QUOTA, "event_too_big": TOO_BIG, "ai_event_too_big": TOO_BIG}
+    words = details.replace("_", " ")
+    return known.get(details) or (words if words and words.isprintable() else "dropped by the server")
 
 
 def is_an_answer(reason: str) -> bool:

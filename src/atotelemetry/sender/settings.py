@@ -43,6 +43,11 @@ def fault_of(settings: Hello) -> str:
         return "the api_key is empty"
     if settings.endpoint not in ("auto", "capture", "batch"):
         return f"the endpoint must be auto, capture or batch, not {settings.endpoint!r}"
+    if settings.capture_protocol not in ("v0", "v1"):
+        return f"the protocol must be v0 or v1, not {settings.capture_protocol!r}"
+    # v1 sends it in a header.
+    if settings.capture_protocol == "v1" and not (settings.api_key.isascii() and settings.api_key.isprintable()):
+        return "the api_key holds a character that cannot be sent"
     if settings.max_retries < 0 or settings.request_timeout <= 0 or settings.sender_deadline <= 0:
         return "times must be positive, and max_retries not negative"
     return ""
@@ -64,6 +69,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--api-key", metavar="KEY", help="the project's write-only key")
     add("--app", metavar="NAME", help="the measured program, for the User-Agent (default: atopile)")
     add("--endpoint", choices=("auto", "capture", "batch"), help="auto: a lone event to /capture/, several to /batch/")
+    add("--protocol", choices=("v0", "v1"), help="v1: PostHog's endpoint with a verdict on every event (default: v0)")
     add("--max-retries", type=_whole_number, metavar="N", help="attempts after the first (default: 1)")
     add("--timeout", type=_seconds, metavar="S", help="seconds for each network operation (default: 5)")
     add("--deadline", type=_seconds, metavar="S", help="seconds to live on after the input has ended (default: 15)")
@@ -108,6 +114,7 @@ def overrides(options: argparse.Namespace) -> dict[str, Any]:
         "api_key": options.api_key,
         "app": options.app,
         "endpoint": options.endpoint,
+        "capture_protocol": options.protocol,
         "max_retries": options.max_retries,
         "request_timeout": options.timeout,
         "sender_deadline": options.deadline,

@@ -11,13 +11,14 @@ import itertools
 import socket
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from atotelemetry.testing.posthog import BODY_LIMIT_BYTES
+from atotelemetry.testing.posthog_v1 import STORED, key_of
 
 if TYPE_CHECKING:
     import threading
@@ -58,6 +59,8 @@ class Answer:
     """Seconds between single bytes of the answer, headers included; without a `body` it never ends."""
     close: bool = False
     """Answer, then close without having announced it; add a `Connection: close` header to announce it."""
+    results: Mapping[str, str | Mapping[str, str]] = field(default_factory=dict)
+    """Verdicts of protocol v1 by uuid or name of the event: "drop", or `{"result": "drop", "details": "…"}`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -85,11 +88,22 @@ class RecordedRequest:
     """None until it is decided."""
     status: int | None = None
     """None until the answer begins, and for good when there is none."""
+    verdicts: dict[str, dict[str, str]] = field(default_factory=dict)
+    """The server's verdicts on the events, by canonical uuid (protocol v1)."""
 
     @property
     def accepted(self) -> bool:
         """Whether it was answered 2xx."""
         return is_success(self.status)
+
+    @property
+    def accepted_events(self) -> list[dict[str, Any]]:
+        """The events that the server has taken; of protocol v1 those with a verdict that says so."""
+        if not self.accepted:
+            return []
+        if not self.verdicts:
+            return self.events
+        return [event for event in self.events if self.verdicts[key_of(event)]["result"] in STORED]
 
 
 AnswerSource: TypeAlias = Answer | Callable[[RecordedRequest], Answer]

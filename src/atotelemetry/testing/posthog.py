@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from atotelemetry.testing.http import RecordedRequest
 
-__all__ = ["BODY_LIMIT_BYTES", "read_body"]
+__all__ = ["BODY_LIMIT_BYTES", "JSON_ERRORS", "read_body", "read_json", "unpack"]
+
+JSON_ERRORS = (ValueError, RecursionError)
+"""The errors of a body that is no JSON to PostHog."""
 
 BODY_LIMIT_BYTES = 20 * 1024 * 1024
 CAPTURE_PATHS = frozenset({"/capture", "/batch", "/e", "/i/v0/e"})
@@ -33,34 +36,61 @@ def read_body(request: RecordedRequest) -> tuple[int, str] | None:
 
     Every path takes an event, a batch or an array of events. One bad event refuses the whole request.
     """
-    if request.wire_bytes > BODY_LIMIT_BYTES:
-        return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "length limit exceeded"
     refusal: tuple[int, str] | None = None
     if request.path.partition("?")[0].removesuffix("/") not in CAPTURE_PATHS:
         refusal = HTTPStatus.NOT_FOUND, "not found"
     elif request.method != "POST":
         refusal = HTTPStatus.METHOD_NOT_ALLOWED, "method not allowed"
+    unpacked = unpack(request)
+    if unpacked is not None:
+        return refusal or unpacked
+    try:
+        payload = _load(request.body)
+    except JSON_ERRORS as error:
+        return refusal or (HTTPStatus.BAD_REQUEST, f"failed to parse request: {error}")
+    # Read in any case: who looks for a request that was refused wants to see what was in it.
+    verdict = _read_payload(request, payload)
+    fault = _fault_of(request.body, payload)
+    if fault:
+        verdict = HTTPStatus.BAD_REQUEST, f"failed to parse request: {fault}"
+    return refusal or verdict
+
+
+def unpack(request: RecordedRequest) -> tuple[int, str] | None:
+    """Decompress the request's body; return PostHog's refusal, or None."""
+    if request.wire_bytes > BODY_LIMIT_BYTES:
+        return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "length limit exceeded"
     if request.headers.get("Content-Encoding", "").strip().lower() == "gzip":
         try:
             body = _gunzip(request.body)
         except zlib.error as error:
-            return refusal or (HTTPStatus.BAD_REQUEST, f"failed to decode request: {error}")
+            return HTTPStatus.BAD_REQUEST, f"failed to decode request: {error}"
         if body is None:
-            return refusal or (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "length limit exceeded")
+            return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "length limit exceeded"
         request.body = body
-    try:
-        # As text: from bytes, `json` would also take UTF-16 and encoded surrogates, which PostHog does not.
-        text = request.body.decode()
-        payload = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_integer)
-    except (ValueError, RecursionError) as error:
-        return refusal or (HTTPStatus.BAD_REQUEST, f"failed to parse request: {error}")
-    # Read in any case: who looks for a request that was refused wants to see what was in it.
-    verdict = _read_payload(request, payload)
+    return None
+
+
+def read_json(body: bytes) -> Any:
+    """Return the value that a body holds. Raises one of `JSON_ERRORS` where PostHog's parser refuses it."""
+    payload = _load(body)
+    fault = _fault_of(body, payload)
+    if fault:
+        raise ValueError(fault)
+    return payload
+
+
+def _load(body: bytes) -> Any:
+    # As text: from bytes, `json` would also take UTF-16 and encoded surrogates, which PostHog does not.
+    return json.loads(body.decode(), parse_constant=_refuse_constant, parse_float=_finite, parse_int=_integer)
+
+
+def _fault_of(body: bytes, payload: Any) -> str:
     if _is_too_deep(payload):
-        verdict = HTTPStatus.BAD_REQUEST, "failed to parse request: recursion limit exceeded"
-    elif "\\u" in text and _has_lone_surrogate(payload):
-        verdict = HTTPStatus.BAD_REQUEST, "failed to parse request: lone surrogate in a hex escape"
-    return refusal or verdict
+        return "recursion limit exceeded"
+    if b"\\u" in body and _has_lone_surrogate(payload):
+        return "lone surrogate in a hex escape"
+    return ""
 
 
 def _read_payload(request: RecordedRequest, payload: Any) -> tuple[int, str] | None:

@@ -11,8 +11,10 @@ import selectors
 import socket
 import threading
 from dataclasses import replace
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Self
 
+from atotelemetry.testing import posthog_v1
 from atotelemetry.testing.http import Answer, RecordedRequest, is_success, serve_connection
 from atotelemetry.testing.posthog import read_body
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from ssl import SSLContext
     from types import TracebackType
+    from typing import Literal
 
     from atotelemetry.testing.http import AnswerSource
 
@@ -40,6 +43,7 @@ class CaptureServer:
         on_request: called with every request once its answer is decided and before it is sent, on the connection's
             thread and never twice at a time. It must not raise.
         ssl_context: serve https with this context; the url then names `localhost`.
+        protocol: "v0" or "v1": speak only that one, and answer 404 to the other. By default both.
 
     All methods may be called from any thread. Raises OSError from `start` when the port is taken.
 
@@ -52,12 +56,14 @@ class CaptureServer:
         judge: bool = True,
         on_request: Callable[[RecordedRequest], object] | None = None,
         ssl_context: SSLContext | None = None,
+        protocol: Literal["v0", "v1"] | None = None,
     ) -> None:
         self._port = port
         self._judges = judge
         self._on_request = on_request
         self._on_request_lock = threading.Lock()
         self._ssl_context = ssl_context
+        self._protocol = protocol
 
         # Guards everything below; notified when a request arrives and when its fate is known.
         self._changed = threading.Condition()
@@ -165,7 +171,7 @@ class CaptureServer:
     def events(self) -> list[dict[str, Any]]:
         """The events of every request that was answered 2xx, in order of arrival; a new list each time."""
         with self._changed:
-            return [event for request in self._requests if request.accepted for event in request.events]
+            return [event for request in self._requests for event in request.accepted_events]
 
     @property
     def connection_count(self) -> int:
@@ -267,7 +273,10 @@ class CaptureServer:
 
     def _arrived(self, request: RecordedRequest) -> Answer:
         """Record it, decide its answer."""
-        refusal = read_body(request)
+        is_v1 = posthog_v1.is_v1(request.path)
+        refusal = posthog_v1.read_body(request) if is_v1 else read_body(request)
+        if self._protocol == ("v0" if is_v1 else "v1"):
+            refusal = HTTPStatus.NOT_FOUND, "not found"
         with self._changed:
             self._requests.append(request)
             source = self._script.pop(0) if self._script else self._default_answer
@@ -277,6 +286,8 @@ class CaptureServer:
         if self._judges and refusal is not None and is_success(answer.status):
             status, reason = refusal
             answer = replace(answer, status=status, body=reason)
+        elif is_v1 and refusal is None and answer.body is None and is_success(answer.status):
+            answer = replace(answer, body=posthog_v1.answer_body(request, answer.results))
         request.answer = answer
         return answer
 
@@ -286,7 +297,7 @@ class CaptureServer:
             request.status = status
             # A request that `clear` forgot while it was delayed is not counted. It is near the end, if anywhere.
             if request.accepted and any(known is request for known in reversed(self._requests)):
-                self._accepted_events += len(request.events)
+                self._accepted_events += len(request.accepted_events)
             self._changed.notify_all()
         if self._on_request is not None:
             # The callback that holds the lock may be stopping us, and then waits for this thread.
