@@ -6,6 +6,7 @@ unused. So a change of a public type shows here first.
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import uuid
 from typing import Any, assert_type
@@ -66,6 +67,9 @@ def clients() -> None:
         sender_deadline=10,
         properties={"edition": "free"},
         run_properties=("email",),
+        in_app=("mytool",),
+        source_lines=False,
+        scrub=("argv",),
     )
     assert_type(made.disabled, bool)
     made.disabled = True
@@ -75,7 +79,7 @@ def clients() -> None:
     made.capture("built", distinct_id=uuid.uuid4(), timestamp=datetime.datetime.now(datetime.UTC), uuid="text")
     made.capture("built", distinct_id=7, timestamp="2026-01-02T03:04:05Z", options={"cookieless_mode": True})
     assert_type(made.capture_exception(), str | None)
-    made.capture_exception(ValueError("x"), distinct_id="me", properties={"n": 1})
+    made.capture_exception(ValueError("x"), distinct_id="me", properties={"n": 1}, handled=False)
     assert_type(made.flush(), bool)
     assert_type(made.flush(None, delivered=True), bool)
     assert_type(made.flush(timeout=FLUSH_TIMEOUT), bool)
@@ -140,8 +144,13 @@ def application() -> None:
 
 
 async def asynchronous() -> None:
-    """Check the decorated coroutine."""
+    """Check the decorated coroutine, and the hooks."""
     assert_type(await fetch("x"), bytes)
+    telemetry = Telemetry(app="tool", ignore=(KeyError, KeyboardInterrupt), report_uncaught=True)
+    telemetry.install_hooks()
+    telemetry.install_hooks(asyncio.get_running_loop())
+    telemetry.uninstall_hooks()
+    Telemetry(app="tool", ignore=KeyError)  # type: ignore[arg-type]
 
 
 def returned_from_inside() -> int:

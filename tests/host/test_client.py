@@ -546,6 +546,37 @@ def test_before_send_that_raises_drops_the_event(new_client, debug_lines):
     assert [line for line in debug_lines() if "mistake" in line]
 
 
+def test_an_exception_that_was_lost_may_be_reported_again(new_client):
+    """One counts as reported once its event is queued."""
+    answers = iter([None, {"no": "event"}, LookupError("mistake")])
+
+    def before_send(event):
+        answer = next(answers, event)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    recorder = Recorder(new_client(before_send=before_send))
+    error = ValueError("x")
+    told = [recorder.client.capture_exception(error) for _ in range(5)]
+    assert [bool(uuid) for uuid in told] == [False, False, False, True, False]
+    assert recorder.client.stats.captured == 4
+
+
+def test_the_same_exception_again_and_again(new_client):
+    """Of one kind ten are sent in ten seconds; the others are counted as dropped."""
+    recorder = Recorder(new_client())
+    told = []
+    for number in range(15):
+        try:
+            int("x")
+        except ValueError as error:
+            told.append(recorder.client.capture_exception(error, properties={"n": number}))
+    assert [bool(uuid) for uuid in told] == [True] * 10 + [False] * 5
+    assert recorder.client.stats.dropped_by_reason == {"repeated": 5}
+    assert all("$exception_repeated" not in event["properties"] for event in recorder.events)
+
+
 # Construction
 
 
@@ -567,6 +598,10 @@ def test_before_send_that_raises_drops_the_event(new_client, debug_lines):
         {"queue_size": 2.5},
         {"app": None},
         {"app_version": 1.2},
+        {"in_app": "tool"},
+        {"in_app": (1,)},
+        {"scrub": "argv"},
+        {"scrub": None},
     ],
     ids=str,
 )

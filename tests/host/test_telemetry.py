@@ -162,6 +162,12 @@ class TestWith:
         assert recorded.names == ["start", "end"]
         assert recorded.events[1]["properties"].items() >= {"exit_code": 1, "outcome": "mine"}.items()
 
+    @pytest.mark.parametrize("ignore", [KeyError, [KeyError], ("KeyError",), (KeyError(),)])
+    def test_ignored_classes_are_a_tuple(self, ignore):
+        """Anything else is a mistake in the host's code."""
+        with pytest.raises(ValueError, match="ignore must be classes"):
+            Telemetry(app="tool", ignore=ignore)
+
     def test_handled_or_not(self, recorded):
         """What leaves a block is not handled; what is captured by hand is. Neither is fatal."""
         with contextlib.suppress(ValueError), recorded.telemetry.capture("start", "end"):

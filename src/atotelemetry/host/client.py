@@ -117,8 +117,8 @@ class TelemetryClient:
             if not isinstance(text, str) and (text is not None or name == "app"):
                 raise ValueError(f"{name} must be a text, not {text!r}")
         for name, names in (("in_app", in_app), ("scrub", () if isinstance(scrub, bool) else scrub)):
-            if isinstance(names, str) or not all(isinstance(one, str) for one in names):
-                raise ValueError(f"{name} must be names, as a tuple, not {names!r}")
+            if not isinstance(names, (tuple, list)) or not all(isinstance(one, str) for one in names):
+                raise ValueError(f"{name} must be a tuple of names, not {names!r}")
         fault = fault_of_address(host) if host else ""
         if fault:
             raise ValueError(fault)

@@ -122,7 +122,9 @@ class Telemetry:
         if run_properties is None:
             run_properties = tuple(name for name in RUN_PROPERTIES if name != "email" or app == "atopile")
         self._notice_given = allocate_lock()
-        self._ignore = tuple(ignore)
+        if type(ignore) is not tuple or not all(issubclass(type(kind), type) for kind in ignore):
+            raise ValueError(f"ignore must be classes, as a tuple, not {ignore!r}")
+        self._ignore = ignore
         self._started = time.perf_counter()
         self._distinct_id: str | None = None
         # Loaded for those who use it.
