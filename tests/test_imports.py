@@ -237,6 +237,21 @@ print(json.dumps(sorted(after)))
     assert len(server.events) == 2
 
 
+def test_a_sender_without_proxies_and_tls_loads_nothing_for_them(server, monkeypatch):
+    """Each module is a part of a per cent of a sender's CPU. What was loaded is not searched for garbage again."""
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    program = """
+import gc, json, sys
+from atotelemetry.sender.__main__ import main
+assert main(["--host", sys.argv[1], "--api-key", "k"]) == 0
+needless = {"queue", "truststore", "atotelemetry.sender.proxy", "atotelemetry.sender.certificates"}
+print(json.dumps([sorted(needless & set(sys.modules)), gc.isenabled(), gc.get_freeze_count() > 10_000]))
+"""
+    done = fresh(program, server.url, stdin='{"event": "first"}\n')
+    assert json.loads(done.stdout) == [[], True, True]
+
+
 def test_a_sender_with_nothing_to_send_does_not_load_httpx():
     """A stream without events ends without the cost of an HTTP library."""
     program = """

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Mapping
 
-__all__ = ["nobody", "trusted", "why_not_trusted"]
+__all__ = ["trusted", "why_not_trusted"]
 
 # The first family of which something is set counts. OpenSSL's, then those that requests and curl read.
 _VARIABLES = (("SSL_CERT_FILE", "SSL_CERT_DIR"), ("REQUESTS_CA_BUNDLE",), ("CURL_CA_BUNDLE",))
@@ -27,13 +27,6 @@ _ADVICE = {
     64: "use the name that the certificate is for",  # another IP address
 }
 _USUAL_ADVICE = "set SSL_CERT_FILE to a file with its authority's certificate"
-
-
-def nobody() -> ssl.SSLContext:
-    """Return TLS settings that trust nobody, for http: reading certificates would cost time for nothing."""
-    import ssl
-
-    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def trusted(directory: str | None, log: Callable[[str], object]) -> ssl.SSLContext:
@@ -54,7 +47,7 @@ def trusted(directory: str | None, log: Callable[[str], object]) -> ssl.SSLConte
         return context
     if named:
         # Made by hand: truststore asks OpenSSL, which sees relative paths from our own directory.
-        by_hand = nobody()
+        by_hand = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if _load(by_hand, named, log):
             _load_defaults(by_hand, {variable for variable, _ in named})
             return by_hand

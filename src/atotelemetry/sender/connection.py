@@ -6,12 +6,13 @@ wants to. httpx is imported by the first connection, so that a sender with nothi
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import sys
 import threading
 import time
-from queue import SimpleQueue
+from _queue import SimpleQueue  # `queue` loads more than that
 from typing import TYPE_CHECKING, Any
 
 from atotelemetry.facts.address import without_credentials
@@ -65,23 +66,14 @@ class Network:
 
         Raises `UnusableProxy` when the proxy that a person wants cannot be used.
         """
-        from atotelemetry.sender import certificates, proxy
-
         library = import_httpx()
         with self._finding_out:
-            target = url.scheme, url.raw_host.decode("ascii"), url.port
-            way = self._ways.get(target)
-            if way is None:
-                way = self._ways[target] = proxy.find_way(*target, os.environ, self._journal.detail)
-            if way.fault:
-                raise proxy.UnusableProxy(way.fault)
-            if "https" not in (url.scheme, way.scheme):
-                trust = certificates.nobody()
-            else:
-                trust = self._trust = self._trust or certificates.trusted(self._directory, self._journal.detail)
+            way = self._find_way(url)
+            tls_to_proxy = way is not None and way.scheme == "https"
+            trust = self._find_trust() if url.scheme == "https" or tls_to_proxy else _nobody()
         through = None
-        if way.address:
-            own_trust = trust if way.scheme == "https" else None
+        if way is not None:
+            own_trust = trust if tls_to_proxy else None
             through = library.Proxy(f"{way.scheme}://{way.address}", auth=way.credentials, ssl_context=own_trust)
         client: httpx.Client = library.Client(
             headers={
@@ -97,7 +89,30 @@ class Network:
             trust_env=False,
             proxy=through,
         )
-        return client, way.address
+        return client, "" if way is None else way.address
+
+    def _find_way(self, url: httpx.URL) -> Way | None:
+        """Return the way through a proxy, or None for the direct one. Raises `UnusableProxy`."""
+        from urllib.request import getproxies  # httpx has loaded it
+
+        if not getproxies():  # the usual case: no variable, and no setting of the system
+            return None
+        from atotelemetry.sender import proxy
+
+        target = url.scheme, url.raw_host.decode("ascii"), url.port
+        way = self._ways.get(target)
+        if way is None:
+            way = self._ways[target] = proxy.find_way(*target, os.environ, self._journal.detail)
+        if way.fault:
+            raise proxy.UnusableProxy(way.fault)
+        return way if way.address else None
+
+    def _find_trust(self) -> ssl.SSLContext:
+        if self._trust is None:
+            from atotelemetry.sender.certificates import trusted
+
+            self._trust = trusted(self._directory, self._journal.detail)
+        return self._trust
 
 
 class Attempt:
@@ -164,6 +179,9 @@ class Connection:
             self._client_for(import_httpx().URL(self._host))  # beside other work, before the first attempt is there
         except Exception:
             pass  # the attempt tries again, and tells what is wrong
+        if not gc.isenabled():  # see `sender/__main__.py`
+            gc.freeze()  # nothing of all that was loaded is garbage
+            gc.enable()
         while (attempt := self._attempts.get()) is not None and not self._abandoned:
             try:
                 self._post(attempt)
@@ -308,6 +326,13 @@ def import_httpx() -> Any:
     import httpx
 
     return httpx
+
+
+def _nobody() -> ssl.SSLContext:
+    """Return TLS settings that trust nobody, for http: reading certificates would cost time for nothing."""
+    import ssl
+
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def _redirect(response: httpx.Response, url: httpx.URL) -> httpx.URL | None:

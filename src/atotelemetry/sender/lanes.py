@@ -9,7 +9,7 @@ up to a limit in number and in bytes.
 from __future__ import annotations
 
 import threading
-from queue import SimpleQueue
+from _queue import SimpleQueue  # `queue` loads more than that
 from typing import TYPE_CHECKING, NamedTuple
 
 from atotelemetry.sender.batch import MAX_REQUEST_BYTES
