@@ -29,9 +29,15 @@ PROPERTIES = {"command": "build", "ok": True, "targets": 3}
 TEN = {**PROPERTIES, "a": 1.5, "b": None, "c": "text", "d": [1, 2], "e": {"f": "g"}, "h": 10**12, "i": "é"}
 
 # A fresh interpreter may have loaded these already, depending on how it was installed; they cost next to nothing.
-FREE = {"__future__", "_queue", "_weakref", "atexit", "itertools", "errno"}
+FREE = {"__future__", "_queue", "_weakref", "atexit", "itertools", "errno", "_xxsubinterpreters"}
 # What only the first event needs of ours, or only an application's own `Telemetry`.
-AT_AN_EVENT = {"atotelemetry.wire", "atotelemetry.ids", "atotelemetry.host.event", "atotelemetry.host.msgspec_import"}
+AT_AN_EVENT = {
+    "atotelemetry.wire",
+    "atotelemetry.ids",
+    "atotelemetry.facts.breaker",
+    "atotelemetry.host.event",
+    "atotelemetry.host.msgspec_import",
+}
 OF_AN_APPLICATION = ("consent", "choice", "choice_yaml", "telemetry", "block", "exceptions", "properties")
 # What no command-line program should find in its process because of us.
 NOT_IN_A_HOST = {"asyncio", "httpcore", "httpx", "json", "logging", "socket", "ssl", "subprocess", "threading"}
@@ -57,6 +63,7 @@ def ours(modules: set[str]) -> set[str]:
         "atotelemetry.ids",
         "atotelemetry.facts",
         "atotelemetry.facts.address",
+        "atotelemetry.facts.breaker",
     }
     return host | (below & modules)
 
@@ -188,7 +195,7 @@ def test_a_full_queue_leaves_in_a_handful_of_writes(server, new_client, monkeypa
 def test_a_run_of_many_events_starts_one_sender(server, new_client, monkeypatch):
     """However many events a run captures, it starts one process."""
     started: list[object] = []
-    monkeypatch.setattr(feeder, "start_sender", lambda: started.append(1) or spawn.start_sender())
+    monkeypatch.setattr(feeder, "start_sender", lambda **options: started.append(1) or spawn.start_sender(**options))
     client = new_client(server.url)
     for _ in range(20):
         client.capture("one of many", distinct_id="me", properties=PROPERTIES)

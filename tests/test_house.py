@@ -34,7 +34,7 @@ ARROWS = {
 LIBRARIES = {
     "wire": {"msgspec"},
     "facts": {"_sha2"},  # part of Python since 3.12
-    "host": {"msgspec", "yaml"},
+    "host": {"msgspec", "yaml", "_xxsubinterpreters"},  # the last one is part of Python before 3.13
     "sender": {"certifi", "httpx", "idna", "msgspec", "socksio", "truststore"},
     "testing": {"msgspec", "pytest"},
     "command": {"msgspec"},

@@ -94,7 +94,8 @@ class Spawner:
         self.may_go_on.set()
         self.called = threading.Event()
 
-    def __call__(self) -> PipeSender:
+    def __call__(self, *, urgent: bool) -> PipeSender:
+        self.urgent = urgent
         self.calls += 1
         self.called.set()
         assert self.may_go_on.wait(PATIENCE)
@@ -157,7 +158,7 @@ def new_feeder(spawner):
     def make(
         queue_size: int = 1000, hello=lambda: HELLO, end=lambda *_, **__: END, holds=lambda: True, **options
     ) -> Feeder:
-        stream = types.SimpleNamespace(hello=hello, end=end, holds=holds)
+        stream = types.SimpleNamespace(hello=hello, end=end, holds=holds, network_pause=lambda: 0.0)
         feeder = Feeder(queue_size=queue_size, stream=stream, **options)
         made.append(feeder)
         return feeder
@@ -169,7 +170,7 @@ def new_feeder(spawner):
     spawner.plan = [CannotSpawn("the test is over")] * 10
     for feeder in made:
         feeder.flush(PATIENCE, stop=True)
-        feeder.join(PATIENCE)
+        wait_until(feeder.is_over)
 
 
 @pytest.fixture
@@ -647,7 +648,7 @@ def test_stop_ends_the_thread_and_an_event_after_it_starts_another(feeder, spawn
     """A stopped feeder holds nothing, and is not broken by an event that comes late."""
     feeder.put(event(1))
     assert feeder.flush(PATIENCE, stop=True)
-    feeder.join(PATIENCE)
+    wait_until(feeder.is_over)
     assert feeder.is_over()
     feeder.put(event(2))
     assert feeder.flush(PATIENCE)

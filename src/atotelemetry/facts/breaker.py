@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["FAILURES", "PAUSE", "cache_directory", "encode", "is_open", "note_of", "read"]
+__all__ = ["FAILURES", "PAUSE", "cache_directory", "encode", "is_open", "note_of", "pause_left", "read"]
 
 FAILURES = 2
 """So many senders in a row whose first attempt failed by the network open the breaker."""
@@ -71,10 +71,24 @@ def encode(failures: int, at: float) -> bytes:
 
 def is_open(path: str | None, now: float) -> bool:
     """Whether no sender should be started at the time `now`, in seconds since the epoch."""
+    return _pause_left(path, now) > 0
+
+
+def pause_left(app: str, address: str, now: float) -> float:
+    """Return for how many seconds no sender should be started for a server."""
+    directory = cache_directory()
+    # Where no network ever failed there is nothing to load for the name of the note.
+    if directory is None or not os.path.isdir(os.path.join(directory, app)):
+        return 0.0
+    return _pause_left(note_of(app, address), now)
+
+
+def _pause_left(path: str | None, now: float) -> float:
     if path is None:
-        return False
+        return 0.0
     failures, at = read(path)
-    return failures >= FAILURES and 0 <= now - at < PAUSE  # a time to come is a clock that was wrong
+    is_recent = 0 <= now - at < PAUSE  # a time to come is a clock that was wrong
+    return at + PAUSE - now if failures >= FAILURES and is_recent else 0.0
 
 
 def _origin(address: str) -> str:

@@ -21,7 +21,7 @@ from atotelemetry.host.process import FLUSH_TIMEOUT
 from atotelemetry.host.spawn import reason_not_to_spawn
 from atotelemetry.host.stats import Lost, Stats
 from atotelemetry.host.stream import Stream
-from atotelemetry.host.threads import reason_not_to_start_threads
+from atotelemetry.host.threads import is_sub_interpreter, reason_not_to_start_threads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,6 +71,9 @@ class TelemetryClient:
         scrub: mask home directories and secrets in everything that is said about an exception, and in the properties
             of these names; False masks nothing. The sender does it.
         on_error: called with a reason and a count of events that were dropped or lost, on a thread of this package.
+        patient: for daemons and workers: events are kept through an outage and retried while the host lives.
+        wait_for_delivery: whether the exit waits for the server, within FLUSH_TIMEOUT. None: where this process's end
+            is the sender's end, too (it is PID 1 of a container, or the child of that, without a terminal).
 
     Nothing here raises into the host, waits for a network or prints; reasons go to the logger `atotelemetry` at DEBUG.
     Only a wrong constructor argument raises, because that is a mistake in the host's own code: `ValueError`.
@@ -103,6 +106,8 @@ class TelemetryClient:
         source_lines: bool = True,
         scrub: bool | Sequence[str] = True,
         on_error: Callable[[str, int], object] | None = None,
+        patient: bool = False,
+        wait_for_delivery: bool | None = None,
     ) -> None:
         for name, choice in (("endpoint", endpoint), ("protocol", protocol)):
             if choice not in _CHOICES[name]:
@@ -140,6 +145,7 @@ class TelemetryClient:
             "sender_deadline": sender_deadline,
             "run_properties": tuple(run_properties),
             "scrub": scrub if isinstance(scrub, bool) else tuple(scrub),
+            "patient": bool(patient),
         }
         self._described_by = (app, _maker(), tuple(in_app), source_lines)
         self._reports: Reports | None = None  # made at the first exception
@@ -151,7 +157,13 @@ class TelemetryClient:
             self._before_send = BeforeSend(before_send, common)
             common = {}  # `before_send` has them in front of it, in each event
         self._stream = Stream(settings, common)
-        self._feeder = Feeder(queue_size=queue_size, stream=self._stream, on_error=on_error)
+        self._feeder = Feeder(
+            queue_size=queue_size,
+            stream=self._stream,
+            on_error=on_error,
+            patient=patient,
+            wait_for_delivery=wait_for_delivery,
+        )
         self._counts = self._feeder.counts
         self._refuses = False  # for any reason
         self._switched_off = False  # by the host
@@ -343,7 +355,7 @@ class TelemetryClient:
 
     def _make_encoder(self) -> Encoder:
         """Load what the first event of a process needs. Raises when that cannot be, or not now."""
-        reason = reason_not_to_start_threads()
+        reason = reason_not_to_start_threads() or ("a sub-interpreter has no threads of ours" * is_sub_interpreter())
         if reason:
             self._turn_off(reason)
             raise RuntimeError(reason)

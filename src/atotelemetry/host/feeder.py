@@ -27,7 +27,7 @@ from atotelemetry.host.child import GONE, Sender, Senders, add_counts
 from atotelemetry.host.debug import debug
 from atotelemetry.host.outbox import Outbox
 from atotelemetry.host.signals import BrokenPipeIgnored, block_signals
-from atotelemetry.host.spawn import CannotSpawn, start_sender
+from atotelemetry.host.spawn import CannotSpawn, ends_everybody, start_sender
 from atotelemetry.host.stats import Counts
 from atotelemetry.host.threads import Deadline, wait_for_end_of_thread
 
@@ -64,14 +64,18 @@ DISABLED = "disabled"
 QUEUE_FULL = "queue full"
 GAVE_UP = "gave up"
 NO_SENDER = "no sender"
+NETWORK_DOWN = "network down"
 
 
 class _Flush:
-    """A request that travels through the queue behind the events it is about."""
+    """A request that travels through the queue behind the events it is about.
 
-    def __init__(self, *, stop: bool, leave: bool = False) -> None:
+    `insists` starts a sender also while the network is down. `stop` ends the thread.
+    """
+
+    def __init__(self, *, insists: bool, stop: bool) -> None:
+        self.insists = insists
         self.stop = stop
-        self.leave = leave
         self.handed_over = False
         self.done = allocate_lock()
         self.done.acquire()
@@ -96,17 +100,30 @@ class _Discarded(Exception):
 class Feeder:
     """A bounded queue of encoded events and the way from there into a sender, for one client.
 
-    `stream` makes the first and the last line of a sender's input. `on_error(reason, count)` is called on the feeder's
-    thread for events that were dropped or lost.
+    Args:
+        queue_size: events that wait at most.
+        stream: makes the first and the last line of a sender's input.
+        on_error: called with a reason and a count, on the feeder's thread, for events that were dropped or lost.
+        patient: a sender that holds events is not ended while the host lives.
+        wait_for_delivery: whether an exit waits for the server; None where this process's end is everybody's end.
+
     """
 
     def __init__(
-        self, *, queue_size: int, stream: Stream, on_error: Callable[[str, int], object] | None = None
+        self,
+        *,
+        queue_size: int,
+        stream: Stream,
+        on_error: Callable[[str, int], object] | None = None,
+        patient: bool = False,
+        wait_for_delivery: bool | None = None,
     ) -> None:
         self._queue_size = queue_size
         self._stream = stream
         self._on_error = on_error
         self._discards_for_good = False
+        self._patient = patient
+        self._wait_for_delivery = wait_for_delivery
         self.forgotten = False
         """Whether the client is gone: no event will come any more."""
         self._reset()
@@ -129,7 +146,6 @@ class Feeder:
         self._native_id = 0  # of that thread
         self._thread = 0
         self._stopping = False  # the thread ends when it has handed over, and nobody of ours is left to reap
-        self._leaving = False  # it does not even wait for that
         self._forks = 0  # that have, or want, the work. Too many, if a signal handler raised in the middle of one
         self._forker = 0  # the thread of the last one
         self._fork_insists_at = 0.0
@@ -144,6 +160,7 @@ class Feeder:
         self._failures = 0
         self._paused_until = 0.0
         self._pause_reason = ""
+        self._insists = False  # a flush that may not be put off by a network that is down
         self._gave_up = False
         self._reported: dict[str, int] = {}
         self._losses_told = 0
@@ -176,43 +193,27 @@ class Feeder:
         elif not for_good:
             self._discards.remove(request)
 
-    def flush(self, timeout: float | None, *, delivered: bool = False, stop: bool = False, reap: bool = True) -> bool:
+    def flush(self, timeout: float | None, *, delivered: bool = False, stop: bool = False) -> bool:
         """Wait until every event put so far is in the pipe, then end the sender; see `TelemetryClient.flush`.
 
-        `stop` also ends the feeder's thread. `reap` waits a moment for the spawned process to leave, so that an `exec`
-        after the flush meets no zombie.
+        `stop` also ends the feeder's thread.
         """
         deadline = Deadline(timeout)
+        if not self.hand_over(deadline, insists=delivered, stop=stop):
+            return False
+        # So that an `exec` after the flush meets no zombie.
+        self._wait_for_reaping(Deadline(deadline.remaining(_REAP_PATIENCE)))
+        return self.wait_for_answers(deadline) if delivered else True
+
+    def hand_over(self, deadline: Deadline, *, insists: bool, stop: bool) -> bool:
+        """Do only that. With `insists` also while the network is down."""
         if self._worker == get_ident():
             return False  # a logging handler or a finalizer, run by the very thread that it would wait for
         self._let_go_of_the_work()
-        if self._running or self._waiting() or self._sender is not None:
-            request = _Flush(stop=stop, leave=stop and not reap)
-            self.put_unbounded(request)
-            if not self._wait_for(request, deadline):
-                return False
-        if reap:
-            self._wait_for_reaping(Deadline(deadline.remaining(_REAP_PATIENCE)))
-        return self._wait_for_answers(deadline) if delivered else True
-
-    def forget(self) -> None:
-        """Hand over what is queued and end the thread and the sender, without waiting: the client is gone."""
-        self.forgotten = True
-        if self._running or self._waiting() or self._sender is not None:
-            self.put_unbounded(_Flush(stop=True))
-            self._start_thread()
-
-    def is_over(self) -> bool:
-        """Whether nothing is left to do."""
-        return not self._running and self._sender is None and not self._waiting()
-
-    def fate(self) -> tuple[int, dict[str, int]]:
-        """Return how many events were delivered so far, and how many were lost by reason."""
-        self._senders.look()
-        return self._senders.fate()
-
-    def _wait_for(self, request: _Flush, deadline: Deadline) -> bool:
-        """Wait until the feeder has come to a request, or do its work here; whether everything was handed over."""
+        if self.is_over():
+            return True
+        request = _Flush(insists=insists, stop=stop)
+        self.put_unbounded(request)
         while True:
             # Again, if a fork took the work before it came to this request.
             if not self._running and (self._fork_is_due() or not self._start_thread()):
@@ -222,17 +223,41 @@ class Feeder:
             if deadline.passed():
                 return False
 
+    def forget(self) -> None:
+        """Hand over what is queued and end the thread and the sender, without waiting: the client is gone."""
+        self.forgotten = True
+        if not self.is_over():
+            self.put_unbounded(_Flush(insists=False, stop=True))
+            self._start_thread()
+
+    def is_over(self) -> bool:
+        """Whether nothing is left to do."""
+        return not self._running and self._sender is None and not self._waiting()
+
+    def waits_for_delivery(self) -> bool:
+        """Whether an exit waits for the server."""
+        return ends_everybody() if self._wait_for_delivery is None else self._wait_for_delivery
+
+    def is_settled(self) -> bool:
+        """Whether, beyond that, the fate of every event is known."""
+        return self.is_over() and self._senders.have_answered()
+
+    def fate(self) -> tuple[int, dict[str, int]]:
+        """Return how many events were delivered so far, and how many were lost by reason."""
+        self._senders.look()
+        return self._senders.fate()
+
     def _wait_for_reaping(self, deadline: Deadline) -> None:
         while not self._senders.left_alone() and not deadline.passed():
             sleep(0.001)
             self._senders.look()
 
-    def _wait_for_answers(self, deadline: Deadline) -> bool:
+    def wait_for_answers(self, deadline: Deadline) -> bool:
         """Wait for the fate of every event; True when no event since the last such call was lost."""
         pause = 0.002
         while True:
             self._senders.look()
-            if self._senders.have_answered():
+            if self._senders.have_answered() and not (self._patient and self._holds_events()):
                 before, self._losses_told = self._losses_told, sum(self._losses().values())
                 return before == self._losses_told
             if deadline.passed():
@@ -247,6 +272,10 @@ class Feeder:
     def _waiting(self) -> bool:
         """Whether anything still has to be written."""
         return bool(self.qsize() or len(self._outbox))
+
+    def _holds_events(self) -> bool:
+        """Whether the sender that is fed has events whose fate is not known."""
+        return self._sender is not None and self._sender.on_the_way
 
     def _is_mine(self) -> bool:
         """Whether this thread has the work."""
@@ -277,13 +306,6 @@ class Feeder:
             debug("no thread for the feeder: %s", error)
             return False
         return True
-
-    def join(self, timeout: float) -> None:
-        """Wait for the end of a stopped thread: a sub-interpreter must have none when it ends."""
-        deadline = Deadline(timeout)
-        while self._running and not deadline.passed():
-            sleep(0.0005)
-        wait_for_end_of_thread(self._native_id)
 
     # ---- around a fork, on the thread that forks
 
@@ -344,6 +366,8 @@ class Feeder:
                 self._do_work(None)
             if self.qsize() and not self._fork_is_due():
                 self._start_thread()  # an event or a request that came in the last moment
+            elif self.forgotten and self.is_over() and not self.waits_for_delivery():
+                self._senders.let_go()  # nobody is left who could ask for the answers
         except Exception as error:
             # A bug of ours is no traceback on the host's terminal. The next event starts a new thread.
             debug("the feeder failed: %r", error)
@@ -406,18 +430,13 @@ class Feeder:
         idle = Deadline(FEEDER_IDLE)
         while True:
             self._make_way()
-            if (
-                self._stopping
-                and self._sender is None
-                and not self.qsize()
-                and (self._leaving or self._senders.left_alone())
-            ):
+            if self._stopping and self._sender is None and not self.qsize() and self._senders.left_alone():
                 return None
             try:
                 return self._queue.get(True, self._until_something_is_due(idle))
             except Empty:
                 self._look()
-                if self._sender is not None and idle.passed():
+                if self._sender is not None and idle.passed() and not (self._patient and self._holds_events()):
                     self._end_sender(None)
                 self._hand_over(None)  # if there was a pause, and it is over
 
@@ -428,7 +447,7 @@ class Feeder:
             due.append(_REAP_INTERVAL)
         elif self._on_error is not None or self._senders.owe_answers(self._sender):
             due.append(max(0.0, self._looked_at + _LOOK_INTERVAL - monotonic()))
-        if self._sender is not None:
+        if self._sender is not None and not (self._patient and self._holds_events()):
             due.append(idle.remaining())
         if self._paused_until:
             due.append(max(0.0, self._paused_until - monotonic()))
@@ -439,17 +458,20 @@ class Feeder:
         handed_over = True
         try:
             if len(self._outbox):  # a pause
-                self._paused_until = 0.0
-                self._hand_over(deadline)
+                if request.insists or self._pause_reason != NETWORK_DOWN:
+                    self._paused_until, self._insists = 0.0, request.insists
+                    self._hand_over(deadline)
                 handed_over = not len(self._outbox)
                 self._drop(self._pause_reason, self._outbox.clear())
-            self._end_sender(deadline)
+            if request.stop or not self._patient:
+                self._end_sender(deadline)
         except BaseException:
             self.put_unbounded(request)
             raise
+        finally:
+            self._insists = False
         self._look()
         self._stopping = self._stopping or request.stop
-        self._leaving = self._leaving or request.leave
         request.handed_over = handed_over and not self._gave_up
         request.done.release()
 
@@ -557,8 +579,15 @@ class Feeder:
             return None
         self._paused_until = 0.0
         try:
+            urgent = self.waits_for_delivery()
+            if not (self._insists or self._patient or urgent):
+                pause = self._stream.network_pause()
+                if pause:
+                    debug("the network is down: no sender for %d s", pause)
+                    self._pause(NETWORK_DOWN, pause)
+                    return None
             hello = self._stream.hello()
-            sender = self._sender = start_sender()
+            sender = self._sender = start_sender(urgent=urgent)
         except CannotSpawn as error:
             self._give_up(str(error))
             return None
@@ -629,9 +658,13 @@ class Feeder:
             return
         if temporary:
             self._failures = 0
-            self._pause_reason, self._paused_until = NO_SENDER, monotonic() + _SHORTAGE_PAUSE
+            self._pause(NO_SENDER, _SHORTAGE_PAUSE)
         else:
             self._give_up(f"{self._failures} senders in a row failed: {reason}")
+
+    def _pause(self, reason: str, seconds: float) -> None:
+        """Start no sender for a while. Events wait; a flush drops them for this reason."""
+        self._pause_reason, self._paused_until = reason, monotonic() + seconds
 
     def _give_up(self, reason: str) -> None:
         self._gave_up = True

@@ -38,8 +38,6 @@ __all__ = ["FLUSH_TIMEOUT", "flush_all_at_exit", "flush_when_multiprocessing_end
 FLUSH_TIMEOUT = 2.0
 """The most that the exit of a host may cost, ever."""
 
-_THREAD_END = 0.05  # what a thread that has nothing left to do needs to end, at most
-
 _clients: list[ref[Client]] = []
 _feeders: list[Feeder] = []
 _hooks_registered = allocate_lock()
@@ -83,11 +81,12 @@ def flush_all_at_exit() -> None:
             client = reference()
             if client is not None:
                 client.close()
-        feeders = list(_feeders)
+        feeders = [feeder for feeder in _feeders if not feeder.is_settled()]
+        waiting = [feeder for feeder in feeders if feeder.waits_for_delivery()]
         for feeder in feeders:
-            feeder.flush(deadline.remaining(), stop=True, reap=False)
-        for feeder in feeders:  # a sub-interpreter that has threads when it ends takes the process with it
-            feeder.join(deadline.remaining(_THREAD_END))
+            feeder.hand_over(deadline, insists=feeder in waiting, stop=True)
+        for feeder in waiting:
+            feeder.wait_for_answers(deadline)
     except BaseException as error:
         # An impatient Ctrl-C, or a signal handler of the host's that raises: here Python would print its traceback, and
         # the host is leaving anyway.

@@ -22,7 +22,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
-__all__ = ["SENDER_MARK", "CannotSpawn", "import_path", "reason_not_to_spawn", "sender_environment", "start_sender"]
+__all__ = [
+    "SENDER_MARK",
+    "CannotSpawn",
+    "ends_everybody",
+    "import_path",
+    "reason_not_to_spawn",
+    "sender_environment",
+    "start_sender",
+]
 
 SENDER_MARK = "ATO_TELEMETRY_SENDER"
 """Set in the environment of every sender, so that a sender (and whatever it runs) never starts another."""
@@ -54,6 +62,12 @@ _PACKAGES = (
 _NO_SETSID = frozenset({errno.EPERM, errno.ENOSYS, errno.EINVAL})
 
 
+# The first process of a system that goes on when its children end.
+_SYSTEM_MANAGERS = frozenset(
+    {"systemd", "init", "launchd", "upstart", "runit", "openrc-init", "s6-svscan", "dinit", "shepherd"}
+)
+
+
 class CannotSpawn(Exception):
     """No sender can be started from this process, now or ever; the text says why."""
 
@@ -74,15 +88,37 @@ def reason_not_to_spawn() -> str:
     return ""
 
 
-def start_sender() -> Sender:
+def ends_everybody() -> bool:
+    """Whether every other process ends with this one: it is the first of a container, or the child of that.
+
+    An interactive shell in a container stays, and its user is not to wait for the network.
+    """
+    if os.getpid() == 1:
+        return True
+    if not hasattr(os, "getppid") or os.getppid() != 1 or os.isatty(2):
+        return False
+    try:
+        descriptor = os.open("/proc/1/comm", os.O_RDONLY)
+    except OSError:
+        return False  # no Linux, so no container
+    try:
+        return os.read(descriptor, 99).decode(errors="replace").strip() not in _SYSTEM_MANAGERS
+    finally:
+        os.close(descriptor)
+
+
+def start_sender(*, urgent: bool = False) -> Sender:
     """Start a detached sender that reads from a new pipe and answers through another.
 
-    Raises `CannotSpawn` where it makes no sense to try again, and `OSError` where it may.
+    An `urgent` one does not lower its priority: the host will wait for it. Raises `CannotSpawn` where it makes no sense
+    to try again, and `OSError` where it may.
     """
     executable = sys.executable
     if _START_DIRECTORY is not None:
         executable = os.path.join(_START_DIRECTORY, executable)  # a relative one; the host may have gone elsewhere
     arguments = [executable, "-P", "-S", "-m", "atotelemetry.sender", "--detached"]
+    if urgent:
+        arguments.append("--urgent")
     environment = sender_environment(os.environ.copy(), import_path())
     if _WINDOWS:
         return _start_windows(arguments, environment)

@@ -7,6 +7,7 @@ events are handed over.
 from __future__ import annotations
 
 import os
+from time import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,6 +52,12 @@ class Stream:
             cwd = None
         hello = wire.Hello(protocol=wire.PROTOCOL_VERSION, properties=msgspec.Raw(properties), cwd=cwd, **self.settings)
         return wire.encode(hello)
+
+    def network_pause(self) -> float:
+        """Return for how many seconds no sender should be started, because the network to the server fails."""
+        from atotelemetry.facts import breaker
+
+        return breaker.pause_left(self.settings["app"], self.settings["host"], time())
 
     def end(self, counts: Counts, *, discard: bool = False) -> bytes:
         """Return the last line; with `discard` it tells the sender to drop what it has not posted."""

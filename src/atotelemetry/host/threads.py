@@ -9,7 +9,7 @@ import os
 import sys
 from time import monotonic, sleep
 
-__all__ = ["Deadline", "reason_not_to_start_threads", "wait_for_end_of_thread"]
+__all__ = ["Deadline", "is_sub_interpreter", "reason_not_to_start_threads", "wait_for_end_of_thread"]
 
 _FOR_EVER = 1e6  # a longer timeout than a lock takes is for ever
 
@@ -46,6 +46,20 @@ def reason_not_to_start_threads() -> str:
         if module is not None and getattr(module, is_patched)(part):
             return f"{library.partition('.')[0]} has replaced the threads"
     return ""
+
+
+def is_sub_interpreter() -> bool:
+    """Whether this is not the main interpreter of the process.
+
+    One that has a thread when it ends takes the whole process with it.
+    """
+    try:
+        from _thread import _is_main_interpreter  # type: ignore[attr-defined]
+    except ImportError:  # before Python 3.12
+        import _xxsubinterpreters as interpreters  # type: ignore[import-not-found]
+
+        return bool(interpreters.get_current() != interpreters.get_main())
+    return not _is_main_interpreter()
 
 
 def wait_for_end_of_thread(native_id: int) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _DETACHED = "--detached"
+_URGENT = "--urgent"  # the host will wait for the delivery
 _NICENESS = 10
 _START_LIMIT = 60.0  # a sender that does not get to its input in this time (imports on a dead drive) never will
 _INTERRUPTED = 130  # as shells report a command that Ctrl-C ended
@@ -35,9 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
     # Imports make no garbage, and looking for it costs a tenth of a sender's CPU. The connection enables it again.
     gc.disable()
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments == [_DETACHED]:
+    if arguments[:1] == [_DETACHED]:
         _fork()
-        return _run_detached()
+        return _run_detached(humble=_URGENT not in arguments)
     options = _options(arguments) if arguments else None
 
     from atotelemetry.sender.journal import Journal
@@ -46,9 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
     return _run_by_hand(options, journal)
 
 
-def _run_detached() -> int:
+def _run_detached(*, humble: bool) -> int:
     log_path = _log_path()  # seen from the host's directory, which we leave
-    pipe = _detach()
+    pipe = _detach(humble=humble)
 
     from atotelemetry.sender.answers import Answers
     from atotelemetry.sender.journal import Journal
@@ -137,8 +138,8 @@ def _fork() -> None:
             return  # refused, by seccomp for example
 
 
-def _detach() -> int:
-    """Drop everything of the host's and become small; return the descriptor of the answer pipe."""
+def _detach(*, humble: bool) -> int:
+    """Drop everything of the host's and, if `humble`, our priority; return the descriptor of the answer pipe."""
     _close_inherited()
     pipe = os.dup(1)  # above 2, since a host opens all three
     os.dup2(2, 1)  # the null device: a library that prints must not answer for us
@@ -154,7 +155,7 @@ def _detach() -> int:
     if hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a host that ignores it must not cost us git's exit codes
     steps: list[Any] = [lambda: os.chdir(os.sep)]  # the host's directory may be removed or unmounted meanwhile
-    if hasattr(os, "nice"):
+    if humble and hasattr(os, "nice"):
         steps += [lambda: os.nice(_NICENESS), _lower_session]
     for step in steps:
         try:
