@@ -67,6 +67,7 @@ _COMMANDS = {
         """\
   atotelemetry show
   atotelemetry show --exception
+  atotelemetry show --app mytool.main:telemetry
   atotelemetry show --json | python -m json.tool""",
         "show",
         "add_arguments",

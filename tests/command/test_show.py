@@ -216,3 +216,37 @@ def test_a_reader_that_went_away(hosts):
     """`atotelemetry show | head -1` ends quietly."""
     done = hosts.run_command(["sh", "-c", f"{sys.executable} -m atotelemetry show | head -1"])
     assert (done.stdout, done.stderr) == ("Telemetry is on: no file yet: on by default.\n", "")
+
+
+OWN = """
+from atotelemetry import Telemetry
+telemetry = Telemetry(app="my-tool", api_key="phc_x", run_properties=("ci_provider",), notice=None)
+"""
+
+
+def test_with_the_programs_own_settings(hosts):
+    """`--app module:name` shows it as the program has it: only the run properties that it asks for."""
+    (hosts.work / "mytool.py").write_text(OWN)
+    try:
+        done = show(hosts, "--app", "mytool:telemetry", "--json", PYTHONDONTWRITEBYTECODE="1")
+    finally:
+        (hosts.work / "mytool.py").unlink()
+    assert (done.returncode, done.stderr) == (0, "")
+    start, _ = json.loads(done.stdout)["batch"]
+    assert "ci_provider" in start["properties"]
+    assert "current_git_hash" not in start["properties"]
+
+
+@pytest.mark.parametrize(
+    ("app", "reason"),
+    [
+        ("nothing_of_this_name:telemetry", "ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+        ("json:telemetry", "AttributeError: module 'json' has no attribute 'telemetry'"),
+        ("json:loads", "TypeError: it is no Telemetry, but function"),
+    ],
+)
+def test_a_program_that_cannot_be_imported(hosts, app, reason):
+    """The reason is one line, and the exit code says that the call was wrong."""
+    done = show(hosts, "--app", app)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"{app} cannot be imported: {reason}\n"

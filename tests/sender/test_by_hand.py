@@ -291,6 +291,15 @@ def test_dry_run_prints_the_bodies_and_sends_nothing(server):
     assert [request.body.decode() for request in server.requests] == bodies
 
 
+def test_dry_run_needs_no_server_and_no_key():
+    """Plain event lines are enough; what is printed names no key."""
+    done = run_sender(event("a", 1), event("b", 2), arguments=["--dry-run"])
+    assert (done.exit_code, done.stderr) == (0, "")
+    (body,) = map(json.loads, done.stdout.splitlines())
+    assert [event["event"] for event in body["batch"]] == ["a", "b"]
+    assert body["api_key"] == "(the project's key)"
+
+
 def test_dry_run_into_a_closed_pipe_ends():
     """`… | head -0` is no reason for a traceback or a hang."""
     read_end, write_end = os.pipe()

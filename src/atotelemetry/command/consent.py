@@ -25,6 +25,7 @@ __all__ = [
     "DEFAULT_ENDPOINT",
     "add_choice_arguments",
     "add_status_arguments",
+    "app_name",
     "is_text",
     "run_disable",
     "run_enable",
@@ -45,7 +46,7 @@ def add_status_arguments(parser: argparse.ArgumentParser) -> None:
 def add_choice_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `atotelemetry enable` and `atotelemetry disable` to `parser`."""
     parser.add_argument(
-        "--app", type=_app_name, default="atopile", metavar="NAME", help="the program that is meant (default: atopile)"
+        "--app", type=app_name, default="atopile", metavar="NAME", help="the program that is meant (default: atopile)"
     )
 
 
@@ -88,7 +89,8 @@ def answer(report: Report) -> int:
     return report.exit_code
 
 
-def _app_name(text: str) -> str:
+def app_name(text: str) -> str:
+    """Return the name of a program, for argparse."""
     if not is_app_name(text):
         import argparse
 

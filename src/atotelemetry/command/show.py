@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-from atotelemetry.command.consent import add_choice_arguments, is_text, say, status
+from atotelemetry.command.consent import app_name, is_text, say, status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +29,13 @@ _PATIENCE = 30.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `show` on its parser."""
-    add_choice_arguments(parser)
+    parser.add_argument(
+        "--app",
+        type=_app,
+        default="atopile",
+        metavar="NAME",
+        help="the program that is meant (default: atopile); module:name is its Telemetry, with all of its settings",
+    )
     add_show_arguments(parser)
 
 
@@ -40,10 +46,19 @@ def add_show_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what would be sent; return 0, or 1 when a run here could send nothing."""
+    """Print what would be sent; return 0, 1 when a run here could send nothing, 2 when there is no such program."""
     from atotelemetry.host.telemetry import Telemetry
 
-    return show(Telemetry(app=args.app), status(args.app), with_exception=args.exception, as_json=args.json)
+    if ":" not in args.app:
+        return show(Telemetry(app=args.app), status(args.app), with_exception=args.exception, as_json=args.json)
+    try:
+        telemetry = _imported(args.app)
+    except Exception as error:  # whatever a program does when it is imported
+        say(f"{args.app} cannot be imported: {type(error).__name__}: {error}", sys.stderr)
+        return 2
+    # The program may go on using its own instance while it is imported here.
+    twin = type(telemetry)(**telemetry.made_with)
+    return show(twin, telemetry.known(), with_exception=args.exception, as_json=args.json)
 
 
 def show(telemetry: Telemetry, known: dict[str, object], *, with_exception: bool, as_json: bool) -> int:
@@ -71,6 +86,26 @@ def show(telemetry: Telemetry, known: dict[str, object], *, with_exception: bool
         say("")
         say(_pretty(body))
     return 0
+
+
+def _app(text: str) -> str:
+    return text if ":" in text else app_name(text)
+
+
+def _imported(text: str) -> Telemetry:
+    """Return the `Telemetry` that is called `module:name`. Raises whatever the import of the module raises."""
+    from importlib import import_module
+
+    from atotelemetry.host.telemetry import Telemetry
+
+    module, _, path = text.partition(":")
+    sys.path.insert(0, os.getcwd())  # as `python -m` has it
+    found: object = import_module(module)
+    for name in path.split("."):
+        found = getattr(found, name)
+    if not isinstance(found, Telemetry):
+        raise TypeError(f"it is no Telemetry, but {type(found).__name__}")
+    return found
 
 
 class _NothingToShow(Exception):

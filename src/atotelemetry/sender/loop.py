@@ -44,6 +44,9 @@ WORKER_WAKE_INTERVAL = 0.1
 SENDER_IDLE = 60.0
 """When nothing has arrived for so long, the input counts as ended."""
 
+# A dry run needs neither a server nor a key.
+_NOWHERE = Hello(protocol=PROTOCOL_VERSION, api_key="(the project's key)", host="http://unknown.invalid")
+
 _ENRICHING = 3.0  # the most that working out the run's properties may take, or a quarter of a shorter deadline
 _STUCK = 0.05
 _TERMINATED_DRAIN = 2.0  # after SIGTERM: what follows it, when a machine stops, is SIGKILL
@@ -87,6 +90,7 @@ class Sender:
         self._reader = Reader(
             stdin,
             overrides=overrides,
+            fallback=None if dry_run is None else _NOWHERE,
             stop_at_end=stop_at_end,
             buffer=self._buffer,
             tally=self.tally,

@@ -39,6 +39,7 @@ class Reader:
     Args:
         stdin: the descriptor to read.
         overrides: fields of `Hello` that win over the stream's. If they name host and api_key, no hello is needed.
+        fallback: the settings of events before any hello line, if overrides do not name those two.
         stop_at_end: whether an `end` line ends the input; a person may put several streams one after another.
         buffer: takes the events and the settings between them.
         tally: counts the events and the damaged lines.
@@ -52,6 +53,7 @@ class Reader:
         stdin: int,
         *,
         overrides: Mapping[str, Any],
+        fallback: Hello | None = None,
         stop_at_end: bool,
         buffer: Buffer,
         tally: Tally,
@@ -60,6 +62,7 @@ class Reader:
     ) -> None:
         self._stdin = stdin
         self._overrides = dict(overrides)
+        self._fallback = fallback
         self._stop_at_end = stop_at_end
         self._buffer = buffer
         self._tally = tally
@@ -147,10 +150,11 @@ class Reader:
     def _greet(self, hello: Hello | None, items: list[Event | Hello]) -> bool:
         """Use the settings of a hello line (None: only the options); False when they cannot be used."""
         if hello is None:
-            if not self._overrides.get("host"):
+            hello = self._fallback
+            if hello is None and not self._overrides.get("host"):
                 self.called_wrongly = _NO_SETTINGS
                 return False
-            hello = Hello(protocol=PROTOCOL_VERSION, api_key="", host="")
+            hello = hello or Hello(protocol=PROTOCOL_VERSION, api_key="", host="")
         elif hello.protocol != PROTOCOL_VERSION:
             self._journal.problem(f"the stream speaks protocol {hello.protocol}, this sender {PROTOCOL_VERSION}")
         settings = msgspec.structs.replace(hello, **self._overrides)
