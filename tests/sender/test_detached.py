@@ -371,6 +371,27 @@ def test_after_a_no_everything_that_was_not_posted_is_dropped(server):
     assert done.seconds < 5
 
 
+def test_a_no_that_comes_before_the_connection_is_in_time(server):
+    """While the sender loads its libraries, or waits for a name server, nothing is posted yet."""
+    patch = """
+import socket, sys, time
+resolve = socket.getaddrinfo
+def resolve_slowly(*arguments, **options):
+    sys.stderr.write("resolving\\n")
+    sys.stderr.flush()
+    time.sleep(1.0)
+    return resolve(*arguments, **options)
+socket.getaddrinfo = resolve_slowly
+"""
+    with RunningSender(detached=True, patch=patch) as sender:
+        sender.write(hello(server.url, max_retries=3), event("e"))
+        sender.read_stderr_until("resolving")
+        sender.write(b'{"type":"end","discard":true}\n')
+        done = sender.finish()
+    assert done.outcome == Outcome(dropped={"disabled": 1}, last=True)
+    assert server.requests == []
+
+
 def test_a_no_is_heard_behind_a_full_buffer():
     """The sender has no room to read on, and the host is gone: the rest of the pipe is read all the same."""
     patch = """

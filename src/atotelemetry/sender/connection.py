@@ -22,6 +22,7 @@ from atotelemetry.sender.outcome import DELIVERED, REJECTED, RETRY, STALE, Outco
 if TYPE_CHECKING:
     import socket
     import ssl
+    from collections.abc import Callable
 
     import httpx
 
@@ -48,11 +49,21 @@ class Network:
         request_timeout: seconds for each network operation.
         directory: the host's working directory, which relative paths in variables are seen from.
         journal: told of variables that cannot be used.
+        is_stopped: whether the person said no meanwhile; asked right before a request is sent.
 
     """
 
-    def __init__(self, *, user_agent: str, request_timeout: float, directory: str | None, journal: Journal) -> None:
+    def __init__(
+        self,
+        *,
+        user_agent: str,
+        request_timeout: float,
+        directory: str | None,
+        journal: Journal,
+        is_stopped: Callable[[], bool] = bool,
+    ) -> None:
         self.request_timeout = request_timeout
+        self.is_stopped = is_stopped
         self._user_agent = user_agent
         self._directory = directory
         self._journal = journal
@@ -113,6 +124,10 @@ class Network:
 
             self._trust = trusted(self._directory, self._journal.detail)
         return self._trust
+
+
+class _Stopped(Exception):
+    """The person said no while this request waited for its connection."""
 
 
 class Attempt:
@@ -185,6 +200,8 @@ class Connection:
         while (attempt := self._attempts.get()) is not None and not self._abandoned:
             try:
                 self._post(attempt)
+            except _Stopped:
+                attempt.outcome = Outcome(REJECTED, "telemetry was disabled", cause=reasons.DISABLED)
             except Exception as error:
                 if attempt.outcome is None:  # a known answer stays known when its end is lost
                     outcome = _translate(error)
@@ -240,6 +257,8 @@ class Connection:
         """Note each socket as it is connected, and each response as it begins (httpcore's `trace` extension)."""
         what = event.partition(".")[2]  # before the point: which kind of connection
         if what == "send_request_headers.started":
+            if self._network.is_stopped():
+                raise _Stopped  # httpcore closes the connection and lets it through
             self._interim.begin()
         elif what == "connect_tcp.complete":
             self._interim.watch(info["return_value"])

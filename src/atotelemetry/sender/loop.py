@@ -237,6 +237,7 @@ class Sender:
                 request_timeout=min(settings.request_timeout, 1e6),
                 directory=settings.cwd,
                 journal=self._journal,
+                is_stopped=self._countdown.stopped,
             )
             # A person who sends by hand tries whatever they like; it says nothing about the runs of a program.
             breaker = Breaker(settings.app, settings.host) if self._detached else None
