@@ -48,3 +48,29 @@ def test_dropped_and_counted_are_all(lines: list[bytes], size_bytes: int) -> Non
     counted = outbox.wrote(len(taken))
     assert counted + outbox.clear() == len(lines)
     assert (len(outbox), bytes(outbox.rest())) == (0, b"")
+
+
+def test_a_line_that_is_cut_is_given_up():
+    """The pipe has a part of it: it counts as one event, nothing of the rest is written, and the next pipe is whole."""
+    outbox = Outbox()
+    outbox.greet(b"hello")
+    outbox.add(b"first")
+    outbox.add(b"second")
+    assert outbox.cut() == 0
+    assert not outbox.cut_off
+    outbox.wrote(len(b"hello\nfir"))
+    assert outbox.cut() == 1
+    assert outbox.cut_off
+    assert outbox.clear() == 1
+    assert bytes(outbox.rest()) == b""
+    outbox.greet(b"hello")
+    assert not outbox.cut_off
+
+
+def test_a_hello_that_is_cut_is_no_event():
+    """It is given up all the same."""
+    outbox = Outbox()
+    outbox.greet(b"hello")
+    outbox.add(b"first")
+    outbox.wrote(2)
+    assert (outbox.cut(), outbox.cut_off, len(outbox)) == (0, True, 1)

@@ -535,6 +535,10 @@ class Feeder:
                 if not sender.ready:
                     sleep(_RETRY_SPAWN if deadline is None else deadline.remaining(_RETRY_SPAWN))
                 self._look()
+        if self._discards and self._sender is not None:
+            cut = self._outbox.cut()  # the sender answers for it, as for a line that it cannot read
+            self.handed_over += cut
+            self._sender.given += cut
         self._drop(DISABLED if self._discards else NO_SENDER, self._outbox.clear())
 
     def _count(self, written: int) -> None:

@@ -60,7 +60,18 @@ class Outbox:
         """Drop every event; return how many there were."""
         count = len(self._lines)
         self._lines.clear()
-        self.cut_off = self.cut_off or self._written > 0
         self._hello = []
         self._written = 0
         return count
+
+    def cut(self) -> int:
+        """Give up the line that the pipe has only a part of; return 1 if it is an event, else 0."""
+        if not self._written:
+            return 0
+        self.cut_off = True
+        self._written = 0
+        if self._hello:
+            self._hello = []
+            return 0
+        del self._lines[0]
+        return 1

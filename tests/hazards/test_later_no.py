@@ -1,0 +1,309 @@
+"""A no that comes while the program runs: what is queued is dropped, and nothing takes the no back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from atotelemetry.testing import Answer
+from support_home import ID
+from support_hosts import PATIENCE, describe, needs_proc
+
+pytestmark = needs_proc
+
+# One event has arrived; the test stops the sender; then events fill pipe and queue.
+STUCK = """
+client = new_client(queue_size=200, max_retries=0)
+client.capture("before", distinct_id="me")
+handed_over(client, 1)
+say("ready")
+hear()
+for number in range(150):
+    client.capture("after", distinct_id="me", properties={"padding": "x" * 4000})
+wait_until(lambda: client.stats.queued < 150)
+"""
+ADDS_UP = """
+stats = client.stats
+say(stats.captured == stats.queued + stats.dropped + stats.handed_over)
+say((stats.handed_over, stats.on_the_way) == (stats.delivered + stats.lost, 0))
+"""
+
+
+def stop_the_sender(hosts, host):
+    assert host.hear() == "ready"
+    hosts.server.wait_for_events(1)
+    (sender,) = hosts.senders()
+    os.kill(sender, signal.SIGSTOP)
+    ends_at = time.monotonic() + PATIENCE
+    while not describe(sender).startswith("T"):
+        assert time.monotonic() < ends_at, describe(sender)
+        time.sleep(0.01)
+    host.tell()
+    return sender
+
+
+def names(hosts):
+    return [event["event"] for event in hosts.server.events]
+
+
+def test_what_waits_in_queue_pipe_and_sender_is_dropped(hosts):
+    """With a sender that is stuck and a pipe that is full in the middle of a line: nothing of it is ever posted."""
+    host = hosts.start(
+        STUCK
+        + """
+client.disabled = True
+say(client.capture("later", distinct_id="me"))
+wait_until(lambda: client.stats.queued == 0)
+say(set(client.stats.dropped_by_reason) == {"disabled"})
+hear()
+client.flush(20, delivered=True)
+stats = client.stats
+say(stats.delivered, set(stats.lost_by_reason) <= {"disabled", "unreadable line"})
+"""
+        + ADDS_UP
+    )
+    sender = stop_the_sender(hosts, host)
+    assert host.hear() == "None"
+    assert host.hear() == "True"
+    os.kill(sender, signal.SIGCONT)
+    host.tell()
+    done = host.finish()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["1 True", "True", "True"]
+    hosts.wait_until_no_sender()
+    assert names(hosts) == ["before"]
+
+
+@pytest.mark.parametrize("ending", ["", "client.shutdown()", "client.flush()", "os.fork() or os._exit(0)"])
+def test_a_no_just_before_the_end(hosts, ending):
+    """However the program goes on or ends after the no, its last words to the sender are to discard."""
+    hosts.server.respond(Answer(delay=0.4))
+    done = hosts.run(
+        f"""
+client = new_client(endpoint="capture")
+for number in range(20):
+    client.capture(f"event {{number}}", distinct_id="me")
+handed_over(client, 20)
+client.disabled = True
+{ending}
+"""
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    hosts.wait_until_no_sender()
+    assert len(names(hosts)) <= 4, names(hosts)  # as many as may be on their way at once
+
+
+@pytest.mark.parametrize("ending", ["", "client.shutdown()", "client.flush(); client.shutdown()"])
+def test_an_end_without_a_no_discards_nothing(hosts, ending):
+    """The counter-check: exit and `shutdown` close, and everything arrives."""
+    hosts.server.respond(Answer(delay=0.4))
+    source = """
+client = new_client(endpoint="capture")
+for number in range(20):
+    client.capture(f"event {number}", distinct_id="me")
+handed_over(client, 20)
+"""
+    done = hosts.run(source + ending)
+    assert (done.returncode, done.stderr) == (0, "")
+    hosts.assert_arrived_once(*(f"event {number}" for number in range(20)))
+
+
+def test_a_no_may_be_taken_back_by_the_program(hosts):
+    """A host's own switch: what was captured before the no is dropped, what is captured after it arrives."""
+    host = hosts.start(
+        STUCK
+        + """
+client.disabled = True
+client.disabled = False
+say(client.capture("again", distinct_id="me") is not None)
+hear()
+say(client.flush(20), client.stats.dropped_by_reason.get("disabled", 0) > 0)
+"""
+    )
+    sender = stop_the_sender(hosts, host)
+    assert host.hear() == "True"
+    os.kill(sender, signal.SIGCONT)
+    host.tell()
+    done = host.finish()
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True True\n", "")
+    hosts.wait_until_no_sender()
+    assert sorted(names(hosts)) == ["again", "before"]
+
+
+def test_a_no_with_nothing_queued_starts_nothing(hosts):
+    """The first word of a program may be no: no thread, no process."""
+    done = hosts.run(
+        """
+client = new_client()
+client.disabled = True
+client.disabled = False
+client.disabled = True
+say(threading.active_count(), len(os.listdir("/proc/self/task")))
+"""
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1 1\n", "")
+    assert hosts.server.connection_count == 0
+
+
+APPLICATION = f"""
+from atotelemetry.host import consent
+consent.LOOK_AGAIN = 0.05
+file = os.path.join(os.environ["HOME"], ".config", "mytool", "telemetry.yaml")
+
+def write(word):
+    os.makedirs(os.path.dirname(file), exist_ok=True)
+    with open(file + "~", "w") as stream:
+        stream.write(f"id: {ID}\\ntelemetry: {{word}}\\n")
+    os.replace(file + "~", file)
+
+def leave_no_file():
+    import shutil
+    shutil.rmtree(os.path.join(os.environ["HOME"], ".config"))
+
+os.environ.pop("XDG_CONFIG_HOME", None)
+write("true")
+def make(**options):
+    return atotelemetry.Telemetry(
+        app="mytool", api_key="k", host=os.environ["TEST_SERVER"], run_properties=(), sender_deadline=10.0, **options
+    )
+telemetry = make()
+client = telemetry.client
+telemetry.capture_event("first")
+client.flush(20, delivered=True)
+"""
+
+
+def test_a_long_lived_program_sees_the_file_change(hosts):
+    """From the next look on nothing is sent, the client is disabled, and no later yes takes that back."""
+    done = hosts.run(
+        APPLICATION
+        + """
+write("false")
+time.sleep(0.1)
+telemetry.capture_event("after the no")
+client.flush(20, delivered=True)
+telemetry.capture_event("later")
+say(client.disabled, client.stats.dropped_by_reason)
+write("true")
+time.sleep(0.1)
+client.disabled = False
+say(telemetry.capture_event("after another yes"), client.disabled)
+client.flush(20, delivered=True)
+leave_no_file()
+"""
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "True {'disabled': 1}\nNone True\n"
+    hosts.assert_arrived_once("first")
+
+
+def test_a_look_is_one_stat_a_minute(hosts):
+    """Thousands of events cost no more than one `stat`, and none where a variable has decided."""
+    done = hosts.run(
+        APPLICATION
+        + """
+looks = []
+real = consent._signature
+consent._signature = lambda path: looks.append(path) or real(path)
+consent.LOOK_AGAIN = 60.0
+for number in range(100):
+    telemetry.capture_event("more")
+    if number % 20 == 0:
+        client.flush(20)
+say(len(looks))
+client.flush(20, delivered=True)
+consent.LOOK_AGAIN = 0.0
+os.environ["MYTOOL_TELEMETRY"] = "on"
+other = make()
+other.capture_event("by variable")
+looks.clear()
+write("false")
+other.capture_event("by variable")
+say(other.client.flush(20, delivered=True), len(looks))
+leave_no_file()
+"""
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\nTrue 0\n", "")
+    hosts.assert_arrived_once("first", *["more"] * 100, *["by variable"] * 2)
+
+
+@pytest.mark.parametrize("content", ["telemetry: false", "telemetry: [", ""])
+def test_a_file_that_says_no_by_the_time_its_id_is_read(hosts, content):
+    """Off or damaged then is off now, for good."""
+    done = hosts.run(
+        APPLICATION
+        + f"""
+other = make()
+with open(file, "w") as stream:
+    stream.write({content!r})
+say(other.capture_event("late"), other.client.disabled)
+write("true")
+other.client.disabled = False
+say(other.capture_event("later"))
+say(threading.active_count() <= 2)
+leave_no_file()
+"""
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "None True\nNone\nTrue\n", "")
+    hosts.assert_arrived_once("first")
+
+
+def test_a_person_who_disables_within_the_program(hosts):
+    """`telemetry.disable()` holds for the run in which it is called."""
+    hosts.server.respond(Answer(delay=0.4))
+    done = hosts.run(
+        APPLICATION
+        + """
+telemetry = make(endpoint="capture")
+for number in range(20):
+    telemetry.capture_event(f"event {number}")
+handed_over(telemetry.client, 20)
+say(telemetry.disable().exit_code)
+telemetry.client.disabled = False
+say(telemetry.capture_event("later"))
+leave_no_file()
+"""
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\nNone\n", "")
+    hosts.wait_until_no_sender()
+    assert len(names(hosts)) <= 5, names(hosts)  # "first", and as many as may be on their way at once
+
+
+@pytest.mark.parametrize("how", ["DO_NOT_TRACK", "file"])
+def test_consent_is_a_lock_through_forks_and_children(hosts, how):
+    """No assignment, fork or child of `multiprocessing` opens what consent refused."""
+    done = hosts.run(
+        APPLICATION
+        + f"""
+import multiprocessing
+if {how!r} == "file":
+    write("false")
+else:
+    os.environ["DO_NOT_TRACK"] = "1"
+telemetry = make()
+
+def attempt():
+    telemetry.client.disabled = True
+    telemetry.client.disabled = False
+    telemetry.capture_event("revived")
+    telemetry.client.capture("revived", distinct_id="me")
+    telemetry.client.flush(20, delivered=True)
+
+attempt()
+pid = os.fork()
+if not pid:
+    attempt()
+    os._exit(0)
+os.waitpid(pid, 0)
+process = multiprocessing.get_context("fork").Process(target=attempt)
+process.start()
+process.join()
+say(process.exitcode)
+leave_no_file()
+""",
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
+    hosts.assert_arrived_once("first")
