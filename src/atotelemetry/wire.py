@@ -122,6 +122,8 @@ class Hello(msgspec.Struct, tag="hello", tag_field="type", kw_only=True, omit_de
     app: str = "atopile"
     app_version: str | None = None
     """Version of the measured program; None lets the sender look up the installed distribution named `app`."""
+    search_path: tuple[str, ...] = ()
+    """The host's import path, for metadata of `app`: the sender imports nothing from it. Empty: the sender's own."""
     endpoint: str = "auto"
     compression: bool | None = None
     max_retries: int = 1

@@ -160,3 +160,15 @@ class TestInstallMethod:
         """The tests' own packages are in a virtual environment, and this project is installed for development."""
         assert install_method("pytest", {}) == "venv"
         assert install_method("atotelemetry", {}) == "dev"
+
+
+def test_the_path_of_another_process(tmp_path):
+    """The sender looks where the host imports from, also into the host's archives."""
+    add(tmp_path / "here", direct_url_json='{"dir_info": {"editable": true}}')
+    path = [str(tmp_path / "here")]
+    assert (installed_version("widget", path), install_method("widget", {}, path)) == ("1.2.3", "dev")
+    archive = tmp_path / "gadget.pyz"
+    with zipfile.ZipFile(archive, "w") as content:
+        content.writestr("gadget-3.dist-info/METADATA", "Metadata-Version: 2.1\nName: gadget\nVersion: 3\n")
+    assert installed_version("gadget", [str(archive)]) == "3"
+    assert installed_version("pytest", path) is None

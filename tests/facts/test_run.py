@@ -7,11 +7,10 @@ import platform
 import subprocess
 import sys
 import threading
-import tomllib
-from pathlib import Path
 
 import pytest
 
+from atotelemetry import __version__
 from atotelemetry.facts.run import (
     KNOWN_PROPERTIES,
     RUN_PROPERTIES,
@@ -69,10 +68,9 @@ class TestImport:
 class TestLibraryProperties:
     def test_library(self):
         """The library names itself, with the version of the package."""
-        project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         properties = library_properties()
         assert properties["$lib"] == "atotelemetry"
-        assert properties["$lib_version"] == project["version"]
+        assert properties["$lib_version"] == __version__
         assert properties["$geoip_disable"] is True
 
     def test_interpreter(self):

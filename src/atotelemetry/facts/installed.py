@@ -15,7 +15,7 @@ from atotelemetry.facts.text import bounded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = ["install_method", "installed_version"]
 
@@ -23,9 +23,12 @@ __all__ = ["install_method", "installed_version"]
 _DIRECT_URL_BYTES = 64 * 1024
 
 
-def installed_version(app: str) -> str | None:
-    """Return the version of the installed distribution `app`; None where there is none. Never raises."""
-    for metadata in _metadata_of(app):
+def installed_version(app: str, path: Sequence[str] = ()) -> str | None:
+    """Return the version of the installed distribution `app`; None where there is none. Never raises.
+
+    `path` is the import path of the program that is measured; by default `sys.path`. Nothing is imported from it.
+    """
+    for metadata in _metadata_of(app, path):
         name, extension = os.path.splitext(os.path.basename(metadata))
         version = name.partition("-")[2]
         if extension == ".egg-info":
@@ -33,11 +36,11 @@ def installed_version(app: str) -> str | None:
             version = version.partition("-py")[0] or _written_version(metadata)
         if version:
             return bounded(version)
-    return _version_in_archive(app)
+    return _version_in_archive(app, path)
 
 
-def install_method(app: str, environ: Mapping[str, str]) -> str:
-    """Return how `app` was installed. Never raises.
+def install_method(app: str, environ: Mapping[str, str], path: Sequence[str] = ()) -> str:
+    """Return how `app` was installed; `path` as above. Never raises.
 
     The words are atopile's: "playground", "docker", "dev" (an editable install), "vsce-managed", "uv-tool", "brew",
     "pipx", "pip", "unknown". For other applications "pip" becomes "venv" in a virtual environment and "system" in the
@@ -47,7 +50,7 @@ def install_method(app: str, environ: Mapping[str, str]) -> str:
         return "playground"
     if environ.get("ATO_VIA_DOCKER"):
         return "docker"
-    metadata = next(_metadata_of(app), None)
+    metadata = next(_metadata_of(app, path), None)
     if metadata is None:
         return "unknown"
     if _is_editable(metadata):
@@ -65,10 +68,10 @@ def install_method(app: str, environ: Mapping[str, str]) -> str:
     return "pip" if app == "atopile" else _kind_of_environment(metadata)
 
 
-def _metadata_of(app: str) -> Iterator[str]:
-    """Yield the metadata directories (or files) of `app` in the order of `sys.path`."""
+def _metadata_of(app: str, path: Sequence[str]) -> Iterator[str]:
+    """Yield the metadata directories (or files) of `app` in the order of the import path."""
     wanted = _normalised(app)
-    for folder in sys.path:
+    for folder in path or sys.path:
         try:
             names = os.listdir(folder or os.curdir)
         except (OSError, ValueError):
@@ -99,14 +102,16 @@ def _written_version(metadata: str) -> str:
     return ""
 
 
-def _version_in_archive(app: str) -> str | None:
+def _version_in_archive(app: str, path: Sequence[str]) -> str | None:
     """Return the version of an application that runs from an archive (a zipapp); None for any other."""
-    if not any(os.path.isfile(entry) for entry in sys.path):
+    archives = [entry for entry in path or sys.path if os.path.isfile(entry)]
+    if not archives:
         return None
     import importlib.metadata  # ten milliseconds, for zipapps only
 
     try:
-        return bounded(importlib.metadata.version(app))
+        (found, *_) = importlib.metadata.distributions(name=app, path=archives)
+        return bounded(found.version)
     except Exception:
         return None  # not in there, or with metadata that cannot be read
 

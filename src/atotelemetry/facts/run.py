@@ -19,7 +19,7 @@ from atotelemetry.version import __version__
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from atotelemetry.facts.git import Children
 
@@ -179,6 +179,7 @@ def run_properties(
     app: str = "atopile",
     app_version: str | None = None,
     salt: str = "",
+    search_path: Sequence[str] = (),
     environ: Mapping[str, str] | None = None,
     time_limit: float = RUN_TIME_LIMIT,
 ) -> dict[str, object]:
@@ -190,6 +191,7 @@ def run_properties(
         app: the distribution that `atopile_version` is about; for any app but atopile the property is `app_version`.
         app_version: its version where the host knows it; None: looked up among the installed packages.
         salt: mixed into `project_id` for any app but atopile, so that nobody can look it up. Without one it is None.
+        search_path: the host's import path, where the metadata of `app` lies; by default this process's.
         environ: the host's environment; None: this process's, which is the same in a sender.
         time_limit: seconds after which this returns with what is known by then, even if git or a drive hangs.
 
@@ -224,7 +226,7 @@ def run_properties(
         if not cwd or not os.path.isabs(cwd):
             slow -= git.FACTS
         if slow:
-            found.update(_Search(slow, cwd or "", app, environ, git.Children()).run(deadline))
+            found.update(_Search(slow, cwd or "", app, search_path, environ, git.Children()).run(deadline))
             if app != "atopile" and found.get("project_id"):
                 found["project_id"] = git.salted(str(found["project_id"]), salt) if salt else None
     return {
@@ -251,16 +253,23 @@ class _Search:
     One worker thread adds to `found`; the thread that waits only reads it.
     """
 
-    __slots__ = ("app", "children", "cwd", "done", "environ", "found", "wanted")
+    __slots__ = ("app", "children", "cwd", "done", "environ", "found", "search_path", "wanted")
 
     done: threading.Event
 
     def __init__(
-        self, wanted: Collection[str], cwd: str, app: str, environ: Mapping[str, str], children: Children
+        self,
+        wanted: Collection[str],
+        cwd: str,
+        app: str,
+        search_path: Sequence[str],
+        environ: Mapping[str, str],
+        children: Children,
     ) -> None:
         self.wanted = wanted
         self.cwd = cwd
         self.app = app
+        self.search_path = search_path
         self.environ = environ
         self.found: dict[str, object] = {}
         self.children = children
@@ -290,9 +299,10 @@ class _Search:
         try:
             # On its own thread as well: the look through the installed packages meets the same dead drives.
             for name in _VERSION_NAMES.intersection(self.wanted):
-                self.found[name] = installed.installed_version(self.app)
+                self.found[name] = installed.installed_version(self.app, self.search_path)
             if "install_method" in self.wanted:
-                self.found["install_method"] = installed.install_method(self.app, self.environ)
+                method = installed.install_method(self.app, self.environ, self.search_path)
+                self.found["install_method"] = method
             if "$arch" in self.wanted:
                 self.found["$arch"] = _machine()
             answers = git.facts(self.wanted, cwd=self.cwd, environ=self.environ, children=self.children)

@@ -7,6 +7,7 @@ events are handed over.
 from __future__ import annotations
 
 import os
+import sys
 from time import time
 
 TYPE_CHECKING = False
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from atotelemetry.host.stats import Counts
 
 __all__ = ["Stream"]
+
+# An executable archive may put every package into a directory of its own.
+_MAX_PATH_ENTRIES = 500
 
 
 def _always() -> bool:
@@ -50,7 +54,13 @@ class Stream:
             cwd = os.getcwd().encode("utf-8", "replace").decode()
         except OSError:
             cwd = None
-        hello = wire.Hello(protocol=wire.PROTOCOL_VERSION, properties=msgspec.Raw(properties), cwd=cwd, **self.settings)
+        hello = wire.Hello(
+            protocol=wire.PROTOCOL_VERSION,
+            properties=msgspec.Raw(properties),
+            cwd=cwd,
+            search_path=_search_path(),
+            **self.settings,
+        )
         return wire.encode(hello)
 
     def network_pause(self) -> float:
@@ -65,3 +75,14 @@ class Stream:
 
         dropped = sum(counts.dropped.values())
         return wire.encode(wire.End(captured=counts.captured, dropped=dropped, discard=discard))
+
+
+def _search_path() -> tuple[str, ...]:
+    """Return the import path as the sender can use it, which has another working directory."""
+    found = []
+    for entry in sys.path[:_MAX_PATH_ENTRIES]:
+        try:
+            found.append(os.path.abspath(entry).encode("utf-8", "strict").decode())
+        except (OSError, TypeError, ValueError):
+            continue  # no text, not in UTF-8, or relative to a directory that was deleted
+    return tuple(found)

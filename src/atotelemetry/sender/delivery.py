@@ -17,6 +17,8 @@ from atotelemetry.sender.connection import Attempt, Connection
 from atotelemetry.sender.outcome import RETRY, Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from atotelemetry.sender.batch import Request
     from atotelemetry.sender.connection import Network
     from atotelemetry.sender.journal import Journal
@@ -31,9 +33,9 @@ _BODY_PATIENCE = 0.25  # once the answer is known, for the rest of it: all there
 _LONGEST_TOKEN = 200
 
 
-def user_agent(app: str, version: str | None) -> str:
+def user_agent(app: str, version: str | None, path: Sequence[str] = ()) -> str:
     """Return `<app>/<version>` as a header may hold it (RFC 9110, section 10.1.5)."""
-    return f"{_token(app) or 'atotelemetry'}/{_token(version or installed_version(app) or '') or 'unknown'}"
+    return f"{_token(app) or 'atotelemetry'}/{_token(version or installed_version(app, path) or '') or 'unknown'}"
 
 
 class Delivery:

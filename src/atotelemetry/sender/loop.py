@@ -230,7 +230,7 @@ class Sender:
         settings = self._settings
         self._endpoints = Endpoints(settings, self._journal)
         if self._dry_run is None:
-            agent = user_agent(settings.app, settings.app_version)
+            agent = user_agent(settings.app, settings.app_version, settings.search_path)
             self._journal.detail(f"sending to {without_credentials(settings.host)} as {agent}")
             network = Network(
                 user_agent=agent,
@@ -335,6 +335,7 @@ class _Enrichment:
                         app=settings.app,
                         app_version=settings.app_version,
                         salt=settings.salt,
+                        search_path=settings.search_path,
                         time_limit=self._time_limit,
                     )
                 )

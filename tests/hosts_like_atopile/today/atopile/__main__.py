@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 
 import typer
 
@@ -47,9 +46,6 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         telemetry.capture_exception(error)
         raise SystemExit(1) from None
-    finally:
-        # From here on the program only exits.
-        print(f"done {time.time()}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
