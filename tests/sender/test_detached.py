@@ -367,6 +367,27 @@ def test_a_host_that_is_terminated_too_may_still_capture(server):
     assert within_the_drain(run) == Outcome(delivered=2, last=True)
 
 
+def test_a_drain_does_not_wait_for_a_slow_git(server):
+    """The event matters more than what is worked out about its run."""
+    patch = """
+import time
+import atotelemetry.facts.run as run
+def work_slowly(*arguments, **options):
+    time.sleep(2.5)
+    return {}
+run.run_properties = work_slowly
+"""
+
+    def run():
+        with RunningSender(detached=True, patch=patch) as sender:
+            sender.write(hello(server.url, run_properties=["email"]), event("e"), END)
+            assert read_answers(sender, AnswerDecoder()) == [Ready()]
+            sender.send(signal.SIGTERM)
+            return sender.finish().outcome
+
+    assert within_the_drain(run) == Outcome(delivered=1, last=True)
+
+
 def test_a_host_that_lives_on_does_not_keep_a_terminated_sender(server):
     """It is gone after the drain, though its input is open."""
     with one_at_work(server) as sender:

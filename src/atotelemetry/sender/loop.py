@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -48,6 +49,7 @@ SENDER_IDLE = 60.0
 _NOWHERE = Hello(protocol=PROTOCOL_VERSION, api_key="(the project's key)", host="http://unknown.invalid")
 
 _ENRICHING = 3.0  # the most that working out the run's properties may take, or a quarter of a shorter deadline
+_LOOK_INTERVAL = 0.1
 _STUCK = 0.05
 _TERMINATED_DRAIN = 2.0  # after SIGTERM: what follows it, when a machine stops, is SIGKILL
 
@@ -177,7 +179,7 @@ class Sender:
         lanes = self._lanes or self._open_lanes()
         endpoint = self._settings.endpoint
         if self._enrichment is not None:
-            self._common = self._enrichment.result()
+            self._common = self._enrichment.result(self._countdown)
             self._common_bytes = len(encode(self._common))
             self._enrichment = None
         self._buffer.wait_for(
@@ -306,11 +308,15 @@ class _Enrichment:
             self._thread = None
             journal.problem(f"some common properties are missing: {error}")
 
-    def result(self) -> dict[str, msgspec.Raw]:
-        """Return the common properties of the run, those of the `hello` winning; without what took too long."""
-        if self._thread is not None:
-            # Its own limit bounds what may take long; twice that bounds everything else.
-            self._thread.join(self._time_limit * 2)
+    def result(self, countdown: Countdown) -> dict[str, msgspec.Raw]:
+        """Return the common properties of the run, those of the `hello` winning; without any that took too long."""
+        # Its own limit bounds each step that may take long; twice that bounds everything else.
+        ends_at = time.monotonic() + self._time_limit * 2
+        while self._thread is not None and self._thread.is_alive() and time.monotonic() < ends_at:
+            left = countdown.left()
+            if left is not None and left < min(_TERMINATED_DRAIN / 2, self._time_limit):
+                break  # SIGTERM: the events matter more
+            self._thread.join(_LOOK_INTERVAL)
         common = dict(self._result)
         properties = bytes(self._settings.properties)
         try:
