@@ -113,6 +113,11 @@ def broken_config():
     parser.get("a", "x")
 
 
+def sqlite_error():
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("select * from nothing")
+
+
 def recursive_repr():
     value = []
     for _ in range(100_000):
@@ -149,7 +154,7 @@ REAL = {
     "urllib": lambda: urllib.request.urlopen("http://127.0.0.1:1/"),
     "urllib's scheme": lambda: urllib.request.urlopen("nothing://x"),
     "xml": lambda: ElementTree.fromstring("<a>"),
-    "sqlite": lambda: sqlite3.connect(":memory:").execute("select * from nothing"),
+    "sqlite": sqlite_error,
     "toml": lambda: tomllib.loads("a = "),
     "zip": lambda: zipfile.ZipFile(io.BytesIO(b"nothing")),
     "zlib": lambda: zlib.decompress(b"nothing"),
