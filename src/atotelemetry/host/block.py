@@ -1,4 +1,4 @@
-"""The block whose beginning and end are captured: a context manager, and a decorator.
+"""Captures the beginning and the end of a block: a context manager, and a decorator.
 
 Runs in the host, on the thread that runs the block. It is given two functions that capture and knows no `Telemetry`.
 """
@@ -56,7 +56,7 @@ class Capture:
     def __enter__(self) -> None:
         start, end = _named(self._start), _named(self._end)
         self._event(start, self._properties, None)
-        # After it, because what the first event of a process costs is no part of what is measured.
+        # Start the clock after the event: the first event of a process costs milliseconds, which are not the block's.
         self._entered.append((end, time.perf_counter()))
 
     def __exit__(
@@ -70,8 +70,8 @@ class Capture:
         return False
 
     def __call__(self, function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-        """Capture every call of `function`; of a coroutine or generator function the whole life of what it returns."""
-        from functools import partial, wraps  # whoever decorates functions has it
+        """Capture every call of `function`; for a coroutine or generator function, until its object ends."""
+        from functools import partial, wraps  # programs with decorators have loaded it
 
         if isinstance(function, (staticmethod, classmethod)):  # still as it stands in the class
             return type(function)(self(function.__func__))
@@ -95,7 +95,7 @@ class Capture:
 
             async def wrapper(*args: Any, **kwargs: Any) -> Any:
                 with again():
-                    # What `yield from` does below, for which there is no word in an async generator (PEP 525).
+                    # The `yield from` below has no counterpart in an async generator (PEP 525).
                     generator = target(*args, **kwargs)
                     step = generator.__anext__()
                     while True:

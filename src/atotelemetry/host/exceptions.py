@@ -1,11 +1,10 @@
 """One exception as the properties of a `$exception` event.
 
 Runs in the host, on the thread that captures, often deep inside an `except` block. PostHog reads an exception in two
-ways: old dashboards a trio of strings, today's error tracking the structured `$exception_list`. Both come from one
-walk over the exceptions and one `TracebackException` each: no frame is visited and no source line looked up twice.
-Everything is bounded before it is built: exceptions, frames, texts, and the size of a source file worth opening.
-Exceptions are the host's objects, so whatever is asked of them may raise or lie; the answer is then replaced, never
-the event lost.
+ways: old dashboards read a trio of strings, error tracking reads the structured `$exception_list`. Both come from one
+walk over the exceptions and one summary of each frame. Exceptions, frames, texts and source files are bounded before
+they are read. An exception is the host's object, so each attribute of it may raise or lie. Such an answer is replaced;
+the event is not lost.
 """
 
 from __future__ import annotations
@@ -48,16 +47,16 @@ _MAX_TYPE_BYTES = 255  # where PostHog cuts it
 
 _MARK = "__atotelemetry_reported__"
 _MEMBER_MARK = "__atotelemetry_reported_in_group__"
-# The descriptor behind `exception.__dict__`. It reaches the real one whatever a subclass makes of `__setattr__`,
-# `__getattribute__` or `__dict__`, so there is no exception that cannot be marked.
+# The descriptor behind `exception.__dict__`. A subclass may define `__setattr__`, `__getattribute__` or `__dict__`.
+# This still reaches the real dictionary, so every exception can be marked.
 _attributes_of = BaseException.__dict__["__dict__"].__get__
 
 
 def current_exception(exception: object = None) -> BaseException | None:
     """Find the exception that a caller means.
 
-    `exception` is what PostHog's and the standard library's functions take: an exception, a `sys.exc_info()` tuple, or
-    None or True for the exception being handled. Anything else means none. Never raises.
+    `exception` is an exception, a `sys.exc_info()` tuple, or None or True for the exception being handled, as for the
+    functions of PostHog and the standard library. Anything else means none. Never raises.
     """
     if exception is None or exception is True:
         return sys.exc_info()[1]
@@ -90,7 +89,7 @@ def mark_reported(exception: BaseException) -> bool:
 
 
 def unmark_reported(exception: BaseException) -> None:
-    """Take back what `mark_reported` noted, for an exception whose event was lost. Never raises."""
+    """Take back `mark_reported`, for an exception whose event was lost. Never raises."""
     for member in _leaves(exception):
         _unmark(member, _MEMBER_MARK)
     _unmark(exception, _MARK)
@@ -233,7 +232,7 @@ def _say_why(error: Exception) -> None:
 
 
 class Node:
-    """One exception in its place: what it came from, what it holds, and how it is printed."""
+    """One exception with its cause, context and members, its frames, and its printed form."""
 
     __slots__ = (
         "cause",
@@ -336,7 +335,7 @@ def _members(exception: BaseException) -> tuple[list[BaseException], int]:
 
 
 def _in_order(root: Node) -> Iterator[tuple[Node, Node | None, str | None]]:
-    """Yield what is shown, with its parent and its relation to it: the caught exception first, its root cause last."""
+    """Yield each visible exception with its parent and their relation: the caught one first, the root cause last."""
     waiting: list[tuple[Node, Node | None, str | None]] = [(root, None, None)]
     while waiting:
         node, parent, source = waiting.pop()
@@ -354,7 +353,7 @@ def _in_order(root: Node) -> Iterator[tuple[Node, Node | None, str | None]]:
 def _listed(
     shown: Sequence[tuple[Node, Node | None, str | None]],
 ) -> list[tuple[Node, Node | None, str | None]]:
-    """Return what is listed: an exception that is a member and a context is printed twice and listed once."""
+    """Return the entries to list. An exception that is a member and a context is printed twice and listed once."""
     listed: dict[int, tuple[Node, Node | None, str | None]] = {}
     for node, parent, source in shown:
         listed.setdefault(id(node.exception), (node, parent, source))
@@ -402,7 +401,7 @@ def _qualified_name(exception: BaseException) -> str:
 
 
 def _claimed_type_name(exception: BaseException) -> str:
-    """Return `exception.__class__.__name__`, which is what the old dashboards show."""
+    """Return `exception.__class__.__name__`, as the old dashboards show it."""
     name = read(read(exception, "__class__", default=None), "__name__", default=None)
     return name if type(name) is str and name else plain_type_name(type(exception))
 

@@ -173,7 +173,7 @@ class Frames:
         """Return the frames of one exception, entry point first, crash site last."""
         frames = [_gap(-index) if index < 0 else self._frame(entries[index], summaries[index]) for index in plan]
         own = [number for number, frame in enumerate(frames) if frame["in_app"]]
-        # The module's own line in a script, under `-m` or in a console script. Each has another, and some have none.
+        # The `<module>` frame of a script, of `-m` or of a console script differs, and some have none.
         if len(own) > 1 and frames[own[0]]["function"] == "<module>" and _is_main(entries[plan[own[0]]]):
             frames[own[0]]["in_app"] = False
         return frames
@@ -333,7 +333,7 @@ def _short_name(parts: Sequence[str], module: str | None) -> str:
     tail = list(parts[-size:]) if size else []
     if names and [*tail[:-1], *([stem] if stem != "__init__" else [])] == names:
         return "/".join(tail)
-    if names and names[0] in parts[:-1]:  # from a compiler or a template of the package's
+    if names and names[0] in parts[:-1]:  # a file that the package compiled: a template, a grammar
         return "/".join(parts[len(parts) - 1 - list(reversed(parts[:-1])).index(names[0]) - 1 :])
     return parts[-1]
 

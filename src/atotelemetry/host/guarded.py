@@ -1,4 +1,4 @@
-"""Questions to the host's objects, whose answers may raise, lie or be huge, and texts cut to a size.
+"""Reads the host's objects, whose attributes may raise, lie or be huge, and cuts texts to a size.
 
 Runs in the host, on the thread that captures, and only once an exception is described.
 """
@@ -44,7 +44,7 @@ def read(value: object, name: str, *, default: Any) -> Any:
 
 
 def text_of(value: object, what: str) -> str:
-    """Return `str(value)`, or what the standard library prints when that fails."""
+    """Return `str(value)`, or the standard library's words for a `__str__` that raises."""
     try:
         text = str(value)
         return text if type(text) is str else str.__str__(text)
@@ -82,7 +82,7 @@ def clip(text: str, limit_bytes: int) -> str:
 
 
 def clip_middle(text: str, limit_bytes: int) -> str:
-    """Like `clip`, but keep both ends: a stack trace starts with the root cause and ends with what was caught."""
+    """Like `clip`, but keep both ends: a stack trace starts with the root cause and ends with the caught exception."""
     if len(text) <= limit_bytes:
         whole = _encodable(text, limit_bytes)
         if len(whole) >= len(text):
@@ -94,7 +94,7 @@ def clip_middle(text: str, limit_bytes: int) -> str:
 
 
 def _encodable(text: str, limit_bytes: int) -> str:
-    """Return what fits of `text`, with `?` for lone surrogates: they have no UTF-8."""
+    """Return the part of `text` that fits, with `?` for lone surrogates: they have no UTF-8."""
     if text.isascii():
         return text
     return text.encode("utf-8", "replace")[:limit_bytes].decode("utf-8", "ignore")

@@ -36,7 +36,7 @@ _lazy_classes: dict[str, Any] = {}
 
 
 class _Alone:
-    """What a `TracebackException` asks of one exception, without its chain and with answers that do not raise.
+    """Stands in for one exception in a `TracebackException`: it has no chain, and no answer of it raises.
 
     The chain is linked by `_format` instead: `TracebackException` would follow it without bounds.
     """
@@ -147,9 +147,9 @@ def _format(shown: Sequence[tuple[Node, Node | None, str | None]]) -> str:
 def _runs(entries: Sequence[TracebackType], most: int) -> list[tuple[int, int, int]]:
     """Return the runs of frames to print, as triples.
 
-    These are the first index, how many frames stand on the same line, and how many of them are printed: 0 for what is
-    left out. A summary costs microseconds and printing one ten times that, so this decides before either, for a
-    recursion of 100,000 frames too.
+    These are the first index, the number of frames on the same line, and the number of them to print: 0 leaves the run
+    out. A summary costs microseconds, and printing it ten times that. So this decides before either, also for a
+    recursion of 100,000 frames.
     """
     limit = getattr(sys, "tracebacklimit", None)
     printable = entries[: max(limit, 0)] if type(limit) is int else entries
@@ -171,7 +171,7 @@ def _run(first: int, end: int) -> tuple[int, int, int]:
 
 
 def _without_middle(runs: list[tuple[int, int, int]], printed_count: int) -> list[tuple[int, int, int]]:
-    """Replace what is too much to print, in the middle of `runs`, with one run of which nothing is printed."""
+    """Replace the middle of `runs`, where there are too many, with one run that is not printed."""
     if sum(count for _, _, count in runs) <= printed_count:
         return runs
     head, tail = 0, len(runs)
@@ -214,10 +214,10 @@ def _stack_class() -> Any:
     class PrintableStack(StackSummary):
         """A stack that is cheap where lines repeat, and prints a frame without its source where that cannot be done.
 
-        `format_frame_summary` is the standard library's hook for what is printed of a frame.
+        `format_frame_summary` is the standard library's hook for the text of a frame.
         """
 
-        # What is printed of the frames of an event: a recursion and a chain have the same ones again and again.
+        # The texts of the frames of an event: a recursion and a chain repeat the same ones.
         texts: dict[tuple[object, ...], str]
         gap: FrameSummary | None = None
         previous: FrameSummary | None = None
@@ -247,7 +247,7 @@ def _stack_class() -> Any:
 
 
 def _summary(entry: TracebackType, *, source_lines: bool) -> FrameSummary:
-    """Summarise one traceback entry as the standard library does, without what it could not read or print."""
+    """Summarise one traceback entry as the standard library does, without any part that is odd or too large."""
     from traceback import FrameSummary, StackSummary
 
     frame = entry.tb_frame
@@ -269,7 +269,7 @@ def _summary(entry: TracebackType, *, source_lines: bool) -> FrameSummary:
 
 
 def _position(entry: TracebackType) -> tuple[int | None, int | None, int | None, int | None]:
-    """Return first and last line and column of what was executed. Code may have no line table, or not be so long."""
+    """Return the executed statement's first and last line and column; None where the code does not tell."""
     from itertools import islice  # loaded along with `traceback`
 
     try:

@@ -44,7 +44,7 @@ _NAMES = (
 _IS_NAME = re.compile(rf"(?i){_NAMES}$")
 _IS_FLAG = re.compile(rf"(?i)^--?[\w-]{{0,64}}{_NAMES}$")
 
-# A quoted text, or what is up to a space or to the end of what it stands in.
+# A quoted text, or a text up to the next space, comma, bracket or quote.
 _VALUE = r"""(?:"[^"\n]{1,2000}"|'[^'\n]{1,2000}'|\\"[^"\n]{1,2000}\\"|[^\s"',;&)\]}>]{1,2000})"""
 
 _Rule = tuple[re.Pattern[str], "str | Callable[[re.Match[str]], str]"]
