@@ -1,4 +1,4 @@
-"""`CaptureServer` speaks protocol v1: it refuses what PostHog refuses, and gives a verdict on each event."""
+"""`CaptureServer` speaks protocol v1: it refuses the same requests as PostHog, and gives a verdict on each event."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_an_event_that_posthog_drops(server, fields, details):
 
 
 def test_verdicts_on_demand(server):
-    """By the name of an event or by its uuid; what is dropped or wanted again does not count as accepted."""
+    """By the name of an event or by its uuid; events dropped or wanted again do not count as accepted."""
     server.respond(Answer(results={"e": "retry", OTHER: {"result": "drop", "details": "billing_limit_exceeded"}}))
     status, answer = post(server, {**BATCH, "batch": [EVENT, {**EVENT, "event": "f", "uuid": OTHER}]})
     expected = {ID: {"result": "retry"}, OTHER: {"result": "drop", "details": "billing_limit_exceeded"}}

@@ -63,13 +63,13 @@ def test_an_address_that_may_be_one(address):
 
 @pytest.mark.parametrize(("address", "words"), BAD)
 def test_an_address_that_can_never_work(address, words):
-    """The reason says what is wrong with it."""
+    """The reason names its fault."""
     assert words in fault_of_address(address)
 
 
 @pytest.mark.parametrize("address", [*GOOD, *(address for address, _ in BAD if isinstance(address, str))])
 def test_the_check_is_no_laxer_than_urllib(address):
-    """What `urllib.parse` cannot read, or finds no host in, is refused."""
+    """An address that `urllib.parse` cannot read, or finds no host in, is refused."""
     try:
         parts = urlsplit(address.strip())
         readable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != -1

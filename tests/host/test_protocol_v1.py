@@ -1,4 +1,4 @@
-"""`TelemetryClient(protocol="v1")`: what a host learns of the server's verdicts, and an event's options."""
+"""`TelemetryClient(protocol="v1")`: the server's verdicts in a host, and an event's options."""
 
 from __future__ import annotations
 

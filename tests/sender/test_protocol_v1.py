@@ -240,7 +240,7 @@ def test_an_event_that_is_wanted_again_too_often_is_lost(server):
     "body", ["", "OK", "[]", "{}", '{"status": 1}', '{"results": []}', '{"results": {"a": 1}}', b"\xff"]
 )
 def test_a_success_that_cannot_be_read_is_final(server, body):
-    """Nobody knows what was stored: it counts as lost, and is not sent again."""
+    """Nobody knows which events were stored: they count as lost, and are not sent again."""
     server.respond(Answer(body=body))
     done = run_sender(event("e"), arguments=v1(server, max_retries=3))
     assert len(server.requests) == 1

@@ -1,4 +1,4 @@
-"""`sender/proxy.py`: which way a request takes, held against a proxy and a server that note who connects to them."""
+"""`sender/proxy.py`: the way of a request, held against a proxy and a server that note their visitors."""
 
 import base64
 import contextlib
@@ -33,7 +33,7 @@ def except_for(no_proxy):
     return {**BY_PROXY, "NO_PROXY": no_proxy}
 
 
-# {P} is the proxy's host and port, {T} the server's port. What is expected: a way, or a part of the reason why not.
+# {P} is the proxy's host and port, {T} the server's port. Expected is a way, or a part of the reason for none.
 TABLE = [
     # which variable
     (NAME, {}, DIRECT),
@@ -148,7 +148,7 @@ class Listener(Staller):
 
 
 class Lines(list):
-    """What a sender says."""
+    """The lines of a sender's journal."""
 
     detail = list.append
 
@@ -223,7 +223,7 @@ def test_unreadable_entries_are_said_once(monkeypatch, proxy, server):
 
 @pytest.mark.parametrize(("host", "variables", "expected"), TABLE)
 def test_side_by_side_with_urllib(monkeypatch, host, variables, expected):
-    """Whom urllib reaches without a proxy, we do; and the other way round, where it knows how an entry is written."""
+    """A server that urllib reaches without a proxy, we do; and the other way round, for entries in a form it knows."""
     places = {"P": "proxy.example:3128", "T": 8000}
     set_variables(monkeypatch, variables, **places)
     scheme, _, authority = host.format(**places).partition("://")
@@ -350,7 +350,7 @@ def test_a_socks_proxy_with_a_password():
 
 
 def test_a_socks_proxy_without_the_extra():
-    """The reason says what to install, and the event goes nowhere else."""
+    """The reason names the package to install, and the event goes nowhere else."""
     with Listener() as server:
         env = {"ALL_PROXY": "socks5://me:secret@127.0.0.1:1"}
         patch = "import sys; sys.modules['socksio'] = None"

@@ -1,8 +1,8 @@
-"""`atotelemetry test`: send one event the way a run does, wait, and say what the server answered, or why not.
+"""`atotelemetry test`: send one event the way a run does, wait, and print the server's answer or the failure.
 
-Runs in its own process, for a person. The way is the real one, `Telemetry`, feeder, pipe, sender, HTTPS; only the
-waiting is not what a run does. What the sender says comes from its log. The event says nothing about the directory it
-is sent from, and no file is created.
+Runs in its own process, for a person. The way is the real one: `Telemetry`, feeder, pipe, sender, HTTPS. Only the
+waiting differs from a run. The sender's words come from its log. The event does not tell its directory, and no file is
+created.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "run"]
 
 EVENT = "telemetry:test"
-_V1_ENDPOINT = "/i/v1/analytics/events"
 _LOG = "ATO_TELEMETRY_LOG"
 # Beyond the sender's own deadline: to start it, and to see that it has ended.
 _GRACE = 5.0
@@ -69,6 +68,7 @@ def _send(app: str, known_id: str | None, key: str, host: str, timeout: float, p
     from tempfile import TemporaryDirectory
 
     from atotelemetry.host.telemetry import PH_API_ENDPOINT, Telemetry
+    from atotelemetry.sender.batch import V1_PATH
 
     reasons = _host_log()
     prefix = environment_prefix(app)
@@ -104,7 +104,7 @@ def _send(app: str, known_id: str | None, key: str, host: str, timeout: float, p
     # Each line begins with a time and "sender[pid]"; the summary says nothing that is not in the others.
     lines = [line.partition("] ")[2] for line in said.decode("utf-8", "replace").splitlines()]
     lines = [line for line in lines if not line.startswith("done:")]
-    where = f"{without_credentials(host).rstrip('/')}{PH_API_ENDPOINT if protocol == 'v0' else _V1_ENDPOINT}"
+    where = f"{without_credentials(host).rstrip('/')}{PH_API_ENDPOINT if protocol == 'v0' else V1_PATH}"
     if accepted:
         say(f"delivered one event to {where}; it took {seconds:.2f} s, with the start of the sender")
         for line in [*lines, f"event {EVENT}, uuid {uuid}"]:
@@ -153,7 +153,7 @@ def _read(path: str) -> bytes:
 
 
 def _append(path: str, said: bytes) -> None:
-    """Keep what the sender said in the log that the person keeps, which it would have written into itself."""
+    """Append the sender's words to the person's own log, where it would have written them."""
     # Without waiting, as the sender: a named pipe that nobody reads must not keep us.
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NONBLOCK", 0)
     try:

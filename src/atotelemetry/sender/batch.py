@@ -1,4 +1,4 @@
-"""Which events go into the next request, and what its body says.
+"""The events of the next request, and its body.
 
 Pure: no I/O and no clock of its own; runs on the sender's delivery thread. An event is encoded once, when it is
 prepared; every attempt to deliver it sends those same bytes. Only `sent_at` is new each time.
@@ -57,7 +57,7 @@ class Prepared(NamedTuple):
 
 
 class Request(NamedTuple):
-    """One POST: its path, its JSON, and what is special about it."""
+    """One POST: path, JSON, and headers beside the usual ones."""
 
     path: str
     body: bytes
@@ -83,7 +83,7 @@ class Verdicts(NamedTuple):
 def prepare(event: Event, common: dict[str, msgspec.Raw], *, uuid: str, distinct_id: str, timestamp: str) -> Prepared:
     """Encode one event, with the properties that it does not have itself taken from `common`.
 
-    `uuid`, `distinct_id` and `timestamp` stand in for what the event's line did not say. Values are copied as they
+    `uuid`, `distinct_id` and `timestamp` stand in for missing fields of the event's line. Values are copied as they
     came, but for integers that no server could read. Raises `msgspec.MsgspecError` or `ValueError` when a property's
     name is no text.
     """

@@ -1,4 +1,4 @@
-"""Which certificate authorities a sender trusts, and what a person can do when the server's is not among them.
+"""The certificate authorities that a sender trusts, and a remedy when the server's is not among them.
 
 Runs in the sender, on a connection's thread. The operating system's store counts (truststore), or the files that a
 person named in a variable. A container often has neither; there certifi's list counts, which httpx brings.
@@ -19,7 +19,7 @@ __all__ = ["trusted", "why_not_trusted"]
 # The first family of which something is set counts. OpenSSL's, then those that requests and curl read.
 _VARIABLES = (("SSL_CERT_FILE", "SSL_CERT_DIR"), ("REQUESTS_CA_BUNDLE",), ("CURL_CA_BUNDLE",))
 
-# OpenSSL's numbers for what is wrong with a certificate (x509_vfy.h).
+# The remedy for an error in a certificate, by OpenSSL's number (x509_vfy.h).
 _ADVICE = {
     9: "set this machine's clock",  # not yet valid
     10: "renew the server's certificate, or set this machine's clock",  # expired
@@ -30,7 +30,7 @@ _USUAL_ADVICE = "set SSL_CERT_FILE to a file with its authority's certificate"
 
 
 def trusted(directory: str | None, log: Callable[[str], object]) -> ssl.SSLContext:
-    """Return TLS settings that trust whom a person named, else whom the operating system trusts, else certifi's list.
+    """Return TLS settings that trust the files a person named, else the operating system's store, else certifi's list.
 
     Relative paths in variables are seen from `directory`. `log` is told of each path that cannot be used.
     """
@@ -60,7 +60,7 @@ def trusted(directory: str | None, log: Callable[[str], object]) -> ssl.SSLConte
 
 
 def why_not_trusted(error: BaseException) -> str:
-    """Return what is wrong with the server's certificate and what to do, when an error is about that."""
+    """Return the fault of the server's certificate and its remedy; an empty string for an error of another kind."""
     import ssl
 
     cause: BaseException | None = error

@@ -1,6 +1,6 @@
 """The network: the thread of one connection, and the way to the server. The only file that knows httpx.
 
-Runs in the sender. A connection is used by one lane at a time, which gives it an attempt and waits no longer than it
+Runs in the sender. One lane at a time gives a connection an attempt, and waits for it as long as it
 wants to. httpx is imported by the first connection, so that a sender with nothing to send never pays for it.
 """
 
@@ -193,7 +193,7 @@ class Connection:
         try:
             self._client_for(import_httpx().URL(self._host))  # beside other work, before the first attempt is there
         except Exception:
-            pass  # the attempt tries again, and tells what is wrong
+            pass  # the attempt tries again, and reports the error
         if not gc.isenabled():  # see `sender/__main__.py`
             gc.freeze()  # nothing of all that was loaded is garbage
             gc.enable()
@@ -223,7 +223,7 @@ class Connection:
         return self._client
 
     def _post(self, attempt: Attempt) -> None:
-        """Post, and follow what may be followed."""
+        """Post, and follow redirects on the same host."""
         self._connects_before = self._connects
         url = import_httpx().URL(attempt.url)
         for redirects_left in range(_MOST_REDIRECTS, -1, -1):
@@ -255,15 +255,15 @@ class Connection:
 
     def _watch(self, event: str, info: dict[str, Any]) -> None:
         """Note each socket as it is connected, and each response as it begins (httpcore's `trace` extension)."""
-        what = event.partition(".")[2]  # before the point: which kind of connection
-        if what == "send_request_headers.started":
+        step = event.partition(".")[2]  # before the point: the kind of connection
+        if step == "send_request_headers.started":
             if self._network.is_stopped():
                 raise _Stopped  # httpcore closes the connection and lets it through
             self._interim.begin()
-        elif what == "connect_tcp.complete":
+        elif step == "connect_tcp.complete":
             self._interim.watch(info["return_value"])
             self._keep_socket(info["return_value"].get_extra_info("socket"))
-        elif what == "start_tls.complete":
+        elif step == "start_tls.complete":
             self._interim.watch(info["return_value"])
 
     def _keep_socket(self, opened: socket.socket) -> None:
@@ -355,7 +355,7 @@ def _nobody() -> ssl.SSLContext:
 
 
 def _redirect(response: httpx.Response, url: httpx.URL) -> httpx.URL | None:
-    """Return where to send the same body again: on the same host, or from its http to its https. None: nowhere."""
+    """Return the address for the same body on the same host, or from its http on its https; None for any other."""
     if response.status_code not in (307, 308):  # the two that keep method and body (RFC 9110, section 15.4)
         return None
     try:

@@ -1,11 +1,11 @@
-"""Which of the server's endpoints to use: the settings say it first, then the server's own answers.
+"""The endpoint of the server that is in use: first by the settings, then by the server's own answers.
 
 Runs in the sender; one object for all lanes to a server. A server without an endpoint answers 404, and a proxy that
 lets only known paths through answers 404 or 405. Then an older one is used for the rest of the sender's life:
 
     /i/v1/analytics/events  →  /batch/  →  /capture/, one event at a time  →  /batch/, whose answer is final
 
-The steps after the first are for endpoint="auto" only: who names an endpoint means it.
+The steps after the first are for endpoint="auto" only. A named endpoint is never left.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Endpoints"]
 
 _NOT_FOUND, _NOT_ALLOWED = 404, 405
-# What is used, beside the words that a person may choose: auto, capture, batch.
+# In use, beside the words that a person may choose: auto, capture, batch.
 _V1, _SINGLE, _EXHAUSTED = "v1", "single", "exhausted"
 
 
@@ -53,7 +53,7 @@ class Endpoints:
         """Return the requests for these events, `now` being the time."""
         used, key, is_import = self._used, self._settings.api_key, self._settings.historical_migration
         if used == _V1:
-            from atotelemetry.sender.protocol_v1 import Exchange  # for those who chose it
+            from atotelemetry.sender.protocol_v1 import Exchange  # loaded only where it was chosen
 
             return Exchange(events, api_key=key, created_at=now, historical_migration=is_import)
         endpoint = {_SINGLE: "capture", _EXHAUSTED: "batch"}.get(used, used)

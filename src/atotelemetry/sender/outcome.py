@@ -1,4 +1,4 @@
-"""The outcome of one attempt to post a request, and the rules that say what an HTTP answer means.
+"""The outcome of one attempt to post a request, and the meaning of each HTTP status.
 
 A leaf, pure. Runs in the sender.
 """
@@ -48,7 +48,7 @@ class Outcome(NamedTuple):
 
 
 def judge(status: int, retry_after: str | None, text: str, now: float) -> Outcome:
-    """Decide what a response means for the request: the table of outcomes in one place.
+    """Return the outcome of a request by its response: the table of outcomes in one place.
 
     `retry_after` is the value of that header (RFC 9110, section 10.2.3: seconds or an HTTP date). `now` is the time in
     seconds since the epoch, to compare a date with.

@@ -183,7 +183,7 @@ def to_v1(body: bytes) -> bytes:
 
 
 def _boolean(raw: msgspec.Raw) -> bool | None:
-    """Return what the server takes for a yes or a no; None for anything else, which would cost the event."""
+    """Return a yes or a no as the server reads it; None for any other value, which would cost the event."""
     value = msgspec.json.decode(raw)
     if isinstance(value, str):
         return {"true": True, "1": True, "false": False, "0": False}.get(value.strip().lower())

@@ -1,4 +1,4 @@
-"""The way to the server: direct, or through which proxy.
+"""The way to the server: direct, or through a proxy.
 
 Runs in the sender, on a connection's thread, once for each server. The variables are read as curl, requests and
 `urllib.request` read them; where they differ, a person's wish to go direct wins. Windows and macOS have settings of
@@ -64,7 +64,7 @@ def _variable(environ: Mapping[str, str], name: str) -> tuple[str, str]:
     if name in environ:
         return name, environ[name].strip()
     if name == "http_proxy" and "REQUEST_METHOD" in environ:
-        return "", ""  # a CGI script: whoever sends a header `Proxy:` sets HTTP_PROXY (CVE-2016-1000110)
+        return "", ""  # a CGI script: a client's header `Proxy:` sets HTTP_PROXY (CVE-2016-1000110)
     spelling = next((spelling for spelling in environ if spelling.lower() == name), "")
     return spelling, environ.get(spelling, "").strip()
 

@@ -34,7 +34,7 @@ _HEADERS = (
     "User-Agent",
 )
 _LONGEST = 200  # of an event's name and of a distinct_id
-# What a property of the older protocol has become.
+# Options and fields of an event, and the properties of the older protocol that they replace.
 _PROPERTIES = {
     "process_person_profile": "$process_person_profile",
     "cookieless_mode": "$cookieless_mode",
