@@ -17,6 +17,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from atotelemetry.facts.limits import WORKER_WAKE_INTERVAL as WORKER_WAKE_INTERVAL
     from atotelemetry.facts.run import RUN_PROPERTIES as RUN_PROPERTIES
     from atotelemetry.host.arguments import CaptureArgs as CaptureArgs
     from atotelemetry.host.client import TelemetryClient as TelemetryClient
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from atotelemetry.host.telemetry import FLUSH_TIMEOUT as FLUSH_TIMEOUT
     from atotelemetry.host.telemetry import PH_API_ENDPOINT as PH_API_ENDPOINT
     from atotelemetry.host.telemetry import PH_API_HOST as PH_API_HOST
-    from atotelemetry.host.telemetry import WORKER_WAKE_INTERVAL as WORKER_WAKE_INTERVAL
     from atotelemetry.host.telemetry import Telemetry as Telemetry
     from atotelemetry.host.telemetry import capture as capture
     from atotelemetry.host.telemetry import capture_event as capture_event
@@ -65,7 +65,7 @@ _HOMES = {
     "PH_API_ENDPOINT": "atotelemetry.host.telemetry",
     "PH_API_HOST": "atotelemetry.host.telemetry",
     "RUN_PROPERTIES": "atotelemetry.facts.run",
-    "WORKER_WAKE_INTERVAL": "atotelemetry.host.telemetry",
+    "WORKER_WAKE_INTERVAL": "atotelemetry.facts.limits",
     "CaptureArgs": "atotelemetry.host.arguments",
     "PropertyLoaders": "atotelemetry.host.properties",
     "Stats": "atotelemetry.host.stats",

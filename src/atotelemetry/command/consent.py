@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 
+from atotelemetry.facts.address import ATOPILE_HOST
 from atotelemetry.facts.text import printable
 from atotelemetry.host import status as host_status
 from atotelemetry.host.home import is_app_name
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from atotelemetry.host.status import Report
 
 __all__ = [
-    "DEFAULT_ENDPOINT",
     "add_choice_arguments",
     "add_status_arguments",
     "app_name",
@@ -33,8 +33,6 @@ __all__ = [
     "say",
     "status",
 ]
-
-DEFAULT_ENDPOINT = "https://telemetry.atopileapi.com"
 
 
 def add_status_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +72,7 @@ def run_disable(args: argparse.Namespace) -> int:
 
 def status(app: str) -> dict[str, object]:
     """Return what `atotelemetry status --json` prints for `app`, whose own settings are not known here."""
-    endpoint = DEFAULT_ENDPOINT if app == "atopile" else ""
+    endpoint = ATOPILE_HOST if app == "atopile" else ""
     return host_status.status(app, endpoint=endpoint, notice=has_notice(app))
 
 

@@ -11,9 +11,9 @@ import os
 import sys
 import time
 
-from atotelemetry.command.consent import DEFAULT_ENDPOINT, add_choice_arguments, say
-from atotelemetry.facts.address import fault_of_address, without_credentials
-from atotelemetry.facts.text import environment_prefix
+from atotelemetry.command.consent import add_choice_arguments, say
+from atotelemetry.facts.address import ATOPILE_HOST, fault_of_address, without_credentials
+from atotelemetry.facts.text import environment_prefix, seconds
 from atotelemetry.host.consent import read_consent
 
 TYPE_CHECKING = False
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         return _nothing_sent(f"there is no key; give --api-key KEY or set {prefix}_TELEMETRY_API_KEY")
     host = args.host or os.environ.get(f"{prefix}_SERVICES_TELEMETRY_URL")
     if not host and args.app == "atopile":
-        host = DEFAULT_ENDPOINT
+        host = ATOPILE_HOST
     if not host:
         return _nothing_sent(f"there is no server; give --host URL or set {prefix}_SERVICES_TELEMETRY_URL")
     fault = fault_of_address(host)
@@ -171,11 +171,8 @@ def _url(text: str) -> str:
 
 
 def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value <= _LONGEST:
+    value = seconds(text, at_most=_LONGEST)
+    if value is None:
         raise _wrong(f"{text!r} is no number of seconds between 0 and {_LONGEST:g}")
     return value
 

@@ -5,7 +5,10 @@ Pure; used by both processes. It does not import `urllib.parse`, which would cos
 
 from __future__ import annotations
 
-__all__ = ["fault_of_address", "fault_of_authority", "without_credentials"]
+__all__ = ["ATOPILE_HOST", "fault_of_address", "fault_of_authority", "without_credentials"]
+
+ATOPILE_HOST = "https://telemetry.atopileapi.com"
+"""Where atopile's events go, unless a variable says otherwise."""
 
 _HIGHEST_PORT = 65535
 

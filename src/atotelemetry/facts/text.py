@@ -5,7 +5,7 @@ A leaf, used by every process.
 
 from __future__ import annotations
 
-__all__ = ["bounded", "environment_prefix", "printable"]
+__all__ = ["bounded", "environment_prefix", "printable", "seconds"]
 
 _LIMIT = 1000
 _SHORT = {9: r"\t", 10: r"\n", 13: r"\r"}
@@ -35,6 +35,15 @@ def _escape(code: int) -> str:
 def bounded(text: str) -> str:
     """Return a text that JSON can carry: no lone surrogates, at most 1000 characters."""
     return text[:_LIMIT].encode("utf-8", "replace").decode("utf-8")
+
+
+def seconds(text: str, *, at_most: float) -> float | None:
+    """Return a positive number of seconds that a person typed; None if it is none, or more than `at_most`."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if 0 < value <= at_most else None
 
 
 def environment_prefix(app: str) -> str:

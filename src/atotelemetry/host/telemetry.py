@@ -12,7 +12,7 @@ import os
 import time
 from _thread import allocate_lock
 
-from atotelemetry.facts.address import fault_of_address
+from atotelemetry.facts.address import ATOPILE_HOST, fault_of_address
 from atotelemetry.facts.run import RUN_PROPERTIES, run_id
 from atotelemetry.facts.text import environment_prefix
 from atotelemetry.host.block import Capture
@@ -39,7 +39,6 @@ __all__ = [
     "FLUSH_TIMEOUT",
     "PH_API_ENDPOINT",
     "PH_API_HOST",
-    "WORKER_WAKE_INTERVAL",
     "Telemetry",
     "capture",
     "capture_event",
@@ -47,11 +46,9 @@ __all__ = [
     "client",
 ]
 
-PH_API_HOST = "https://telemetry.atopileapi.com"
+PH_API_HOST = ATOPILE_HOST
 PH_API_ENDPOINT = "/capture/"
 """Where a lone event goes; several go to /batch/."""
-WORKER_WAKE_INTERVAL = 0.1
-"""How long the sender gathers events before it posts them."""
 
 _DEFAULT_HOSTS = {"atopile": PH_API_HOST}
 

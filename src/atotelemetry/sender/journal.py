@@ -56,9 +56,8 @@ class Journal:
     def _say(self, text: str, *, aloud: bool) -> None:
         if not aloud and self._file < 0:
             return
-        if not text.isprintable():
-            # Names and reasons come from elsewhere: what they hold must not steer a terminal or start another line.
-            text = printable(text)
+        # Names and reasons come from elsewhere: they must neither steer a terminal nor start another line.
+        text = printable(text)
         if aloud:
             self._write_stderr(f"{text}\n")
         if self._file >= 0:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from atotelemetry.facts.address import without_credentials
+from atotelemetry.facts.limits import WORKER_WAKE_INTERVAL
 from atotelemetry.ids import uuid4
 from atotelemetry.sender import batch, reasons
 from atotelemetry.sender.answers import Answers
@@ -37,10 +38,7 @@ if TYPE_CHECKING:
 
     from atotelemetry.sender.journal import Journal
 
-__all__ = ["SENDER_IDLE", "WORKER_WAKE_INTERVAL", "Sender"]
-
-WORKER_WAKE_INTERVAL = 0.1
-"""How long the sender gathers events before it posts them."""
+__all__ = ["SENDER_IDLE", "Sender"]
 
 SENDER_IDLE = 60.0
 """When nothing has arrived for so long, the input counts as ended."""

@@ -8,12 +8,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from atotelemetry.facts.address import fault_of_address
+from atotelemetry.facts.text import seconds
 from atotelemetry.wire import PROTOCOL_VERSION, Hello
 
 if TYPE_CHECKING:
     import argparse
 
 __all__ = ["fault_of", "overrides", "parse"]
+
+_LONGEST = 1e6  # a lock can wait no longer
 
 _EPILOG = """\
 input, one JSON object per line:
@@ -90,11 +93,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def _seconds(text: str) -> float:
     import argparse
 
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < 1e6:  # noqa: PLR2004 - more than a lock can wait
+    value = seconds(text, at_most=_LONGEST)
+    if value is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no positive number of seconds")
     return value
 
