@@ -5,10 +5,10 @@ encodes each event once; the sender keeps an event's `properties` and `context` 
 re-encodes a value. Three kinds of line:
 
     {"type": "hello", …}   first: settings of this run, and the properties common to all its events
-    {"uuid": …, "event": …, …}   any number: what PostHog takes, and nothing else
-    {"type": "end", …}     last: what the host counted
+    {"uuid": …, "event": …, …}   any number: in the form that PostHog takes
+    {"type": "end", …}     last: the host's counts
 
-A second pipe leads back, and carries the sender's answers:
+A second pipe leads back, for the sender's answers:
 
     {"type": "ready"}      once: the sender reads its input
     {"type": "outcome", …} whenever the fate of events is known: counts since this sender began
@@ -78,7 +78,7 @@ class EventTooLarge(WireError):
 class LineError(WireError):
     """A line of the stream that was lost; `line_number` counts from 1.
 
-    `is_hello` says that it was, or holds, a damaged hello: what follows is not meant for where the events before went.
+    `is_hello`: the line looks like a damaged hello. Later events must not go to the previous server.
     """
 
     def __init__(self, line_number: int, detail: str = "", *, is_hello: bool = False) -> None:
@@ -150,7 +150,7 @@ class Hello(msgspec.Struct, tag="hello", tag_field="type", kw_only=True, omit_de
 
 
 class End(msgspec.Struct, tag="end", tag_field="type", kw_only=True, omit_defaults=True):
-    """What the host counted until it closed the pipe: the last line of a stream."""
+    """The host's counts when it closed the pipe: the last line of a stream."""
 
     captured: int = 0
     dropped: int = 0
@@ -190,7 +190,7 @@ class Event(msgspec.Struct, kw_only=True):
     type: str | None = None
     """None for an event. Only the decoder looks at it, so that one decoding serves every kind of line."""
     size_bytes: int | Any = 0
-    """Length of the line it came in; what the sender's buffer and requests are limited by.
+    """Length of its line. The sender's buffer and requests are limited by it.
 
     `Any`, so that nothing of this name in a line can spoil it: the decoder puts the length in its place.
     """
@@ -244,7 +244,7 @@ class LineDecoder:
         """Number of lines finished so far."""
 
     def feed(self, data: bytes) -> list[Message | LineError]:
-        """Take the next bytes; return what they completed, in order."""
+        """Take the next bytes; return the messages and errors that they completed, in order."""
         lines = data.split(b"\n")
         results: list[Message | LineError] = []
         for line in lines[:-1]:

@@ -212,7 +212,7 @@ def _leave(code: int) -> NoReturn:
             if stream is not None:
                 stream.flush()
         except (OSError, ValueError):
-            code = code or 1  # whoever read our output has gone
+            code = code or 1  # the reader of our output has gone
     os._exit(code)
 
 

@@ -44,11 +44,11 @@ class Answers:
                 self._may_block = True  # Windows before Python 3.12
 
     def ready(self) -> None:
-        """Say that the sender reads its input."""
+        """Answer that the sender reads its input."""
         self._write(Ready())
 
     def tell(self, tally: Tally) -> None:
-        """Say what became of the events so far. Skips it while more are on their way and it was said a moment ago."""
+        """Answer the counts so far, but not twice within a moment while more events are on their way."""
         now = time.monotonic()
         if self._pipe < 0 or self._may_block or (tally.undecided and now < self._told_at + _INTERVAL):
             return
@@ -56,7 +56,7 @@ class Answers:
         self._write(_outcome(tally, last=False))
 
     def last(self, tally: Tally) -> None:
-        """Say it for the last time. Tries for a moment when the pipe is full."""
+        """Answer the final counts. Try for a moment when the pipe is full."""
         for _ in range(_LAST_TRIES):
             if self._write(_outcome(tally, last=True)):
                 break

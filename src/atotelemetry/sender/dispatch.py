@@ -1,8 +1,8 @@
-"""Delivers events: tries again, halves what is refused as a whole, drops with a reason.
+"""Delivers events: tries again, halves a request that is refused as a whole, drops with a reason.
 
 Runs in the sender, on the thread of a lane. It has no network and no clock of its own: `post` makes one attempt, the
 countdown knows how much time is left and waits, and a test puts its own in their place. The rule it keeps: every event
-ends either delivered or dropped, once, and is counted as what it became.
+ends either delivered or dropped, and is counted once.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _ELSEWHERE = "elsewhere"  # the kind of an outcome: to be sent again, to another
 
 
 class TimeLeft(Protocol):
-    """What the dispatcher asks of a clock; `watchdog.Countdown` is one."""
+    """The clock of a dispatcher; `watchdog.Countdown` is one."""
 
     def left(self) -> float | None:
         """Seconds left for work; None while there is no limit."""
@@ -103,10 +103,10 @@ class Dispatcher:
         self._tally = tally
         self._most_retries = sys.maxsize if settings.patient else settings.max_retries
         self.limit_bytes = batch.MAX_REQUEST_BYTES
-        """What a request should not exceed; lowered when the server says so (413)."""
+        """The size that a request should not exceed; lowered when the server says so (413)."""
 
     def deliver(self, events: list[Prepared]) -> None:
-        """Deliver events in order; halve what is refused as a whole until the bad event is alone."""
+        """Deliver events in order. A request that is refused as a whole is halved until the bad event is alone."""
         waiting = [events] if events else []  # a stack: the next to be sent is on top
         while waiting:
             part = waiting.pop()
@@ -140,7 +140,7 @@ class Dispatcher:
     def _split(self, part: list[Prepared], outcome: Outcome) -> tuple[list[Prepared], list[Prepared]]:
         first, second = batch.halve(part)
         if outcome.kind == TOO_LARGE:
-            # What is too much now is too much for the next full request, too.
+            # The next full request would be too large, too.
             size_bytes = sum(len(event.body) for event in part)
             self.limit_bytes = min(self.limit_bytes, max(size_bytes // 2, _SMALLEST_LIMIT_BYTES))
         self._journal.detail(f"{outcome.reason}: trying {len(first)} and {len(second)} events")

@@ -1,9 +1,8 @@
-"""What the sender says about its work, to whoever asked.
+"""The sender's reports about its work.
 
-A detached sender has nobody to talk to and says nothing, unless `ATO_TELEMETRY_LOG` or the application's own variable
-names a file. Run by hand, problems
-go to stderr, and with `--verbose` every request does. A line is one `write` to a file opened for appending, so that the
-lines of several senders do not mix. Any thread may speak.
+A detached sender reports nothing, unless `ATO_TELEMETRY_LOG` or the application's own variable names a file. By hand,
+problems go to stderr, and with `--verbose` every request does. A line is one `write` to a file opened for appending, so
+that the lines of several senders do not mix. Any thread may report.
 """
 
 from __future__ import annotations
@@ -46,11 +45,11 @@ class Journal:
             self.problem(f"cannot write the log {log_path}: {getattr(error, 'strerror', None) or error}")
 
     def problem(self, text: str) -> None:
-        """Say what a person should know even without asking. Never raises."""
+        """Report something that every person should know. Never raises."""
         self._say(text, aloud=self._to_stderr)
 
     def detail(self, text: str) -> None:
-        """Say what a person asked to see with `--verbose`. Never raises."""
+        """Report something that a person sees with `--verbose`. Never raises."""
         self._say(text, aloud=self._to_stderr and self._verbose)
 
     def _say(self, text: str, *, aloud: bool) -> None:

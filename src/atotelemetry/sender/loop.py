@@ -49,7 +49,7 @@ _NOWHERE = Hello(protocol=PROTOCOL_VERSION, api_key="(the project's key)", host=
 _ENRICHING = 3.0  # the most that working out the run's properties may take, or a quarter of a shorter deadline
 _LOOK_INTERVAL = 0.1
 _STUCK = 0.05
-_TERMINATED_DRAIN = 2.0  # after SIGTERM: what follows it, when a machine stops, is SIGKILL
+_TERMINATED_DRAIN = 2.0  # after SIGTERM; a machine that stops sends SIGKILL soon after
 
 
 class Sender:
@@ -130,12 +130,12 @@ class Sender:
         return self.tally
 
     def terminate(self) -> None:
-        """Deliver what is there and end soon: somebody ends the processes of this machine or session."""
+        """End soon, after a short drain. Somebody ends the processes of this machine or session."""
         self._journal.detail("SIGTERM: a short drain")
         self._countdown.start(_TERMINATED_DRAIN)
 
     def fail(self) -> None:
-        """Count whatever has no fate yet as lost, by a bug of ours."""
+        """Count every event without a fate as lost, by a bug of ours."""
         self.tally.lock.acquire(timeout=_STUCK)
         self._give_up("the sender failed", reasons.SENDER_FAILED)
 
@@ -145,7 +145,7 @@ class Sender:
         return 0.0 if self._settings.endpoint == "capture" else WORKER_WAKE_INTERVAL
 
     def _deliver_all(self, *, idle: float | None) -> None:
-        """Deliver what comes until the input has ended, or was idle for too long."""
+        """Deliver until the input has ended, or was idle for too long."""
         while self._buffer.wait(gather=self._gather(), idle=idle) or self._is_held_up():
             hello = self._buffer.take_hello()
             if hello is not None:
@@ -154,14 +154,14 @@ class Sender:
                 self._deliver_some()
 
     def _is_held_up(self) -> bool:
-        """Whether a silent host is to be waited for all the same: it is patient, and events of it are on their way."""
+        """Whether to wait for a silent host all the same: it is patient, and its events are on their way."""
         if not self._settings.patient or self._buffer.closed() or self._countdown.left() is not None:
             return False
         self._buffer.touch()  # the idle time begins anew
         return bool(self.tally.undecided)
 
     def _adopt(self, settings: Hello) -> None:
-        """Use these settings from here on; start what can go on while events gather."""
+        """Use these settings from here on. Start all work that can go on while events gather."""
         if self._lanes is not None:
             self._wait_for_lanes()
             self._lanes.close()
@@ -239,7 +239,7 @@ class Sender:
                 journal=self._journal,
                 is_stopped=self._countdown.stopped,
             )
-            # A person who sends by hand tries whatever they like; it says nothing about the runs of a program.
+            # By hand a person may try any address; that says nothing about the runs of a program.
             breaker = Breaker(settings.app, settings.host) if self._detached else None
             lanes = Lanes(lambda: self._channel(network, breaker), on_free=self._buffer.look_again)
         else:
@@ -278,7 +278,7 @@ class Sender:
 
     def _out_of_time(self) -> None:
         """End a stuck process, and report the losses. Called by the watchdog."""
-        # Whoever holds the lock may be stuck, too, in a journal that nobody reads.
+        # The thread that holds the lock may be stuck, too, in a journal that nobody reads.
         self.tally.lock.acquire(timeout=_STUCK)
         self.tally.unread = self.tally.unread or self._reader.reading
         self._give_up("no answer before the deadline", reasons.DEADLINE)

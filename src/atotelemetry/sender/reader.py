@@ -1,8 +1,8 @@
 """Takes lines from the input into the bounded buffer.
 
 Runs in the sender, on a thread of its own. It stops reading while the buffer is full, which is how backpressure reaches
-the host; a patient host's buffer drops its oldest events instead. It counts what it takes in the moment it takes it:
-an observer who holds the tally's lock sees either unread input or a count.
+the host. A patient host's buffer drops its oldest events instead. Events are read and counted under one lock, the
+tally's: an observer who holds it sees either unread input or a count.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Reader:
             self._buffer.close()
 
     def _next(self) -> tuple[list[Event | Hello], bool]:
-        """Wait for input; return what it says, counted, and whether it ends there."""
+        """Wait for input; return its events and settings, counted, and whether it ends there."""
         if _readable(self._stdin, None):
             with self._tally.lock:
                 return self._take(os.read(self._stdin, _READ_BYTES))

@@ -1,6 +1,6 @@
-"""Why events are lost: short, stable texts that the host counts by.
+"""The reasons for lost events: short, stable texts that the host counts by.
 
-A leaf. The sender's journal tells the details; these texts are for `stats.lost_by_reason`, so they must be few.
+A leaf. The sender's journal tells the details. These texts are for `stats.lost_by_reason`, so they must be few.
 
     refused (401)             the server's final answer; also 408 and 429 after the last retry
     server error (503)        the last of the answers from 500 on
@@ -10,7 +10,7 @@ A leaf. The sender's journal tells the details; these texts are for `stats.lost_
     no verdict                the server's answer of success cannot be read (v1)
     network: connect failed   no connection: refused, unreachable, unknown name, proxy gone
     network: timeout          no answer in time
-    network: broken           the connection was lost, or what came back is no HTTP
+    network: broken           the connection was lost, or the answer is no HTTP
     network: not trusted      the server's certificate
     not sendable              the HTTP library refuses the request or cannot be loaded
     not encodable             a value that JSON cannot hold

@@ -38,7 +38,7 @@ exit status: 0 everything was accepted, 1 something was not, 2 called wrongly
 
 
 def fault_of(settings: Hello) -> str:
-    """Return what makes settings unusable, or an empty string."""
+    """Return why settings cannot be used, or an empty string."""
     fault = fault_of_address(settings.host)
     if fault:
         return fault
