@@ -432,15 +432,16 @@ socket.getaddrinfo = resolve_slowly
     assert server.requests == []
 
 
-def test_a_no_is_heard_behind_a_full_buffer():
+def test_a_no_is_heard_behind_a_full_buffer(server):
     """The sender has no room to read on, and the host is gone: the rest of the pipe is read all the same."""
     patch = """
 import atotelemetry.sender.buffer as buffer
 buffer.Buffer.__init__.__defaults__ = (20_000,)
 """
-    with Staller(silence) as server, RunningSender(detached=True, patch=patch) as sender:
-        sender.write(hello(server.url(), request_timeout=1.0, max_retries=0), event("first"))
-        assert server.arrived.wait(PATIENCE)
+    server.respond(Answer(hang=True))
+    with RunningSender(detached=True, patch=patch) as sender:
+        sender.write(hello(server.url, request_timeout=1.0, max_retries=0), event("first"))
+        server.wait_for_requests(1)
         sender.write(events(100, properties={"p": "x" * 500}), b'{"type":"end","discard":true}\n')
         done = sender.finish()
     assert done.outcome == Outcome(dropped={"disabled": 100, "network: timeout": 1}, last=True)
