@@ -575,6 +575,15 @@ def test_the_same_exception_again_and_again(new_client):
     assert [bool(uuid) for uuid in told] == [True] * 10 + [False] * 5
     assert recorder.client.stats.dropped_by_reason == {"repeated": 5}
     assert all("$exception_repeated" not in event["properties"] for event in recorder.events)
+    repeats = recorder.client._reports._repeats
+    clock = repeats._now
+    repeats._now = lambda: clock() + 60
+    for _ in range(2):
+        try:
+            int("x")
+        except ValueError as error:
+            recorder.client.capture_exception(error)
+    assert [event["properties"].get("$exception_repeated") for event in recorder.events[10:]] == [5, None]
 
 
 # Construction

@@ -177,6 +177,20 @@ class TestWith:
         assert [each["$exception_list"][0]["mechanism"]["handled"] for each in told] == [False, True]
         assert [each["$exception_level"] for each in told] == ["error", "error"]
 
+    def test_whose_code_it_is(self, file):
+        """By default it is that of the module that made the `Telemetry`; `in_app` names another one."""
+        store(file, f"id: {ID}\ntelemetry: true\n")
+        for options, expected in (({}, True), ({"in_app": ("elsewhere",)}, False)):
+            recorded = Recorded(Telemetry(app="atopile", api_key="phc_test", host=NOWHERE, **options))
+            with contextlib.suppress(ValueError), recorded.telemetry.capture("start", "end"):
+                raise_it(ValueError())
+            (entry,) = recorded.events[1]["properties"]["$exception_list"]
+            frames = entry["stacktrace"]["frames"]
+            assert [(frame["function"], frame["in_app"]) for frame in frames] == [
+                ("test_whose_code_it_is", expected),
+                ("raise_it", expected),
+            ]
+
     def test_an_exit_is_not_captured_by_hand(self, recorded):
         """`except Exception` catches click's exits, too; they are still no exceptions."""
         assert recorded.telemetry.capture_exception(click_exit()) is None

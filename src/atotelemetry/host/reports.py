@@ -9,6 +9,9 @@ from __future__ import annotations
 import os
 import time
 
+# Needed below. Loaded here, because this module is loaded under the guard that forks take (see `lazy`).
+import traceback  # noqa: F401
+
 from atotelemetry.host.exceptions import current_exception, exception_properties, mark_reported, unmark_reported
 from atotelemetry.host.frames import Frames, own_packages, traceback_entries
 from atotelemetry.host.guarded import plain_type_name, read
