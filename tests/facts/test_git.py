@@ -390,7 +390,7 @@ class TestTimeLimit:
         )
         (folder / "git").chmod(0o755)
         environ = {**git.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
-        assert git.facts(repository, environ=environ, time_limit=2.0) == {**NO_GIT_FACTS, "current_git_hash": head}
+        assert git.facts(repository, environ=environ, time_limit=4.0) == {**NO_GIT_FACTS, "current_git_hash": head}
 
     def test_configuration_never_ends(self, git, repository, tmp_path):
         """A real git that hangs on what its configuration includes is given up."""

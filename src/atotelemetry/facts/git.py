@@ -23,12 +23,12 @@ _CONFIG_FACTS = frozenset({"email", "project", "project_id"})
 FACTS = _CONFIG_FACTS | {"current_git_hash"}
 """Every fact that git knows, by its name on the event."""
 
-# git may print anything that a configuration file can hold.
+# A configuration file may hold any amount of text.
 _OUTPUT_LIMIT_BYTES = 64 * 1024
 
 
 class Children:
-    """The gits that run, and whether time is up.
+    """The running gits, and whether time is up.
 
     No lock: the thread that starts one registers it, then checks `expired`; the thread that waits sets `expired`, then
     kills all children. One of them always sees the other.
@@ -110,7 +110,7 @@ def _start(
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # Windows: no console flashes up
         )
     except (OSError, ValueError):
-        # Not executable after all, no process to be had, or a directory no system could name (a NUL in it).
+        # It cannot be executed, no process is left, or the directory has a NUL in its name.
         return None
     children.add(child)
     return child
@@ -133,9 +133,9 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
 
 
 def _output_of(child: subprocess.Popen[bytes]) -> str:
-    """Return what a git printed, empty if it failed, was killed or said too much. Waits for its end."""
+    """Return the output of a git; empty if it failed, was killed or printed too much. Waits for its end."""
     stream = child.stdout
-    if stream is None:  # never: it was started with a pipe, which the type checker cannot know
+    if stream is None:  # for the type checker: it was started with a pipe
         return ""
     with stream:
         output = stream.read(_OUTPUT_LIMIT_BYTES + 1)
@@ -176,12 +176,12 @@ def _find_git(environ: Mapping[str, str], cwd: str) -> str | None:
 
 
 def _git_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment for git: the host's (GIT_DIR in a hook stays), but silent and without side effects."""
+    """Return the host's environment (GIT_DIR in a hook stays) for a git that is silent and has no side effects."""
     kept = {
         name: value
         for name, value in environ.items()
-        # Traces and redirections would write our two commands into files of the person's (see below for those that
-        # git's configuration asks for); GIT_CONFIG would make `git config` read another file than git itself does.
+        # Traces and redirections would write our two commands into the person's files. GIT_CONFIG would make
+        # `git config` read another file than git itself does. The settings below stop traces by configuration.
         if not name.upper().startswith(("GIT_TRACE", "GIT_REDIRECT_")) and name.upper() != "GIT_CONFIG"
     }
     return {
@@ -192,8 +192,8 @@ def _git_environment(environ: Mapping[str, str]) -> dict[str, str]:
         "GIT_OPTIONAL_LOCKS": "0",
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_PAGER": "cat",
-        # Neither command needs an object or a network; should one ever, it fails instead of fetching: a remote helper
-        # and the ssh command come from the repository's configuration.
+        # Neither command needs an object or a network. If one ever did, it fails instead of fetching: the
+        # repository's configuration names the remote helper and the ssh command.
         "GIT_NO_LAZY_FETCH": "1",
         "GIT_ALLOW_PROTOCOL": "none",
     }
@@ -236,7 +236,7 @@ def _facts_of_config(output: str) -> dict[str, object]:
 
 
 def salted(project_id: str, salt: str) -> str:
-    """Return a `project_id` that tells projects apart, but that nobody can look up who does not know `salt`."""
+    """Return a `project_id` that tells projects apart. Without `salt` nobody can look it up."""
     return _sha256(f"{salt}:{project_id}")
 
 

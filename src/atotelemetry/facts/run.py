@@ -44,13 +44,13 @@ RUN_PROPERTIES: tuple[str, ...] = (
 """The properties that the sender works out unless the host cuts the list, by their names on the event."""
 
 KNOWN_PROPERTIES: tuple[str, ...] = (*RUN_PROPERTIES, "project")
-"""The properties that the sender can work out. Those not in `RUN_PROPERTIES` are sent to who asks for them by name."""
+"""The properties that the sender can work out. A host asks by name for those that are not in `RUN_PROPERTIES`."""
 
 RUN_TIME_LIMIT = 3.0
-"""What `run_properties` takes at the most, unless told otherwise. The sender gives it less before a short deadline."""
+"""Seconds that `run_properties` may take. The sender allows less before a short deadline."""
 
-# Time kept back at the end of the limit, for a killed git to be collected and for what the other one said.
-_GRACE = 0.1
+# Kept back at the end of the limit: a killed git is collected, and the answer of the other one is read.
+_GRACE = 0.5
 
 _VERSION_NAMES = frozenset({"atopile_version", "app_version"})
 
@@ -104,13 +104,12 @@ _AGENTS = (
 
 
 def library_properties() -> dict[str, object]:
-    """Return `$lib`, `$lib_version` and what PostHog's Python SDK says about interpreter and operating system.
+    """Return the properties of the library, the interpreter and the operating system. Never raises.
 
-    Names and meanings are those of `posthog.utils.system_context`, so that a dashboard made for the SDK still works.
-    `$geoip_disable` is True as the SDK sends it; `$is_server` is left out, as it is by an SDK configured for a CLI
-    (`is_server=False`). Never raises.
+    Names and meanings are those of `posthog.utils.system_context`, so a dashboard made for PostHog's SDK still works.
+    `$geoip_disable` is True as in the SDK. `$is_server` is missing, as in an SDK configured for a CLI.
     """
-    import platform  # milliseconds to import; httpx has loaded it by the time that this matters
+    import platform  # milliseconds, which hosts do not pay
 
     properties: dict[str, object] = {
         "$lib": "atotelemetry",
@@ -122,7 +121,7 @@ def library_properties() -> dict[str, object]:
     try:
         name, version, distribution = _operating_system()
     except Exception:
-        # `platform` asks files, the registry or WMI; whatever they answer, the events go.
+        # `platform` asks files, the registry or WMI. The events go without their answer.
         name, version, distribution = sys.platform, "", ""
     properties["$os"] = name
     properties["$os_version"] = version
@@ -183,17 +182,17 @@ def run_properties(
     environ: Mapping[str, str] | None = None,
     time_limit: float = RUN_TIME_LIMIT,
 ) -> dict[str, object]:
-    """Work out those properties of the run that `names` asks for.
+    """Work out properties of the run.
 
     Arguments:
-        names: any of `RUN_PROPERTIES`; other names are ignored.
-        cwd: the host's working directory, absolute; None: there is none, and nothing is asked of git.
-        app: the distribution that `atopile_version` is about; for any app but atopile the property is `app_version`.
-        app_version: its version where the host knows it; None: looked up among the installed packages.
+        names: any of `KNOWN_PROPERTIES`; other names are ignored.
+        cwd: the host's working directory, absolute. None asks nothing of git.
+        app: the distribution of the program. Its version is `atopile_version` for atopile, else `app_version`.
+        app_version: its version, if the host knows it. None looks among the installed packages.
         salt: mixed into `project_id` for any app but atopile, so that nobody can look it up. Without one it is None.
         search_path: the host's import path, where the metadata of `app` lies; by default this process's.
-        environ: the host's environment; None: this process's, which is the same in a sender.
-        time_limit: seconds after which this returns with what is known by then, even if git or a drive hangs.
+        environ: the host's environment; by default this process's, which is the same in a sender.
+        time_limit: seconds after which this returns with the facts known by then, even if git or a drive hangs.
 
     Returns the properties asked for, with None where one is not known; `email` is left out then. Never raises.
     The meaning of git's facts is in `git.facts`, that of `install_method` in `installed.install_method`.
@@ -221,7 +220,7 @@ def run_properties(
 
     slow = wanted.difference(found)
     if slow:
-        from atotelemetry.facts import git  # a run whose list is cut to the environment does without
+        from atotelemetry.facts import git  # not needed for a list cut to the environment
 
         if not cwd or not os.path.isabs(cwd):
             slow -= git.FACTS
@@ -276,7 +275,7 @@ class _Search:
 
     def run(self, deadline: float) -> dict[str, object]:
         """Return the facts known by `deadline`, a time of `time.monotonic`. Never raises."""
-        import threading  # milliseconds that a run whose list is cut to the environment does not pay
+        import threading  # milliseconds, which a list cut to the environment does not cost
 
         self.done = threading.Event()
         time_left = deadline - time.monotonic()
@@ -286,7 +285,7 @@ class _Search:
                 # A daemon: a `stat` on a dead drive never returns, and nobody may wait for it at exit.
                 threading.Thread(target=self._work, name="atotelemetry-facts", daemon=True).start()
             except RuntimeError:
-                # No thread to be had. Without one nothing bounds the search, so the events go without its facts.
+                # No thread is left. Nothing else bounds the search, so the events go without its facts.
                 return {}
             if not self.done.wait(time_left - grace):
                 self.children.expire()
@@ -297,7 +296,7 @@ class _Search:
         from atotelemetry.facts import git, installed  # as above
 
         try:
-            # On its own thread as well: the look through the installed packages meets the same dead drives.
+            # Here, too, because the directories of the installed packages may lie on the same dead drive.
             for name in _VERSION_NAMES.intersection(self.wanted):
                 self.found[name] = installed.installed_version(self.app, self.search_path)
             if "install_method" in self.wanted:
@@ -309,7 +308,7 @@ class _Search:
             for name, value in answers:
                 self.found[name] = value
         except Exception:
-            # A fact less; and an exception that leaves a thread would be printed, in a host to its stderr.
+            # An exception that leaves a thread would be printed, in a host to its stderr.
             pass
         finally:
             self.done.set()
