@@ -32,6 +32,7 @@ from atotelemetry import (
     capture_exception,
     client,
 )
+from atotelemetry.command import telemetry_command
 from atotelemetry.testing import Answer, CaptureServer, RecordedRequest
 
 assert_type(DEFAULT_QUEUE_SIZE, int)
@@ -172,6 +173,16 @@ def identity() -> None:
     thin = ThinProperties(extra={"n": 1})
     assert_type(thin.dump(), dict[str, Any])
     assert_type(TelemetryProperties(thin=thin).dump(), dict[str, Any])
+    Telemetry()  # type: ignore[call-arg]
+    Telemetry(app="tool", in_ci=True, notice=None)
+    Telemetry(app="tool", notice="Hello")
+    Telemetry(app="tool", notice=True)
+    Telemetry(app="tool", notice=5)  # type: ignore[arg-type]
+    own = Telemetry(app="tool")
+    assert_type(own.status().text, str)
+    assert_type(own.enable().exit_code, int)
+    assert_type(own.disable().exit_code, int)
+    assert_type(telemetry_command(["status"], own), int)
     Telemetry(app="tool", identity=lambda: "me", run_properties=(*RUN_PROPERTIES, "project"))
     Telemetry(app="tool", identity=lambda: ("me", None))
     Telemetry(app="tool", identity=lambda: None)

@@ -933,6 +933,56 @@ def test_an_edit_that_would_change_something_else_is_refused():
         with_choice(b"telemetry: &t yes\nother: *t\n", enabled=False)
 
 
+RACE = """
+import sys
+from atotelemetry.host.consent import identity, read_choice
+from atotelemetry.host.edit import write_choice
+what, path = sys.argv[1:]
+sys.stdout.write("ready\\n"); sys.stdout.flush()
+sys.stdin.readline()
+if what == "run":
+    identity("atopile")
+else:
+    try:
+        write_choice("atopile", enabled=what == "enable")
+    except OSError:
+        pass  # it says so when another choice came right after its own
+sys.stdout.write(f"{read_choice(path).state} ")
+"""
+
+
+@pytest.mark.parametrize("first", ["missing", "on"])
+def test_a_no_against_first_runs_and_a_yes(file, first):
+    """Whoever comes first, the file is whole, and no run undoes a no that was written after the last yes."""
+    if first == "on":
+        store(file, CANONICAL)
+    for _ in range(3):
+        words = ["run", "disable", "run", "enable", "run", "disable"]
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-c", RACE, word, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            for word in words
+        ]
+        try:
+            for process in started:
+                assert process.stdout.readline() == "ready\n"
+            for process in started:
+                process.stdin.write("go\n")
+                process.stdin.flush()
+            ended = [process.communicate(timeout=60)[0].split() for process in started]
+        finally:
+            for process in started:
+                process.kill()
+                process.communicate()
+        assert all(states and set(states) <= {"on", "off"} for states in ended), ended
+        assert read_choice(str(file)).id is not None
+        assert files_below(file.parent) == ["telemetry.yaml"]
+        write_choice("atopile", enabled=False)
+        assert identity() and read_consent().mode == "off"  # noqa: PT018 - a run, and what it left
+        file.unlink()
+
+
 # What the host pays
 
 IMPORTED = """

@@ -948,6 +948,15 @@ class TestLogMode:
     def log_mode(self, monkeypatch):
         monkeypatch.setenv("ATO_TELEMETRY", "log")
 
+    def test_an_event_cannot_steer_the_terminal(self, monkeypatch, capsys):
+        """Control and bidirectional characters and DEL are escapes, and the line is the same JSON."""
+        monkeypatch.setenv("ATO_TELEMETRY", "log")
+        Telemetry(app="atopile").capture_event("a\x7f\x9b2J\u202eb", {"\u2066": "\x1b[2J"})
+        line = capsys.readouterr().err
+        assert line.rstrip("\n").isprintable()
+        event = json.loads(line)
+        assert (event["event"], event["properties"]["\u2066"]) == ("a\x7f\x9b2J\u202eb", "\x1b[2J")
+
     def test_each_event_is_a_line_of_json(self, capsys, tmp_path):
         """Events are shown on stderr, without a key, and no file is made for the id."""
         telemetry = Telemetry(app="atopile")

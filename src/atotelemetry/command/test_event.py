@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Send one event and report; return 0 when the server accepted it, 1 when not or when nothing was sent."""
     prefix = environment_prefix(args.app)
-    consent = read_consent(args.app)
+    consent = read_consent(args.app, in_ci=True)  # a build server that calls this asks for it
     if consent.mode != "on":
         what = "is off" if consent.mode == "off" else "only shows events on stderr"
         return _nothing_sent(f"telemetry {what}: {consent.reason}")
@@ -82,6 +82,7 @@ def _send(app: str, known_id: str | None, key: str, host: str, timeout: float, p
             telemetry = Telemetry(
                 app=app,
                 run_properties=(),  # which of them this program sends is not known here
+                in_ci=True,
                 notice=None,  # the person is at the keyboard and asked for it
                 protocol=protocol,
                 sender_deadline=timeout,

@@ -20,43 +20,22 @@ if TYPE_CHECKING:
     from atotelemetry.host.feeder import Feeder
     from atotelemetry.host.telemetry import Telemetry
 
-__all__ = ["Nowhere", "divert", "pretend_person", "read_event", "show_on_stderr"]
+__all__ = ["divert", "pretend_person", "read_event", "show_on_stderr"]
 
 _UNMASKED = "shown unmasked: home directories and secrets are masked before an exception is sent"
 
 
-class Nowhere:
-    """Stands in a client where the feeder does, and takes nothing. Knows what came of the events before."""
+class _Diversion:
+    """Stands in a client where the feeder does, and gives each event's line to a function."""
 
     refusal = "not taken"
 
-    def __init__(self, feeder: Feeder) -> None:
-        self._feeder = feeder
-        self.counts = feeder.counts
-
-    def __getattr__(self, name: str) -> Any:
-        """Leave flushes and the process's hooks to the feeder: they are about the events before."""
-        return getattr(self._feeder, name)
-
-    def put(self, line: bytes) -> bool:
-        """Take nothing."""
-        del line
-        return False
-
-    def after_fork_in_child(self) -> None:
-        """Count the child's own."""
-        self._feeder.after_fork_in_child()
-        self.counts = self._feeder.counts
-
-
-class _Diversion(Nowhere):
-    """Gives each event's line to a function."""
-
     def __init__(self, feeder: Feeder, take: Callable[[bytes], object]) -> None:
-        super().__init__(feeder)
+        self._feeder = feeder
         self._take = take
 
     def put(self, line: bytes) -> bool:
+        """Give the line away."""
         try:
             self._take(line)
         except Exception as error:
@@ -66,7 +45,12 @@ class _Diversion(Nowhere):
         return True
 
     def fate(self) -> tuple[int, dict[str, int]]:
-        return self.handed_over, {}
+        """Return what `Feeder.fate` does: each event that was taken has arrived."""
+        return self._feeder.handed_over, {}
+
+    def __getattr__(self, name: str) -> Any:
+        """Leave the rest to the feeder, which has nothing to do."""
+        return getattr(self._feeder, name)
 
 
 def divert(client: TelemetryClient, take: Callable[[bytes], object]) -> Callable[[], None]:

@@ -134,9 +134,9 @@ class Feeder:
         self._discards: list[_Discard] = [_Discard()] if self._discards_for_good else []
         self.put_unbounded = self._queue.put
         self.qsize = self._queue.qsize
-        self.refusal = QUEUE_FULL
+        self.refusal = DISABLED if self._discards_for_good else QUEUE_FULL
         """Why `put` says no."""
-        self._room = self._queue_size
+        self._room = 0 if self._discards_for_good else self._queue_size
         self.counts = Counts()
         self.handed_over = 0
         # Who does the work. Reentrant, because a signal handler may fork in the middle of a fork.
@@ -185,7 +185,9 @@ class Feeder:
         `for_good`: and every event from here on.
         """
         request = _Discard()
-        self._discards_for_good = self._discards_for_good or for_good
+        if for_good:
+            self._discards_for_good = True
+            self._room, self.refusal = 0, DISABLED
         self._discards.append(request)  # first, so that nothing in the queue is written any more
         if self._running or self._waiting() or self._sender is not None:
             self.put_unbounded(request)
