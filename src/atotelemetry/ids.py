@@ -1,44 +1,42 @@
 """UUIDs as text: made, recognised and written in one form, without the cost of importing `uuid`.
 
-Pure, but for the operating system's random bytes and the clock. Both processes use it.
+Pure, but for the operating system's random bytes. Both processes use it.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from itertools import count
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["canonical", "is_uuid", "uuid4", "uuid7_generator"]
+__all__ = ["canonical", "hyphenated", "is_uuid", "uuid4", "uuid7_generator"]
 
 _HEX_DIGITS = "0123456789abcdef"
 
 
-def uuid7_generator() -> Callable[[], str]:
+def uuid7_generator() -> Callable[[int], str]:
     """Return a function that makes UUIDv7 texts, unique to this process (RFC 9562, section 5.7).
 
-    An id holds 48 bits of milliseconds, 26 random bits of this process, and a counter with a random start. So ids of
-    one tick differ, and sort in the order they were made (section 6.2, method 1).
+    It takes the nanoseconds since 1970. An id holds 48 bits of milliseconds, 26 random bits of this process, and a
+    counter with a random start. So ids of one tick differ, and sort in the order they were made (section 6.2).
     """
     # A fifth of a capture's time is spent here. Twelve decimal digits are hexadecimal ones as they stand and need no
     # cutting, and the part that one tick's ids share is made once.
     seed = int.from_bytes(os.urandom(16), "big")
     middle = f"-7{seed & 0xFFF:03x}-{0x8000 | seed >> 12 & 0x3FFF:04x}-"
     next_tail = count(10**11 + (seed >> 26) % (8 * 10**11)).__next__  # always twelve digits
-    time_ns = time.time_ns
-    made = (-1, "")  # replaced as a whole: other threads are here, too
+    made: tuple[int | None, str] = (None, "")  # replaced as a whole: other threads are here, too
 
-    def new_uuid() -> str:
+    def new_uuid(now_ns: int) -> str:
         nonlocal made
-        tick = time_ns() // 1_000_000
+        tick = now_ns // 1_000_000
         known, beginning = made
         if tick != known:
-            digits = hex(1 << 48 | tick)  # the leading 1 keeps all twelve
-            beginning = f"{digits[3:11]}-{digits[11:]}{middle}"
+            digits = f"{tick & 0xFFFFFFFFFFFF:012x}"  # also for a clock before 1970
+            beginning = f"{digits[:8]}-{digits[8:]}{middle}"
             made = (tick, beginning)
         return f"{beginning}{next_tail()}"
 
@@ -50,7 +48,7 @@ def uuid4() -> str:
     raw = bytearray(os.urandom(16))
     raw[6] = raw[6] & 0x0F | 0x40
     raw[8] = raw[8] & 0x3F | 0x80
-    return _dashed(raw.hex())
+    return hyphenated(raw.hex())
 
 
 def is_uuid(text: str) -> bool:
@@ -69,8 +67,9 @@ def is_uuid(text: str) -> bool:
 def canonical(text: str) -> str | None:
     """Return the UUID in `text` in lower case with dashes, from any form that `uuid.UUID` takes; None if it is none."""
     digits = text.strip().lower().replace("urn:", "").replace("uuid:", "").strip("{}").replace("-", "")
-    return _dashed(digits) if len(digits) == 32 and not digits.strip(_HEX_DIGITS) else None  # noqa: PLR2004 - 128 bits
+    return hyphenated(digits) if len(digits) == 32 and not digits.strip(_HEX_DIGITS) else None  # noqa: PLR2004 - 128 bits
 
 
-def _dashed(digits: str) -> str:
+def hyphenated(digits: str) -> str:
+    """Return 32 hexadecimal digits in the form of a UUID."""
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

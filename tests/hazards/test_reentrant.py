@@ -235,10 +235,12 @@ class Captures:
         client.capture("finalizer", distinct_id="me")
 waiting = threading.Event()
 load = importlib.machinery.SourceFileLoader.exec_module
+def waits_for_datetime():
+    return lazy._importing == ["datetime"]
 def slowly(self, module):
     if module.__name__ == "datetime":
         other.start()
-        wait_until(lambda: len(sys._current_frames()) > 1 and not lazy._guard.acquire(False))
+        wait_until(waits_for_datetime)
         Captures()
     return load(self, module)
 from atotelemetry.host import lazy

@@ -9,7 +9,9 @@ import os
 import sys
 from _imp import lock_held
 from _thread import RLock
-from time import monotonic, sleep
+from time import sleep
+
+from atotelemetry.host.clock import monotonic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

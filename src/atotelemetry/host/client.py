@@ -16,6 +16,7 @@ from atotelemetry.facts.address import fault_of_address
 from atotelemetry.host import process
 from atotelemetry.host.debug import debug
 from atotelemetry.host.feeder import Feeder
+from atotelemetry.host.interrupts import is_for_the_host
 from atotelemetry.host.lazy import load
 from atotelemetry.host.process import FLUSH_TIMEOUT
 from atotelemetry.host.spawn import reason_not_to_spawn
@@ -39,6 +40,7 @@ DEFAULT_QUEUE_SIZE = 256
 """Events that wait in the host at most; one more is dropped and counted."""
 
 _CHOICES = {"endpoint": ("auto", "capture", "batch"), "protocol": ("v0", "v1")}
+_LONGEST_NAMES = 1024  # characters of an event's name and distinct_id, on the fast path
 _LONGEST = 1e9  # seconds; JSON has no infinity to tell the sender
 
 
@@ -222,19 +224,44 @@ class TelemetryClient:
         """
         if self._refuses:
             return None
+        if properties is None:
+            properties = {}
+        line = None
         try:
             encoder = self._encoder or self._make_encoder()
             if options is not None:
                 properties = encoder.with_options(properties, options)
-            name, line = encoder.line(
-                event, distinct_id, {} if properties is None else properties, timestamp, context, uuid
-            )
-        except Exception as error:
-            self._refuse(error)
+            if (
+                type(properties) is dict
+                and type(event) is str
+                and type(distinct_id) is str
+                and timestamp is None
+                and context is None
+                and uuid is None
+                and encoder.takes_ordinary
+                and event
+                and distinct_id
+                and len(event) + len(distinct_id) <= _LONGEST_NAMES
+            ):
+                # The fast path, all here: a call of ours would cost a fortieth of the whole.
+                try:
+                    known, room = encoder.copy(properties)
+                    if room >= 0:
+                        name = encoder.new_uuid(encoder.now_ns())
+                        line = encoder.encode(encoder.event(name, event, distinct_id, encoder.now(encoder.utc), known))
+                        if len(line) > encoder.most_bytes:
+                            line = None
+                except BaseException as error:
+                    # No loss yet: the general path takes the event, or says why not.
+                    if is_for_the_host(error):
+                        raise
+            if line is None:
+                name, line = encoder.line(event, distinct_id, properties, timestamp, context, uuid)
+        except BaseException as error:
+            if self._refuse(error):
+                raise
             return None
-        except BaseException:  # Ctrl-C in the middle: the host's affair, but the count must add up
-            self._lose("interrupted")
-            raise
+        # As `_queue`, without the call.
         self._counts.capture()
         try:
             if self._feeder.put(line):
@@ -265,7 +292,6 @@ class TelemetryClient:
         if self._refuses:
             return None
         claimed: tuple[BaseException, int] | None = None
-        name = None
         try:
             encoder = self._encoder or self._make_encoder()
             if self._reports is None:  # only a program in trouble pays for it
@@ -275,28 +301,47 @@ class TelemetryClient:
             if claimed is None:
                 return None
             caught, repeated = claimed
-            person, described = encoder.exception_properties(
-                reports, caught, distinct_id, properties, handled=handled, repeated=repeated
-            )
-            name = self.capture(
-                "$exception", distinct_id=person, properties=described, timestamp=timestamp, context=context, uuid=uuid
-            )
-        except Exception as error:
-            self._refuse(error)
-        finally:
-            if name is None and claimed is not None:
-                reports.release(claimed[0])
-        return name
 
-    def _refuse(self, error: Exception) -> None:
-        """Count an event that never came as far as the queue, because of `error`."""
+            def describe(person: str) -> dict[str, object]:
+                more = {"$exception_repeated": repeated} if repeated else {}
+                return {**more, **reports.describe(caught, person, handled=handled)}
+
+            name, line = encoder.line("$exception", distinct_id, properties, timestamp, context, uuid, describe)
+        except BaseException as error:
+            if claimed is not None:
+                reports.release(claimed[0])
+            if self._refuse(error):
+                raise
+            return None
+        if self._queue(line):
+            return name
+        reports.release(caught)
+        return None
+
+    def _queue(self, line: bytes) -> bool:
+        """Count an event, and hand its line to the feeder; False when it is lost there."""
+        self._counts.capture()
+        try:
+            if self._feeder.put(line):
+                return True
+            self._counts.drop(self._feeder.refusal)
+        except Exception:
+            return False  # no stack left to say so
+        return False
+
+    def _refuse(self, error: BaseException) -> bool:
+        """Count an event that never came as far as the queue; whether `error` is meant for the host."""
+        is_interrupted = is_for_the_host(error)
         try:
             if isinstance(error, Lost):
                 self._lose(error.reason, error.error)
+            elif is_interrupted:
+                self._lose("interrupted")
             else:
                 self._lose("error", error)
         except Exception:
-            return  # so deep in the stack that not even the loss can be counted
+            return is_interrupted  # so deep in the stack that not even the loss can be counted
+        return is_interrupted
 
     # ---- hand over
 
@@ -366,8 +411,6 @@ class TelemetryClient:
     def after_fork_in_child(self, *, unharmed: bool) -> None:
         """Start anew: the parent's events are the parent's. Called by `process`."""
         self._feeder.after_fork_in_child()
-        if self._before_send is not None:
-            self._before_send.after_fork_in_child()
         self._counts = self._feeder.counts
         self._encoder = None
         if not unharmed and not self._refuses:

@@ -9,13 +9,15 @@ going to read: another thread may hold it for long, while it closes handlers.
 from __future__ import annotations
 
 import sys
-from _thread import get_ident
+from _thread import _local
+
+from atotelemetry.host.interrupts import is_for_the_host
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_logging_threads: set[int] = set()
+_thread = _local()  # `logging`: this thread is inside such a line
 
 
 def _is_heard(logging: Any) -> bool:
@@ -38,15 +40,17 @@ def debug(message: str, *args: object) -> None:
             return
         if not _is_heard(logging):
             return
-        thread = get_ident()
-        if thread in _logging_threads:
+        if getattr(_thread, "logging", False):
             return
-        _logging_threads.add(thread)
+        _thread.logging = True
         try:
             logging.getLogger("atotelemetry").debug(message, *args)
         finally:
-            _logging_threads.discard(thread)
+            _thread.logging = False
     except Exception:
         # A handler of the host's that raises is the host's business, but not at our line. And in the interpreter's last
         # moments, when a `__del__` brings us here, even `sys` above may be None already.
         return
+    except BaseException as error:
+        if is_for_the_host(error):
+            raise

@@ -2,35 +2,35 @@
 
 Runs in the host, on whichever thread captures: also in signal handlers and in a `__del__` that the garbage collector
 runs in the middle of another `capture`. So there is no lock here, and no call stores its state in an object that others
-use. The ordinary event takes the fast path: msgspec encodes the caller's values as they are. Only when it cannot (a
-cycle, a lone surrogate, an object of the host's) are the values made plain first.
+use. An ordinary event takes the fast path: its properties are copied, checked and encoded. The values of any other are
+made plain first, one by one.
 
 This module is loaded at the first event, because it needs msgspec.
 """
 
 from __future__ import annotations
 
-from _thread import get_ident
+from _thread import _local
 
+from atotelemetry.host.clock import utc_text, wall_clock
 from atotelemetry.host.debug import debug
+from atotelemetry.host.interrupts import is_for_the_host
 from atotelemetry.host.lazy import load
+from atotelemetry.host.ordinary import copy_of_ordinary
 from atotelemetry.host.stats import FILTERED, Lost
 from atotelemetry.ids import uuid7_generator
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import datetime
     from collections.abc import Callable
     from typing import Any
 
-    from atotelemetry.host.reports import Reports
+    from atotelemetry.host.values import Walk
+
+    Description = Callable[[str], dict[str, object]]
 
 __all__ = ["BeforeSend", "Encoder", "encode_common"]
 
-# PostHog's parser refuses a body nested deeper than 128 levels. A line below these sizes cannot nest too deeply.
-# Anything larger takes the slow path, which limits depth.
-_HARMLESS_BYTES = 400
-_HARMLESS_CONTAINERS = 100
 # The options of an event in protocol v1, and the properties that mean the same in both protocols.
 _OPTIONS = {
     "process_person_profile": "$process_person_profile",
@@ -38,7 +38,6 @@ _OPTIONS = {
     "disable_skew_correction": "$ignore_sent_at",
     "product_tour_id": "$product_tour_id",
 }
-_LINE_BREAK = 10  # "\n"
 _ENVELOPE_BYTES = 16 * 1024  # what an event may need beside its properties: two texts of 1024 characters, escaped
 _CONTEXT_BYTES = 64 * 1024  # what the common properties, or a context, may take of one line
 
@@ -49,57 +48,60 @@ class BeforeSend:
     def __init__(self, function: Callable[[dict[str, Any]], dict[str, Any] | None], common: dict[str, Any]) -> None:
         self._function = function
         self._common = common
-        self._threads: set[int] = set()  # inside the function
+        self._thread = _local()  # `inside`: this thread is inside the function
 
-    def __call__(self, message: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, message: dict[str, Any]) -> Any:
         """Return what the host makes of the event. Raises `Lost`."""
-        thread = get_ident()
-        if thread in self._threads:
+        if getattr(self._thread, "inside", False):
             # It would be called for this event, too, without end.
             raise Lost("captured inside before_send")
         message["properties"] = {**self._common, **message["properties"]}
-        self._threads.add(thread)
+        self._thread.inside = True
         try:
             filtered = self._function(message)
-        except Exception as error:
-            raise Lost("before_send raised", error) from error
+        except BaseException as error:
+            if is_for_the_host(error):
+                raise
+            raise Lost("before_send raised", error) from None
         finally:
-            self._threads.discard(thread)
+            self._thread.inside = False
         if filtered is None:
             raise Lost(FILTERED)
         return filtered
 
-    def after_fork_in_child(self) -> None:
-        """Forget the threads that are not here."""
-        self._threads.intersection_update((get_ident(),))
-
 
 class Encoder:
-    """Makes events of one client into lines, in one process. Made at the first event."""
+    """Makes events of one client into lines, in one process. Made at the first event.
+
+    `TelemetryClient.capture` does the work for ordinary events itself, with the functions that this keeps for it.
+    """
 
     def __init__(self, before_send: BeforeSend | None) -> None:
-        datetime = load("datetime")
-        if not hasattr(datetime, "datetime_CAPI"):  # the last thing that the module gets
+        if not hasattr(load("datetime"), "datetime_CAPI"):  # the last thing that the module gets
             # msgspec in company of a half-loaded `datetime` would crash the process.
             raise RuntimeError("captured in the middle of the import of datetime")
-        load("msgspec")  # the one costly import of the host
+        # The real class of `datetime`, from a value that msgspec makes: a test may have replaced it at this moment.
+        moment = load("msgspec").msgpack.decode(b"\xd6\xff\0\0\0\0")  # the one costly import of the host
         wire = load("atotelemetry.wire")
+        self.now, self.utc = type(moment).now, moment.tzinfo
+        self.now_ns = wall_clock()
         self.new_uuid = uuid7_generator()
-        self._now = datetime.datetime.now
-        self._utc = datetime.UTC
-        self._encode = wire.encode
-        self._event = wire.OutgoingEvent
-        self._most_bytes = wire.MAX_EVENT_BYTES
+        self.copy = copy_of_ordinary
+        self.event = wire.OutgoingEvent
+        self.encode = wire.encode
+        self.most_bytes: int = wire.MAX_EVENT_BYTES
+        self.takes_ordinary = before_send is None
         self._before_send = before_send
 
     def with_options(self, properties: object, options: Any) -> dict[str, Any]:
         """Return `properties` with an event's options among them, by the names that PostHog has for them there."""
-        known = _mapping(load("atotelemetry.host.values").plain(properties))
-        chosen = {_OPTIONS[name]: value for name, value in options.items() if name in _OPTIONS and value is not None}
-        unknown = [name for name in options if name not in _OPTIONS]
+        walk = load("atotelemetry.host.values").Walk()
+        given = _plain(walk, options)
+        chosen = {_OPTIONS[name]: value for name, value in given.items() if name in _OPTIONS and value is not None}
+        unknown = [name for name in given if name not in _OPTIONS]
         if unknown:
             debug("options that PostHog does not have: %r", unknown)
-        return {**known, **chosen}
+        return {**(properties if type(properties) is dict else _plain(walk, properties)), **chosen}
 
     def line(
         self,
@@ -109,163 +111,91 @@ class Encoder:
         timestamp: object,
         context: object,
         uuid: object,
+        describe: Description | None = None,
     ) -> tuple[str, bytes]:
-        """Return an event's uuid and its line. Raises `Lost`, or any other exception for a bug of ours."""
-        if (
-            type(event) is str
-            and type(distinct_id) is str
-            and type(properties) is dict
-            and event
-            and distinct_id
-            and timestamp is None
-            and context is None
-            and uuid is None
-            and self._before_send is None
-        ):
-            # The fast path: one expression from the caller's values to the line. A failure is no loss yet.
-            try:
-                name = self.new_uuid()
-                line = self._encode(self._event(name, event, distinct_id, self._now(self._utc), properties))
-                # Only a `msgspec.Raw` of the caller's brings a line break. (A number is found five times as fast as
-                # `b"\n"`, which CPython first tries to take for one.)
-                if (len(line) <= _HARMLESS_BYTES or self._is_harmless(line)) and _LINE_BREAK not in line:
-                    return name, line
-            except Exception:
-                pass  # the slow path takes it, or says why not
-        return self._odd_line(event, distinct_id, properties, timestamp, context, uuid)
+        """Return the uuid and the line of any event. For an exception, `describe` is given the distinct_id.
 
-    def _is_harmless(self, line: bytes) -> bool:
-        """Whether an encoded event is neither too large nor nested too deeply."""
-        return len(line) <= self._most_bytes and line.count(b"{") + line.count(b"[") <= _HARMLESS_CONTAINERS
-
-    def _odd_line(
-        self,
-        event: object,
-        distinct_id: object,
-        properties: object,
-        timestamp: object,
-        context: object,
-        uuid: object,
-    ) -> tuple[str, bytes]:
+        Raises `Lost`, what is meant for the host (Ctrl-C), or any other exception for a bug of ours.
+        """
         values = load("atotelemetry.host.values")
-        name = self.new_uuid() if uuid is None else self._uuid(uuid)
-        when = self._now(self._utc) if timestamp is None else self._timestamp(timestamp)
-        known = properties if isinstance(properties, dict) else _mapping(values.plain(properties))
-        person = "" if distinct_id is None else values.plain_text(distinct_id)
+        walk = values.Walk()
+        now = self.now_ns()
+        name = walk.uuid(uuid) or self.new_uuid(now)
+        when = walk.instant(timestamp) or _stamp(now)
+        person = "" if distinct_id is None else walk.text(distinct_id)
+        own: dict[str, Any] = {}
         if not person:
             # PostHog makes no person of an event whose distinct_id means nothing.
-            person = self.new_uuid()
-            known = {"$process_person_profile": False, **known}
-        extra: Any = context if context is None or isinstance(context, dict) else _mapping(values.plain(context))
-        title: Any = event
+            person = self.new_uuid(now)
+            own["$process_person_profile"] = False
+        if describe is not None:
+            own.update(describe(person))
         if self._before_send is not None:
-            message = {
-                "uuid": name,
-                "event": event,
-                "distinct_id": person,
-                "timestamp": when.isoformat(timespec="microseconds").replace("+00:00", "Z"),
-                "properties": known,
-            }
-            if extra is not None:
-                message["context"] = extra
-            message = self._before_send(message)
-            name = self._uuid(message.get("uuid"))
-            title = message.get("event") or None
-            person = values.plain_text(message.get("distinct_id") or person)
-            when = self._timestamp(message.get("timestamp"))
-            known = message.get("properties") or {}
-            extra = message.get("context")
-        title = values.plain_text(title) if title is not None else ""
+            known = properties if type(properties) is dict else walk.properties(properties)
+            message = {"uuid": name, "event": event, "distinct_id": person, "timestamp": when}
+            message["properties"] = {**own, **known}
+            if context is not None:
+                message["context"] = context if type(context) is dict else walk.properties(context)
+            filtered = self._before_send(message)
+            walk = values.Walk()  # what the host did meanwhile is no part of the cost
+            message = filtered if type(filtered) is dict else walk.properties(filtered)
+            name = walk.uuid(message.get("uuid")) or name
+            event = message.get("event")
+            person = walk.text(message.get("distinct_id", person)) or person
+            when = walk.instant(message.get("timestamp")) or when
+            own, properties, context = {}, message.get("properties"), message.get("context")
+        title = "" if event is None else walk.text(event)
         if not title:
             raise Lost("no event name")
-        return name, self._plain_line(name, title, person, when, known, extra)
+        known = {**own, **_plain(walk, properties)}
+        extra = None if context is None else _plain(walk, context)
+        return name, self._fitting_line((name, title, person, when), known, extra, walk)
 
-    def _plain_line(
-        self,
-        name: str,
-        event: str,
-        distinct_id: str,
-        when: datetime.datetime,
-        properties: object,
-        context: object,
+    def _fitting_line(
+        self, fields: tuple[str, str, str, str], known: dict[str, Any], extra: dict[str, Any] | None, walk: Walk
     ) -> bytes:
-        """Encode an event that msgspec did not take as it is: make its values plain, and cut what is too large."""
-        wire, values = load("atotelemetry.wire"), load("atotelemetry.host.values")
-        known = _mapping(values.plain(properties))
-        extra = None if context is None else _mapping(values.plain(context))
+        """Encode plain values; cut them if they are too large."""
+        encode = self.encode
         try:
-            line: bytes = wire.encode_event(name, event, distinct_id, when, known, extra)
-        except wire.EventTooLarge:
-            limit_bytes = wire.MAX_EVENT_BYTES - _ENVELOPE_BYTES
-            if extra is not None:
-                extra = values.cut_to_fit(extra, _CONTEXT_BYTES, wire.encode)
-                limit_bytes -= _CONTEXT_BYTES
-            known = values.cut_to_fit(known, limit_bytes, wire.encode)
-            line = wire.encode_event(name, event, distinct_id, when, known, extra)
-        return line
+            line: bytes = encode(self.event(*fields, known, extra))
+        except Exception:
+            # Lone surrogates.
+            known = walk.properties(known)
+            extra = None if extra is None else walk.properties(extra)
+            line = encode(self.event(*fields, known, extra))
+        if len(line) <= self.most_bytes and not walk.cut:
+            return line
+        cut_to_fit = load("atotelemetry.host.cut").cut_to_fit
+        limit_bytes = self.most_bytes - _ENVELOPE_BYTES
+        if extra is not None:
+            extra = cut_to_fit(extra, _CONTEXT_BYTES, encode)
+            limit_bytes -= _CONTEXT_BYTES
+        known = cut_to_fit(known, limit_bytes, encode, [name for name in walk.cut if name in known])
+        return encode(self.event(*fields, known, extra))  # type: ignore[no-any-return]
 
-    def exception_properties(
-        self,
-        reports: Reports,
-        caught: BaseException,
-        distinct_id: object,
-        properties: object,
-        *,
-        handled: bool,
-        repeated: int,
-    ) -> tuple[str, dict[str, Any]]:
-        """Return the distinct_id and the properties of an `$exception` event."""
-        values = load("atotelemetry.host.values")
-        person = "" if distinct_id is None else values.plain_text(distinct_id)
-        described: dict[str, Any] = {}
-        if not person:
-            person = self.new_uuid()
-            described["$process_person_profile"] = False
-        if repeated:
-            described["$exception_repeated"] = repeated
-        described.update(reports.describe(caught, person, handled=handled))
-        described.update(properties or {})  # type: ignore[call-overload]
-        return person, described
 
-    def _uuid(self, uuid: object) -> str:
-        """Return the caller's uuid in its canonical form, or a new one if it is none."""
-        from uuid import UUID
-
-        if isinstance(uuid, UUID):
-            return str(uuid)
+def _plain(walk: Walk, value: object) -> dict[str, Any]:
+    """Return what stands where an object must, as plain values (but for lone surrogates)."""
+    if type(value) is dict:
         try:
-            return str(UUID(uuid)) if isinstance(uuid, str) else self.new_uuid()
-        except ValueError:
-            return self.new_uuid()
-
-    def _timestamp(self, timestamp: object) -> datetime.datetime:
-        """Return the caller's instant in UTC, or now if it is none."""
-        import datetime
-
-        try:
-            if isinstance(timestamp, str):
-                timestamp = datetime.datetime.fromisoformat(timestamp)
-            elif isinstance(timestamp, datetime.date) and not isinstance(timestamp, datetime.datetime):
-                timestamp = datetime.datetime(timestamp.year, timestamp.month, timestamp.day, tzinfo=datetime.UTC)
-            if isinstance(timestamp, datetime.datetime):
-                aware = timestamp if timestamp.tzinfo is not None else timestamp.replace(tzinfo=datetime.UTC)
-                instant = aware.astimezone(datetime.UTC)
-                # A subclass (pandas has one) would be encoded its own way.
-                return datetime.datetime.combine(instant.date(), instant.time(), datetime.UTC)
-        except Exception as error:
-            debug("unusable timestamp, taking now: %r", error)
-        return datetime.datetime.now(datetime.UTC)
+            copied, room = copy_of_ordinary(value)
+            if room >= 0:
+                return copied  # type: ignore[no-any-return]
+        except BaseException as error:
+            if is_for_the_host(error):
+                raise
+    return walk.properties(value)
 
 
-def encode_common(properties: dict[str, Any]) -> bytes:
+def _stamp(now_ns: int) -> str:
+    """Return a time as the text of an event's timestamp."""
+    second, rest = divmod(now_ns, 1_000_000_000)
+    return f"{utc_text(second)}.{rest // 1000:06d}Z"
+
+
+def encode_common(properties: object) -> bytes:
     """Encode the properties that are common to all events of a client, cut to their share of a line."""
-    wire, values = load("atotelemetry.wire"), load("atotelemetry.host.values")
-    encoded: bytes = wire.encode(values.cut_to_fit(values.plain(properties), _CONTEXT_BYTES, wire.encode))
+    encode, walk = load("atotelemetry.wire").encode, load("atotelemetry.host.values").Walk()
+    plain = walk.properties(properties)
+    encoded: bytes = encode(load("atotelemetry.host.cut").cut_to_fit(plain, _CONTEXT_BYTES, encode, walk.cut))
     return encoded
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    """Return a plain value that stands where an object must: something else is kept under a name of its own."""
-    if isinstance(value, dict):
-        return value
-    return {} if value is None else {"value": value}

@@ -21,9 +21,10 @@ import os
 import sys
 from _queue import Empty, SimpleQueue
 from _thread import RLock, allocate_lock, get_ident, get_native_id, start_new_thread
-from time import monotonic, sleep
+from time import sleep
 
 from atotelemetry.host.child import GONE, Sender, Senders, add_counts
+from atotelemetry.host.clock import monotonic
 from atotelemetry.host.debug import debug
 from atotelemetry.host.outbox import Outbox
 from atotelemetry.host.signals import BrokenPipeIgnored, block_signals

@@ -6,12 +6,10 @@ exception may be captured in a signal handler: of threads at the same moment one
 
 from __future__ import annotations
 
-import os
-import time
-
 # Needed below. Loaded here, because this module is loaded under the guard that forks take (see `lazy`).
 import traceback  # noqa: F401
 
+from atotelemetry.host.clock import monotonic
 from atotelemetry.host.exceptions import current_exception, exception_properties, mark_reported, unmark_reported
 from atotelemetry.host.frames import Frames, own_packages, traceback_entries
 from atotelemetry.host.guarded import plain_type_name, read
@@ -78,11 +76,6 @@ class Reports:
         return own_packages(self._app, self._maker, self._in_app)
 
 
-def _now() -> float:
-    """Return seconds on a clock that no test freezes; Windows has only one that some do."""
-    return os.times().elapsed or time.monotonic()
-
-
 class Repeats:
     """Keeps one bug in a loop from filling a server: of a kind, ten are admitted in ten seconds.
 
@@ -91,7 +84,7 @@ class Repeats:
 
     """
 
-    def __init__(self, now: Callable[[], float] = _now) -> None:
+    def __init__(self, now: Callable[[], float] = monotonic) -> None:
         self._now = now
         self._kinds: dict[tuple[str, ...], _Kind] = {}
 

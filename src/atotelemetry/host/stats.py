@@ -102,10 +102,11 @@ class Counts:
 
     def drop(self, reason: str, count: int = 1, error: BaseException | None = None) -> None:
         """Count dropped events, with one line for the first of a reason: a full queue must not fill a log, too."""
-        counter = self._dropped.get(reason)
-        if counter is None:
-            counter = self._dropped.setdefault(reason, Counter())
-            why = "" if error is None else f": {error!r}"
-            debug("dropped an event (%s)%s; any more are only counted", reason, why)
+        is_first = reason not in self._dropped
+        counter = self._dropped.setdefault(reason, Counter())
         for _ in range(count):
             counter.add()
+        if is_first and error is None:
+            debug("dropped an event (%s); any more are only counted", reason)
+        elif is_first:
+            debug("dropped an event (%s): %r; any more are only counted", reason, error)

@@ -246,8 +246,9 @@ class Telemetry:
             if more:
                 known = {**more, **known}
             return client.capture(event, distinct_id=person, properties=known)
-        except Exception as error:
-            client._refuse(error)  # noqa: SLF001 - one layer in two: what is lost here is lost, too
+        except BaseException as error:
+            if client._refuse(error):  # noqa: SLF001 - one layer in two: what is lost here is lost, too
+                raise
             return None
 
     def _exception(
@@ -263,8 +264,9 @@ class Telemetry:
                 return None
             person, known = self._person_and_properties(installation, properties, since)
             return client.capture_exception(caught, distinct_id=person, properties=known, handled=handled)
-        except Exception as error:
-            client._refuse(error)  # noqa: SLF001
+        except BaseException as error:
+            if client._refuse(error):  # noqa: SLF001
+                raise
             return None
 
     def status(self) -> Report:
@@ -341,10 +343,8 @@ def _with_own(properties: Mapping[str, Any] | None, since: float | None) -> dict
     known: dict[str, Any] = {"duration": 0.0 if since is None else time.perf_counter() - since, "run_id": run_id()}
     if properties is None:
         return known
-    if properties.__class__ is not dict:
-        values = load("atotelemetry.host.values")  # only for what is no ordinary dict
-        made_plain = values.plain(properties)
-        properties = made_plain if isinstance(made_plain, dict) else {"value": made_plain}
+    if type(properties) is not dict:
+        properties = load("atotelemetry.host.values").Walk().properties(properties)  # only for what is no ordinary dict
     known.update(properties)
     return known
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
-from time import monotonic, sleep
+from time import sleep
+
+from atotelemetry.host.clock import monotonic
 
 __all__ = ["Deadline", "is_sub_interpreter", "reason_not_to_start_threads", "wait_for_end_of_thread"]
 

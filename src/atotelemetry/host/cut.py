@@ -1,0 +1,164 @@
+"""Texts cut to a size, and an event brought under the limit: its longest properties are cut first.
+
+Pure. Runs in the host, on the thread that captures.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+__all__ = ["CUT_PROPERTY", "MAX_REPR", "clipped", "cut_mark", "cut_to_fit", "unused", "without_surrogates"]
+
+CUT_PROPERTY = "$atotelemetry_cut"
+"""The property that lists what was cut."""
+
+MAX_REPR = 1024
+"""Characters of a name, or of a text that describes a value."""
+
+_MARK = "… [cut: "
+# Of a string that is cut, this much is kept if possible, and if that is not enough, this much.
+_KEPT_BYTES = (1024, 64)
+_NOTE_BYTES = 4096
+_CUT_STEP = 65_536
+
+
+def clipped(text: str, limit: int = MAX_REPR) -> str:
+    """Return `text` as JSON takes it, cut to `limit` characters."""
+    return without_surrogates(text if len(text) <= limit else text[: max(limit - 1, 0)] + "…")
+
+
+def without_surrogates(text: str) -> str:
+    """Return `text` such that it can be UTF-8: surrogate pairs become their character, lone ones U+FFFD."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def cut_mark(size: int, unit: str = "characters") -> str:
+    """Return the end of a text that was cut, which says how long it was."""
+    return f"{_MARK}{size} {unit}]"
+
+
+def unused(name: str, taken: dict[str, Any], clashes: dict[str, int]) -> str:
+    """Return `name`, numbered if `taken` has it (1 and "1" are two keys, but one name)."""
+    candidate = name
+    while candidate in taken:
+        # Counted per name, or a million equal names would be searched a million times over.
+        clashes[name] = number = clashes.get(name, 1) + 1
+        candidate = f"{name} ({number})"
+    return candidate
+
+
+def cut_to_fit(
+    properties: dict[str, Any], limit_bytes: int, encode: Callable[[Any], bytes], cut: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Return a copy of `properties` whose encoding is no longer than `limit_bytes`.
+
+    `properties` are plain, `encode` will encode them, and `cut` names those that were cut before. The longest values
+    are cut first. A text keeps its beginning and says how long it was; a text that says how large it was replaces a
+    container. Where that does not suffice, as with a hundred thousand small properties, the last ones are left out. The
+    property `CUT_PROPERTY` lists what was cut. Never raises an `Exception`.
+    """
+    try:
+        return _cut_to_fit(properties, limit_bytes, encode, cut)
+    except Exception:
+        return {}
+
+
+def _cut_to_fit(
+    properties: dict[str, Any], limit_bytes: int, encode: Callable[[Any], bytes], already: Iterable[str]
+) -> dict[str, Any]:
+    originals = _with_short_names(properties)
+    result = dict(originals)
+    name_bytes = {name: len(encode(name)) + 2 for name in result}  # with its colon and comma
+    value_bytes = {name: len(encode(value)) for name, value in result.items()}
+    total = 1 + sum(name_bytes.values()) + sum(value_bytes.values())
+    cut = dict.fromkeys([*already, *(name for name in result if name not in properties)])
+    # The sum is exact for an encoder that writes no spaces. What exceeds it by far is not encoded whole to find out.
+    if not cut and total <= limit_bytes and len(encode(properties)) <= limit_bytes:
+        return dict(properties)
+    note_bytes = min(_NOTE_BYTES, limit_bytes // 4)
+    room = limit_bytes - note_bytes
+    for kept in _KEPT_BYTES:
+        for name in sorted(value_bytes, key=value_bytes.__getitem__, reverse=True):
+            size = value_bytes[name]
+            if total <= room or size <= kept:
+                break
+            shorter = _cut_value(originals[name], max(kept, size - (total - room)), encode)
+            shorter_size = len(encode(shorter))
+            if shorter_size < size:
+                result[name] = shorter
+                value_bytes[name] = shorter_size
+                total -= size - shorter_size
+                cut[name] = None
+    dropped = 0
+    while total > room and result:
+        name, _ = result.popitem()
+        total -= name_bytes[name] + value_bytes[name]
+        cut.pop(name, None)
+        dropped += 1
+    result.pop(CUT_PROPERTY, None)
+    note = _note(list(cut), dropped, note_bytes, encode)
+    if note:
+        result[CUT_PROPERTY] = note
+    # An encoder that does write spaces costs a few more properties.
+    while result and len(encode(result)) > limit_bytes:
+        for _ in range(len(result) // 8 + 1):
+            result.popitem()
+    return result
+
+
+def _cut_value(value: Any, target_bytes: int, encode: Callable[[Any], bytes]) -> str:
+    """Return what stands for `value`, in about `target_bytes` if it is a string and can keep its beginning."""
+    if not isinstance(value, str):
+        return f"[cut: {len(encode(value))} bytes]"
+    text, _, before = value.rpartition(_MARK)
+    mark = _MARK + before if text and before.endswith("]") else cut_mark(len(value))
+    return _beginning(value, target_bytes - len(encode(mark)), encode) + mark
+
+
+def _beginning(text: str, limit_bytes: int, encode: Callable[[Any], bytes]) -> str:
+    """Return as much of `text` as its encoding, without the quotes, has within `limit_bytes`."""
+    # In large steps while they fit, then in ever smaller ones: each character is encoded a few times at most, however
+    # many bytes the ones before or after it take.
+    kept, step = 0, _CUT_STEP
+    while step and kept < len(text):
+        size = len(encode(text[kept : kept + step])) - 2
+        if size <= limit_bytes:
+            limit_bytes -= size
+            kept += step
+        else:
+            step //= 2
+    return text[:kept]
+
+
+def _with_short_names(properties: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy in which no name is so long that it would not fit itself."""
+    result: dict[str, Any] = {}
+    clashes: dict[str, int] = {}
+    for name, value in properties.items():
+        result[unused(clipped(name), result, clashes)] = value
+    return result
+
+
+def _note(cut: list[str], dropped: int, limit_bytes: int, encode: Callable[[Any], bytes]) -> list[str]:
+    """Return the names that were cut, and how many properties are missing, as far as `limit_bytes` allow."""
+    last = [f"and the last {dropped} properties"] if dropped else []
+    # Name of the property, brackets, colon, comma, and the lines that close the list.
+    left = limit_bytes - len(encode(CUT_PROPERTY)) - 4 - len(encode(last)) - len(encode("and 1000000000 more")) - 1
+    if left < 0:
+        return []
+    listed: list[str] = []
+    for name in cut:
+        left -= len(encode(name)) + 1
+        if left < 0:
+            return [*listed, f"and {len(cut) - len(listed)} more", *last]
+        listed.append(name)
+    return listed + last
