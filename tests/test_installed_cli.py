@@ -121,7 +121,13 @@ class Home:
 
     def environment(self):
         known = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "TMPDIR", "TEMP") if name in os.environ}
-        return {**known, "HOME": str(self.path), "USERPROFILE": str(self.path), "MY_TOOL_TELEMETRY": "on"}
+        return {
+            **known,
+            "HOME": str(self.path),
+            "USERPROFILE": str(self.path),
+            "MY_TOOL_TELEMETRY": "on",
+            "POSTHOG_RELEASE_ID": "r1",
+        }
 
     def commands(self):
         return {
@@ -182,7 +188,8 @@ def test_one_bug_is_one_issue_and_two_are_two(homes):
             assert (entry["mechanism"]["handled"], properties["$exception_level"]) == (False, "fatal")
             text = json.dumps({name: value for name, value in properties.items() if name.startswith("$exception")})
             assert str(home.path) not in text, way
-            assert (properties["$app_namespace"], properties["$lib"]) == ("my-tool", "atotelemetry")
+            release = [properties.get(name) for name in ("$app_namespace", "$app_version", "$release_id")]
+            assert release == ["my-tool", "1.0", "r1"], way
             told.setdefault(bug, {})[way] = fingerprint(properties)
     assert len(set(told["one"].values())) == 1, told
     assert len(set(told["two"].values())) == 1, told

@@ -61,6 +61,21 @@ PROGRAMS = {
         """,
         "OSError",
     ),
+    "task": (
+        """
+        import asyncio, gc
+        async def fail():
+            raise RuntimeError("task")
+        async def main():
+            telemetry.install_hooks(asyncio.get_running_loop())
+            task = asyncio.ensure_future(fail())
+            await asyncio.sleep(0)
+            del task
+            gc.collect()
+        asyncio.run(main())
+        """,
+        "RuntimeError",
+    ),
     "group": (
         """
         import asyncio

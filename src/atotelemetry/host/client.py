@@ -421,10 +421,10 @@ def _maker() -> str:
     """Return the import name of the module that makes a client; `__main__` for a script."""
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - the documented way to see one's caller
     while frame is not None:
-        name = frame.f_globals.get("__name__")
+        name = dict.get(frame.f_globals, "__name__")  # `exec` takes subclasses of dict
         if not isinstance(name, str) or name.partition(".")[0] != __name__.partition(".")[0]:
             # `python -m` calls a module `__main__`, and its spec knows the name.
-            known = getattr(frame.f_globals.get("__spec__"), "name", None) if name == "__main__" else None
+            known = getattr(dict.get(frame.f_globals, "__spec__"), "name", None) if name == "__main__" else None
             return str(known or name or "")
         frame = frame.f_back
     return ""
