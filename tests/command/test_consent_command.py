@@ -6,8 +6,11 @@ import argparse
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +21,7 @@ from atotelemetry.command.consent import (
     run_enable,
     run_status,
 )
+from atotelemetry.facts import breaker
 from atotelemetry.host.consent import read_choice, read_consent
 from support_home import ID, files_below, fresh_home, store
 
@@ -118,6 +122,23 @@ def test_status_explains_an_address_that_is_none(file, capsys, monkeypatch):
     found = status_of(capsys)
     assert (found["telemetry"], found["enabled"], found["endpoint"]) == ("off", False, "https://[::1")
     assert found["reason"].startswith("ATO_SERVICES_TELEMETRY_URL: the host 'https://[::1' is no URL: ")
+
+
+def test_status_says_when_the_network_failed(file, capsys, monkeypatch, tmp_path):
+    """With the file that a person may remove; nothing while it works, and nothing where telemetry is off."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("ATO_SERVICES_TELEMETRY_URL", "http://127.0.0.1:9")
+    assert status_of(capsys)["network"] is None
+    note = Path(breaker.note_of("atopile", "http://127.0.0.1:9"))
+    note.parent.mkdir()
+    note.write_bytes(breaker.encode(1, time.time()))
+    assert status_of(capsys)["network"] == f"the last sender got no answer; the next run tries again ({note})"
+    note.write_bytes(breaker.encode(2, time.time()))
+    assert run(run_status) == 0
+    said = line_of(capsys.readouterr().out, "network")
+    assert re.fullmatch(r"the last 2 senders got no answer; no other starts for [56]\d s \(.*\)", said)
+    monkeypatch.setenv("ATO_TELEMETRY", "off")
+    assert status_of(capsys)["network"] is None
 
 
 def test_status_quotes_the_last_delivery(file, capsys, monkeypatch, tmp_path):

@@ -94,7 +94,9 @@ def test_two_failures_open_it_for_a_minute(cache, failures, age, is_open):
     Path(path).parent.mkdir()
     Path(path).write_bytes(breaker.encode(failures, NOW))
     assert breaker.read(path) == (failures, NOW)
-    assert breaker.is_open(path, NOW + age) is is_open
+    left = breaker.pause_left("tool", "https://h", NOW + age)
+    assert left == (pytest.approx(60 - age) if is_open else 0)
+    assert breaker.pause_left("tool", "https://other", NOW + age) == 0
 
 
 @pytest.mark.parametrize(
@@ -105,16 +107,17 @@ def test_a_damaged_note_says_nothing(cache, content):
     path = cache / "note.json"
     path.write_bytes(content)
     assert breaker.read(str(path)) == (0, 0.0)
-    assert not breaker.is_open(str(path), 0.0)
 
 
 def test_a_pipe_in_its_place_holds_nobody_up(cache):
     """Whoever put it there."""
     os.mkfifo(cache / "note.json")
-    assert not breaker.is_open(str(cache / "note.json"), NOW)
+    assert breaker.read(str(cache / "note.json")) == (0, 0.0)
 
 
 def test_no_note_is_no_reason(cache):
     """Nor is a place where there can be none."""
-    assert not breaker.is_open(str(cache / "none.json"), NOW)
-    assert not breaker.is_open(None, NOW)
+    assert breaker.pause_left("tool", "https://h", NOW) == 0
+    (cache / "tool").mkdir()
+    assert breaker.pause_left("tool", "https://h", NOW) == 0
+    assert breaker.pause_left("..", "https://h", NOW) == 0

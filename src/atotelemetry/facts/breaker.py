@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["FAILURES", "PAUSE", "cache_directory", "encode", "is_open", "note_of", "pause_left", "read"]
+__all__ = ["FAILURES", "PAUSE", "cache_directory", "encode", "note_of", "pause_left", "read"]
 
 FAILURES = 2
 """So many senders in a row whose first attempt failed by the network open the breaker."""
@@ -69,21 +69,13 @@ def encode(failures: int, at: float) -> bytes:
     return b'{"failures": %d, "at": %.3f}\n' % (failures, at)
 
 
-def is_open(path: str | None, now: float) -> bool:
-    """Whether no sender should be started at the time `now`, in seconds since the epoch."""
-    return _pause_left(path, now) > 0
-
-
 def pause_left(app: str, address: str, now: float) -> float:
-    """Return for how many seconds no sender should be started for a server."""
+    """Return for how many seconds from `now`, a time since the epoch, no sender should be started for a server."""
     directory = cache_directory()
     # Where no network ever failed there is nothing to load for the name of the note.
     if directory is None or not os.path.isdir(os.path.join(directory, app)):
         return 0.0
-    return _pause_left(note_of(app, address), now)
-
-
-def _pause_left(path: str | None, now: float) -> float:
+    path = note_of(app, address)
     if path is None:
         return 0.0
     failures, at = read(path)

@@ -7,7 +7,9 @@ printed.
 from __future__ import annotations
 
 import os
+import time
 
+from atotelemetry.facts import breaker
 from atotelemetry.facts.address import fault_of_address, without_credentials
 from atotelemetry.facts.text import environment_prefix, printable
 from atotelemetry.host.consent import read_choice, read_consent
@@ -87,6 +89,7 @@ def status(
         "api_key_variable": f"{prefix}_TELEMETRY_API_KEY",
         "log": log,
         "last_delivery": _last_summary(log) if log else None,
+        "network": _network(app, endpoint) if endpoint and mode == "on" else None,
     }
 
 
@@ -105,6 +108,7 @@ def status_text(found: dict[str, object]) -> str:
         ("key", f"set by {key}" if found["api_key_set"] else f"not set by {key}; {brings}"),
         ("log", found["log"] or "none"),
         ("last known delivery", found["last_delivery"] or "unknown"),
+        ("network", found["network"]),
     ]
     width = max(len(name) for name, _ in lines) + 2
     return "\n".join(f"{name + ':':<{width}}{value}" for name, value in lines if value)
@@ -127,6 +131,18 @@ def _advice(stored: FileChoice, path: str) -> str | None:
     if stored.state != "damaged":
         return None
     return f"write `telemetry: true` or `telemetry: false` into {path}"
+
+
+def _network(app: str, endpoint: str) -> str | None:
+    """Return the state of the breaker, None while the network to the server works."""
+    path = breaker.note_of(app, endpoint)
+    failures = breaker.read(path)[0] if path else 0
+    if not failures:
+        return None
+    times = f"the last {failures} senders" if failures > 1 else "the last sender"
+    pause = breaker.pause_left(app, endpoint, time.time())
+    then = f"no other starts for {pause:.0f} s" if pause else "the next run tries again"
+    return f"{times} got no answer; {then} ({path})"
 
 
 def _last_summary(path: str) -> str | None:
