@@ -55,7 +55,7 @@ client = new_client()
 sys.executable = "/nowhere/python"
 flushing = True
 client.capture("lost", distinct_id="me")
-wait_until(lambda: client.disabled and client.stats.queued == 0)
+wait_until(lambda: client.stats.dropped and not client.stats.queued)
 assert [line for line in lines if "the interpreter is gone" in line], lines
 assert client.flush() is False
 """

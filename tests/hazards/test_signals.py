@@ -200,12 +200,13 @@ def test_the_sender_is_no_part_of_the_hosts_session(hosts):
     """From the first moment the sender leads a session of its own, where no terminal reaches it."""
     host = hosts.start(
         """
-start = os.posix_spawn
+import posix
+start = posix.posix_spawn
 def spawn_and_look(*arguments, **options):
     pid = start(*arguments, **options)
     say(os.getsid(pid) == os.getpgid(pid) == pid)
     return pid
-os.posix_spawn = spawn_and_look
+posix.posix_spawn = spawn_and_look
 client = new_client()
 client.capture("one", distinct_id="me")
 """

@@ -144,7 +144,7 @@ def waits_at_exit():
     while frame is not None:
         names.add(frame.f_code.co_name)
         frame = frame.f_back
-    return names >= {"flush_all_at_exit", "flush"}
+    return names >= {"flush_all_at_exit", "hand_over"}
 def press():
     wait_until(waits_at_exit)
     os.kill(os.getpid(), signal.SIGINT)
