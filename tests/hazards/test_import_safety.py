@@ -26,7 +26,7 @@ SITE_PACKAGES = os.path.dirname(os.path.dirname(msgspec.__file__))
 
 # What a sender imports, at its start, for its first request, or if it is there; and what Python itself would run.
 OURS = ("atotelemetry", "msgspec")
-LIBRARIES = ("httpx", "httpcore", "h11", "anyio", "truststore", "brotli", "socksio", "h2", "yaml")
+LIBRARIES = ("httpx", "httpcore", "h11", "anyio", "truststore", "brotli", "socksio", "trio", "h2", "yaml")
 STANDARD = ("json", "ssl", "queue", "select", "datetime", "uuid", "tempfile", "encodings", "typing", "logging")
 START_UP = ("sitecustomize", "usercustomize")
 
@@ -123,6 +123,19 @@ def test_script_beside_files_with_famous_names(hosts: Hosts, traps: Traps, tmp_p
     scripts = traps.set(tmp_path / "bin", "json", "queue", "tempfile", "encodings", "httpx", *START_UP)
     script = hosts.script(CAPTURE, path=scripts / "tool.py")
     done = hosts.run_command([sys.executable, script])
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.assert_arrived_once("arrived")
+    assert traps.sprung() == []
+
+
+def test_path_of_a_thousand_entries_with_traps(hosts: Hosts, traps: Traps, tmp_path: Path) -> None:
+    """As Bazel makes them, 200 KiB in all: the sender starts, and its optional packages are not taken from there."""
+    last = traps.set(tmp_path / "last", *LIBRARIES, "zstandard", "sniffio", "typing_extensions")
+    source = f"""
+sys.path.extend(f"/runfiles/{{'x' * 185}}{{number}}" for number in range(1000))
+sys.path.append({str(last)!r})
+"""
+    done = hosts.run(source + CAPTURE)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     hosts.assert_arrived_once("arrived")
     assert traps.sprung() == []

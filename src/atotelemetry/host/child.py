@@ -155,10 +155,6 @@ class Sender:
         if _identity(self._answers) != self._answers_identity:
             self.abandon()
             return
-        from atotelemetry.wire import AnswerDecoder, Outcome  # loaded long ago: it encoded the events
-
-        if self._decoder is None:
-            self._decoder = AnswerDecoder()
         while True:
             try:
                 data = os.read(self._answers, _ANSWERS_BYTES) if self._popen is None else _peek(self._answers)
@@ -169,6 +165,10 @@ class Sender:
             if not data:
                 self.abandon("sender died")
                 return
+            from atotelemetry.wire import AnswerDecoder, Outcome  # loaded long ago: it encoded the events
+
+            if self._decoder is None:
+                self._decoder = AnswerDecoder()
             for answer in self._decoder.feed(data):
                 self.ready = True
                 if isinstance(answer, Outcome):

@@ -56,6 +56,7 @@ _WRITE_BYTES = 64 * 1024  # gather about a pipe's capacity for one write
 _FORK_PATIENCE = 0.1  # how long a fork waits for the queue to drain
 _FORK_INSISTENCE = 2.0  # and then for the work to stop wherever it is: the machine may be busy
 _LOOK_UP = 0.01  # how often a wait that a fork may end looks for one
+_LOOK_UP_OFTEN = 0.001  # the same, where a fork has waited for this pipe before
 # Python warns a program that forks with threads. Up to 3.12 it counts them before it calls our hook, later after.
 _MAY_START_AFTER_FORK = sys.version_info < (3, 13)
 _CUT_OFF = b"\xff\n"  # ends a line that the pipe has only a part of: no JSON, so nobody takes it for an event
@@ -473,10 +474,11 @@ class Feeder:
             raise
         finally:
             self._insists = False
-        self._look()
         self._stopping = self._stopping or request.stop
         request.handed_over = handed_over and not self._gave_up
         request.done.release()
+        if not request.stop:  # most often the exit, which is not to wait for this
+            self._look()
 
     def _obey(self, request: _Discard, deadline: Deadline | None) -> None:
         """Drop what waits, and end the sender, which drops what it holds."""
@@ -571,7 +573,8 @@ class Feeder:
                 if wrote is not None and self._discards:
                     raise _Discarded from None
                 self._make_way()
-                sender.wait_writable(_LOOK_UP if deadline is None else deadline.remaining(_LOOK_UP))
+                look_up = _LOOK_UP_OFTEN if self._stuck else _LOOK_UP
+                sender.wait_writable(look_up if deadline is None else deadline.remaining(look_up))
             else:
                 self._stuck = False
                 if wrote is not None:

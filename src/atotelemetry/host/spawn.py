@@ -52,11 +52,9 @@ _CREATE_NO_WINDOW = 0x08000000
 
 _INTERPRETER_NAMES = ("python", "pypy", "graalpy")
 
-# What the sender imports beside the standard library and this package. The last two are needed by older versions only.
-_PACKAGES = (
-    *("msgspec", "httpx", "httpcore", "h11", "anyio", "idna", "certifi", "truststore"),
-    *("typing_extensions", "sniffio"),
-)
+# What the sender needs beside the standard library and this package. What these would only like to have (brotli,
+# socksio, typing_extensions) is found if it lies beside one of them.
+_PACKAGES = ("msgspec", "httpx", "httpcore", "h11", "anyio", "idna", "certifi", "truststore")
 
 # Where a sandbox (seccomp) or a C library refuses `setsid`, the sender makes its session itself, or has none.
 _NO_SETSID = frozenset({errno.EPERM, errno.ENOSYS, errno.EINVAL})
@@ -171,8 +169,8 @@ def import_path() -> list[str]:
         raise CannotSpawn("atotelemetry was imported from the working directory")
     if not os.path.exists(own):
         raise CannotSpawn("atotelemetry was imported through a path that no longer leads to it")
-    # Most often all of them lie beside each other: then this is one question to the system for each.
-    missing = [name for name in _PACKAGES if not any(_lies_in(entry, name) for entry in path)]
+    # Most often all of them lie beside msgspec: then this is one question to the system for each.
+    missing = [name for name in _PACKAGES if not any(_lies_in(entry, name) for entry in reversed(path))]
     for home in _homes(missing, forbidden) if missing else ():
         add(home)
     return path

@@ -65,6 +65,11 @@ class Stream:
 
     def network_pause(self) -> float:
         """Return for how many seconds no sender should be started, because the network to the server fails."""
+        cache = os.environ.get("XDG_CACHE_HOME", "")
+        if not os.path.isabs(cache):
+            cache = os.path.join(os.path.expanduser("~"), ".cache")
+        if not os.path.isdir(os.path.join(cache, self.settings["app"])):
+            return 0.0  # no network ever failed: nothing to load
         from atotelemetry.facts import breaker
 
         return breaker.pause_left(self.settings["app"], self.settings["host"], time())
