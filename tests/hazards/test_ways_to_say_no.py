@@ -146,7 +146,9 @@ def test_a_no_means_nothing_at_all(hosts, row, number):
     """No event, no thread, no process, no new descriptor, no connection, no file."""
     way = ROWS[row][number]
     done = hosts.run(
-        RUN.format(prepare=way.prepare, app=way.app, options=way.options, then=way.then), environment=way.variables
+        RUN.format(prepare=way.prepare, app=way.app, options=way.options, then=way.then),
+        environment=way.variables,
+        options=("-B",),  # the first run of a new checkout would write bytecode
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == "True []  True"
