@@ -14,6 +14,7 @@ import contextlib
 import functools
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -29,6 +30,8 @@ from atotelemetry.wire import Answer, AnswerDecoder, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
+
+    from atotelemetry.testing import CaptureServer
 
 SOURCE = str(Path(atotelemetry.__file__).parents[1])
 END = b'{"type":"end"}\n'
@@ -180,6 +183,12 @@ class RunningSender:
         self.process.stdin.close()
         self._ended_at = time.monotonic()
 
+    def read_answers(self, decoder: AnswerDecoder) -> list[Answer]:
+        """Wait for more answers of a detached one."""
+        assert self.process.stdout is not None
+        assert select.select([self.process.stdout], [], [], PATIENCE)[0]
+        return decoder.feed(os.read(self.process.stdout.fileno(), 65536))
+
     def fill_stdout(self) -> None:
         """Fill the pipe that it answers into, with line ends."""
         assert self.process.stdout is not None
@@ -244,6 +253,16 @@ def run_sender(
         with contextlib.suppress(BrokenPipeError):  # a sender that was called wrongly does not read to the end
             sender.write(*lines)
         return sender.finish()
+
+
+@contextlib.contextmanager
+def one_at_work(server: CaptureServer, **options: Any) -> Iterator[RunningSender]:
+    """Start a detached sender, yield it when its first event was delivered."""
+    before = len(server.events)
+    with RunningSender(detached=True, **options) as sender:
+        sender.write(hello(server.url), event("first", 1))
+        server.wait_for_events(before + 1)
+        yield sender
 
 
 class Staller:
