@@ -100,7 +100,7 @@ def _start(
     # would stop every thread for ever, watchdog included.
     options = ["--no-pager", "-C", cwd, "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}"]
     try:
-        child = subprocess.Popen(
+        child = subprocess.Popen(  # noqa: S603 - git, with a list of arguments
             [git, *options, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -37,7 +37,7 @@ class Sender:
     `look` and what it reads may be used by any thread, also in a signal handler or a finalizer.
     """
 
-    def __init__(self, pid: int, pipe: int, answers: int, popen: Any = None) -> None:
+    def __init__(self, pid: int, pipe: int, answers: int, popen: Any = None) -> None:  # noqa: ANN401 - subprocess.Popen, which POSIX does not import
         self.group = pid
         """The process group of the sender: the spawned process leads it, and leaves."""
         self.started_at = self.ended_at = monotonic()
@@ -280,7 +280,7 @@ def add_counts(to: dict[str, int], counts: dict[str, int]) -> dict[str, int]:
     return to
 
 
-def _is_owned(lock: Any) -> bool:
+def _is_owned(lock: Any) -> bool:  # noqa: ANN401 - an RLock, whose type has no public name
     """Whether this thread holds a reentrant lock."""
     owned: bool = lock._is_owned()  # noqa: SLF001 - what `threading.Condition` asks it
     return owned

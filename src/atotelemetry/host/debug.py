@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _thread = _local()  # `logging`: this thread is inside such a line
 
 
-def _is_heard(logging: Any) -> bool:
+def _is_heard(logging: Any) -> bool:  # noqa: ANN401 - a module
     """Whether the host's `logging` is set to DEBUG for us; unlike its own functions this takes no lock."""
     manager = logging.root.manager
     logger = manager.loggerDict.get("atotelemetry")

@@ -48,7 +48,7 @@ class _Diversion:
         """Return what `Feeder.fate` does: each event that was taken has arrived."""
         return self._feeder.handed_over, {}
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a feeder has
         """Leave the rest to the feeder, which has nothing to do."""
         return getattr(self._feeder, name)
 

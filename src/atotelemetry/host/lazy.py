@@ -26,7 +26,7 @@ _forking: list[int] = []  # threads that hold it because they fork; twice if a s
 _loaded: dict[str, Any] = {}
 
 
-def load(name: str) -> Any:
+def load(name: str) -> Any:  # noqa: ANN401 - a module, whose names the caller knows
     """Return a module, imported if this is the first time. Raises what an import statement would.
 
     Raises `RuntimeError` when another thread keeps the guard for too long: it may be waiting for an import that this

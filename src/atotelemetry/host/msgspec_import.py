@@ -51,7 +51,7 @@ def _execute(name: str) -> ModuleType:
     module.__spec__, module.__loader__, module.__package__ = spec, spec.loader, _MSGSPEC
     module.__file__ = spec.origin
 
-    def without_optional(imported: str, *rest: Any) -> Any:
+    def without_optional(imported: str, *rest: Any) -> Any:  # noqa: ANN401 - as `__import__`
         if imported == _OPTIONAL:
             raise ImportError(imported)
         return builtins.__import__(imported, *rest)

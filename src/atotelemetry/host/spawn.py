@@ -251,7 +251,7 @@ def _spawn(arguments: list[str], environment: Mapping[str, str], stdin: int, std
     else:
         actions += [(posix.POSIX_SPAWN_CLOSE, descriptor) for descriptor in _inheritable_descriptors()]
 
-    def spawn(**options: Any) -> int:
+    def spawn(**options: Any) -> int:  # noqa: ANN401 - as `posix_spawn`
         # The feeder blocks every signal; its child must not. Only SIGTERM waits until the sender can meet it with a
         # short drain: systemd and CI agents send it right after our exit, to whoever is left.
         mask = (signal.SIGTERM,)
@@ -309,7 +309,7 @@ def _pipe_above_standard_streams(opened: list[int]) -> tuple[int, int]:
 def _start_windows(arguments: list[str], environment: Mapping[str, str]) -> Sender:
     import subprocess  # costs milliseconds; only Windows needs it
 
-    popen = subprocess.Popen(arguments, **windows_options(environment))
+    popen = subprocess.Popen(arguments, **windows_options(environment))  # noqa: S603 - our own interpreter
     assert popen.stdin is not None  # noqa: S101 - PIPE was asked for
     assert popen.stdout is not None  # noqa: S101
     return Sender(popen.pid, popen.stdin.fileno(), popen.stdout.fileno(), popen)

@@ -62,7 +62,7 @@ class _Alone:
     def __str__(self) -> str:
         return self._message
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the exception has
         # Without these it makes no suggestion ("Did you mean"). To make one it would import the module that failed,
         # once more, read properties of the host's objects, and name a variable of the host's.
         if name in self._hidden:
@@ -204,7 +204,7 @@ def _printable(summaries: dict[int, FrameSummary], runs: Sequence[tuple[int, int
     return stack  # type: ignore[no-any-return]
 
 
-def _stack_class() -> Any:
+def _stack_class() -> Any:  # noqa: ANN401 - a class made at run time
     """Return the class of printable stacks, made once: its base is not imported before an exception is described."""
     found = _lazy_classes.get("stack")
     if found is not None:
@@ -222,7 +222,7 @@ def _stack_class() -> Any:
         gap: FrameSummary | None = None
         previous: FrameSummary | None = None
 
-        def format_frame_summary(self, frame_summary: FrameSummary, **options: Any) -> str:
+        def format_frame_summary(self, frame_summary: FrameSummary, **options: Any) -> str:  # noqa: ANN401 - as the base class
             if frame_summary is self.gap:
                 return f"  [{frame_summary.filename[1:-1]}]\n"
             if frame_summary is self.previous:

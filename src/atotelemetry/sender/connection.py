@@ -309,11 +309,11 @@ class _InterimResponses:
         self._count = 0
         self._head: bytes | None = b""  # None: the response itself has begun
 
-    def watch(self, stream: Any) -> None:
+    def watch(self, stream: Any) -> None:  # noqa: ANN401 - httpcore's, which has no public type
         """Look at everything that is read from this stream."""
         read = stream.read
 
-        def watched(*arguments: Any, **options: Any) -> bytes:
+        def watched(*arguments: Any, **options: Any) -> bytes:  # noqa: ANN401 - as httpcore's
             data: bytes = read(*arguments, **options)
             self._look_at(data)
             return data
@@ -337,7 +337,7 @@ class _InterimResponses:
         self._head = text[start:]
 
 
-def import_httpx() -> Any:
+def import_httpx() -> Any:  # noqa: ANN401 - a module
     """Return the HTTP library."""
     # httpx's own command line would pull in click, rich and pygments where they are installed (with typer they are):
     # a hundred milliseconds of CPU for a module that nobody here calls. httpx takes its absence gracefully.

@@ -142,7 +142,7 @@ def _kill_by_alarm(seconds: float) -> None:
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
-def _signal() -> Any:
+def _signal() -> Any:  # noqa: ANN401 - a module
     import signal
 
     return signal

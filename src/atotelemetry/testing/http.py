@@ -150,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
         # The base class only passes address and server on, to its log and to subclasses.
         super().__init__(connection, ("127.0.0.1", 0), None)  # type: ignore[arg-type]
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base class's name
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class's name
         """Say nothing: tests read what was recorded."""
 
     def do_POST(self) -> None:
