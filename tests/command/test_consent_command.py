@@ -98,6 +98,24 @@ def test_status_explains_damage(file, capsys):
     found = status_of(capsys)
     assert found["telemetry"] == "off"
     assert found["reason"] == f"damaged: {file}, line 1: `telemetry: maybe` is neither yes nor no"
+    assert found["advice"] == f"write `telemetry: true` or `telemetry: false` into {file}"
+
+
+def test_status_names_a_key_that_is_none(file, capsys):
+    """A file that says no in other words: off, with line and key, and with the words to write instead."""
+    store(file, f"id: {ID}\nenabled: false\n")
+    assert run(run_status) == 0
+    output = capsys.readouterr().out
+    reason = "`enabled` is no key of this file, and there is no `telemetry`"
+    assert line_of(output, "why") == f"damaged: {file}, line 2: {reason}"
+    assert line_of(output, "advice") == f"write `telemetry: true` or `telemetry: false` into {file}"
+
+
+def test_status_says_that_ci_is_no(file, capsys, monkeypatch):
+    """And how to have it otherwise."""
+    monkeypatch.setenv("CI", "true")
+    assert run(run_status) == 0
+    assert line_of(capsys.readouterr().out, "why") == "CI=true: not in CI, unless ATO_TELEMETRY=on"
 
 
 @pytest.mark.parametrize("json_flag", [[], ["--json"]])

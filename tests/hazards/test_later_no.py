@@ -99,7 +99,7 @@ client.disabled = True
 @pytest.mark.parametrize("ending", ["", "client.shutdown()", "client.flush(); client.shutdown()"])
 def test_an_end_without_a_no_discards_nothing(hosts, ending):
     """The counter-check: exit and `shutdown` close, and everything arrives."""
-    hosts.server.respond(Answer(delay=0.4))
+    hosts.server.respond(Answer(delay=0.05))
     source = """
 client = new_client(endpoint="capture")
 for number in range(20):

@@ -18,6 +18,7 @@ README = Path(__file__).parent.parent.parent / "README.md"
 RUN = """
 import atexit
 os.environ.pop("XDG_CONFIG_HOME", None)
+sys.dont_write_bytecode = True  # files of the interpreter's own
 home = os.environ["HOME"]
 def write(path, text):
     path = os.path.join(home, path)

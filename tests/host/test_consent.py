@@ -254,6 +254,13 @@ YES = {
 }
 
 DAMAGED = {
+    "no in other words": "enabled: false\n",
+    "no in other words, beside an id": f"id: {ID}\nopt_out: true\n",
+    "misspelt": f"telemtry: false\nid: {ID}\n",
+    "a heading": "settings:\n  telemetry: false\n",
+    "look-alike letters": "t\u0435lemetry: false\n",
+    "another program's yes": "analytics: true\n",
+    "an id and more": f"id: {ID}\ntheme: dark\n",
     "empty": "",
     "blank": "\n\n  \n",
     "only comments": "# telemetry: true\n",
