@@ -1,6 +1,7 @@
 """`sender/repair.py`: integers beyond 64 bits become text, everything else stays as it was, byte for byte."""
 
 import json
+import tracemalloc
 
 import pytest
 
@@ -47,3 +48,17 @@ def test_small_numbers_cost_nothing_beside_a_large_one(monkeypatch):
     raw = b"[" + b"1," * 2100 + b"-1.5e3,18446744073709551616]"
     assert mend_integers(raw) == raw.replace(b"18446744073709551616", b'"18446744073709551616"')
     assert looked_at == [b"18446744073709551616"]
+
+
+@pytest.mark.parametrize("text", ["x" * 850_000, "\\n" * 425_000, 'x\\"' * 280_000], ids=["plain", "escapes", "quotes"])
+def test_a_long_text_beside_a_large_integer_costs_little_memory(text):
+    """The expression remembers nothing of a text's characters, or each would take a hundred bytes."""
+    raw = f'{{"a":"{text}","n":{2**70}}}'.encode()
+    tracemalloc.start()
+    try:
+        mended = mend_integers(raw)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert mended == raw.replace(b"%d" % 2**70, b'"%d"' % 2**70)
+    assert peak < 10 * 1024 * 1024

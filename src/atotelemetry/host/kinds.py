@@ -221,14 +221,14 @@ def _bytes(walk: Walk, value: Any, depth: int) -> Any:
 
 def _memoryview(walk: Walk, value: memoryview, _depth: int) -> Any:
     size = value.nbytes
-    limit = max(walk.characters // 3, _SHORT)
+    limit = max(walk.bytes // 3, _SHORT)
     if size <= limit:
         kept = value.tobytes()
     elif value.contiguous:
         kept = value.cast("B")[: limit - limit % 3].tobytes()
     else:
         return walk.rest(size)
-    walk.characters -= len(kept) * 4 // 3
+    walk.bytes -= len(kept) * 4 // 3
     text: str = walk.types.builtin(kept)
     if len(kept) == size:
         return text
@@ -408,6 +408,7 @@ def _field(walk: Walk, value: Any, name: str, *, is_computed: bool) -> Any:
 def _attrs(walk: Walk, value: Any, depth: int) -> Any:
     # As msgspec has it: everything public in `__dict__`, declared or not, then the public slots that are filled.
     unset = walk.types.unset
+    walk.left -= len(_mro(type(value))) * 4  # all its classes are looked through for slots
     pairs = walk.copied(dict.items, _instance_dict(value), 2)
     base: Any = type(value)
     while base is not None:

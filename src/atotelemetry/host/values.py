@@ -4,7 +4,7 @@ Runs in the host, on the thread that captures, for an event that is not an ordin
 table: the exact type of a value, else the first base in the table, says how the value becomes plain. Where msgspec has
 a form for a type, the value gets that form; else its `repr`.
 
-Bounds hold while walking: units (each value visited, each container copied), characters of text, levels, and calls into
+Bounds hold while walking: units (each value visited, each container copied), bytes of text, levels, and calls into
 the host's own code. A container is copied before it is looked into, because other threads, and the host's code, may
 change it at any moment. Values are judged by their type: an object may lie about its `__class__`. What was cut is
 marked in its place.
@@ -37,8 +37,9 @@ _MAX_DEPTH = 100
 # container eight more.
 _UNITS = 50_000
 _OBJECT, _CONTAINER = 4, 8
+_SEARCH = 16  # how much it costs to find out about a type that was not met before
 _ALWAYS = 16  # values of a container that are visited although nothing is left: beside one that is huge
-_MAX_CHARACTERS = 1_800_000  # of texts in one event; more than the 900 KiB that it may have in the end
+_MAX_BYTES = 1_800_000  # of texts in one event, as JSON; more than the 900 KiB that it may have in the end
 _SHORT = 32  # characters of a text that is never cut
 _MAX_CALLS = 64  # into the host's own code
 _MAX_SECONDS = 0.025  # of CPU, after which no call into the host's own code begins
@@ -78,11 +79,11 @@ def plain(value: object) -> Any:
 class Walk:
     """The conversion of one event, and how much it may still cost."""
 
-    __slots__ = ("calls", "characters", "cut", "ends_at", "kinds", "known", "left", "marks", "open", "types")
+    __slots__ = ("bytes", "calls", "cut", "ends_at", "kinds", "known", "left", "marks", "open", "types")
 
     def __init__(self) -> None:
         self.left = _UNITS
-        self.characters = _MAX_CHARACTERS
+        self.bytes = _MAX_BYTES
         # A value whose conversion captures it again would be asked again, without end.
         self.calls = 0 if getattr(_thread, "asking", False) else _MAX_CALLS
         self.ends_at = thread_time() + _MAX_SECONDS
@@ -204,12 +205,16 @@ class Walk:
         except Exception:
             # The value's own code failed, or the value was gone (a released memoryview): say what it is instead.
             return self.described(value)
+        except BaseException as error:
+            if is_for_the_host(error):
+                raise
+            return self.described(value)  # a metaclass, asked whether it is a Mapping, may raise anything
         finally:
             self.open.discard(this)
 
     def handler(self, kind: type) -> Handler:
         """Return how to convert a value of a type that is not in the table itself."""
-        self.left -= _OBJECT
+        self.left -= _SEARCH
         handler = self.known[id(kind)] = self.types.handler(kind)
         self.kinds.append(kind)
         return handler
@@ -343,13 +348,19 @@ class Walk:
     def clean(self, text: str) -> str:
         """Return an exact str as JSON takes it, cut to what is left for texts."""
         size = len(text)
-        if size > _SHORT:
-            limit = max(self.characters // 2, _SHORT)
-            self.characters -= min(size, limit)
-            if size > limit:
-                self.marks += 1
-                return without_surrogates(text[:limit]) + cut_mark(size)
-        return without_surrogates(text)
+        if size <= _SHORT:
+            return without_surrogates(text)
+        limit = max(self.bytes // 2, _SHORT)
+        kept = without_surrogates(text[:limit])
+        cost = len(self.types.encode(kept))
+        is_cut = size > limit
+        if cost - 2 > limit:  # escapes, or not ASCII
+            kept, cost, is_cut = kept[: len(kept) * limit // cost], limit, True
+        self.bytes -= cost
+        if is_cut:
+            self.marks += 1
+            kept += cut_mark(size)
+        return kept
 
     def digits(self, value: int) -> str:
         """Return an integer that does not fit into 64 bits as text, so that no reader rounds it."""

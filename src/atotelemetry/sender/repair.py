@@ -15,7 +15,8 @@ __all__ = ["mend_integers"]
 _ALL_DIGITS_ZERO = bytes.maketrans(b"123456789", b"000000000")
 _SUSPICIOUS = b"0" * 19
 # Only numbers that may be too large: each match costs a call, and an array may hold thousands of small ones.
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|-?[0-9][0-9.eE+-]{18,}')
+# Possessive, or the engine remembers each character of a text, in a hundred bytes, to come back to.
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|-?[0-9][0-9.eE+-]{18,}+')
 _SMALLEST, _LARGEST = -(2**63), 2**64 - 1
 _MOST_DIGITS = 20
 
