@@ -1,4 +1,4 @@
-"""The floor plan: which part of the package may import which, and no file that reaches itself by its imports.
+"""The floor plan: which part of the package may import which, no circles, and no file that is too long.
 
 The folders are the processes, and what two of them need lies below both. pytest runs this file, and `make lint` runs
 it as a script. It reads the source and imports nothing of it, so it needs the standard library only.
@@ -39,6 +39,9 @@ LIBRARIES = {
     "testing": {"msgspec", "pytest"},
     "command": {"msgspec"},
 }
+# Files longer than `LONGEST` lines, and why they are not split.
+LONGEST = 500
+LONG = {"host/feeder.py": "queue, thread, flush and fork hold one lock, the work, and are read together"}
 
 
 class House:
@@ -47,6 +50,10 @@ class House:
     def __init__(self, source: Path) -> None:
         self.package = source.name
         self.paths = {self._module(path, source): path for path in sorted(source.rglob("*.py"))}
+        self.lengths = {
+            path.relative_to(source).as_posix(): len(path.read_text(encoding="utf-8").splitlines())
+            for path in self.paths.values()
+        }
         self.imports = {module: set(self._imported_by(path)) for module, path in self.paths.items()}
 
     def _module(self, path: Path, source: Path) -> str:
@@ -77,8 +84,10 @@ class House:
         return [*module.split("."), "package"][1]
 
     def faults(self) -> list[str]:
-        """Return a line for each import that points the wrong way, and one for each circle."""
-        found = []
+        """Return a line for each import that points the wrong way, for each circle, and for each file too long."""
+        found = [
+            f"{name} has {count} lines" for name, count in self.lengths.items() if count > LONGEST and name not in LONG
+        ]
         for module, imported in self.imports.items():
             mine = self.part(module)
             for other in sorted(imported - {module}):
@@ -157,6 +166,12 @@ def test_a_foreign_library_is_named(tmp_path):
         "atotelemetry.host.b imports .: imports are absolute here",
         "atotelemetry.ids imports yaml: ids does without yaml",
     ]
+
+
+def test_a_file_that_is_too_long_is_named(tmp_path):
+    """Longer files need a stated reason."""
+    house = build(tmp_path, {"ids.py": "x = 1\n" * (LONGEST + 1), "version.py": "x = 1\n" * LONGEST})
+    assert house.faults() == [f"ids.py has {LONGEST + 1} lines"]
 
 
 if __name__ == "__main__":
