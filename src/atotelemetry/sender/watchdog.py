@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Countdown", "cancel_kill", "kill_after", "on_terminate"]
 
 _LONGEST = 1e6  # more than eleven days is for ever, and more than a lock can wait
-_LAST_WORDS = 0.5  # kept of the time, or a fifth of a short one: to give up in good order and report the losses
+_LAST_WORDS = 1.0  # kept of the time, or a fifth of a short one: to give up in good order and report the losses
 
 
 class Countdown:
