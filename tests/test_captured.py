@@ -12,7 +12,7 @@ import pytest
 
 import atotelemetry
 from atotelemetry import Telemetry, TelemetryClient
-from atotelemetry.host import telemetry as telemetry_module
+from atotelemetry.host import default as default_module
 from atotelemetry.testing import captured
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -112,7 +112,7 @@ def test_a_no_during_the_block_stays(monkeypatch):
 @pytest.mark.parametrize("given", [(), (atotelemetry,)])
 def test_the_default_instance(monkeypatch, given):
     """Without an argument the module-level names are meant, and so they are with the package."""
-    monkeypatch.setattr(telemetry_module, "_defaults", {})
+    monkeypatch.setattr(default_module, "_defaults", {})
     with captured(*given) as events:
         atotelemetry.capture_event("hello")
         with atotelemetry.capture("start", "end"):

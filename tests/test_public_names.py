@@ -13,7 +13,7 @@ import pytest
 
 import atotelemetry
 from atotelemetry import wire
-from atotelemetry.host import client, feeder, telemetry
+from atotelemetry.host import client, default, feeder, telemetry
 
 SENDER = Path(atotelemetry.__file__).parent / "sender"
 
@@ -116,7 +116,7 @@ for name in atotelemetry.__all__:
     assert homes["Stats"] == "atotelemetry.host.stats"
     assert homes["TelemetryConfig"] == "atotelemetry.host.consent"
     assert homes["PropertyLoaders"] == "atotelemetry.host.properties"
-    assert homes["capture"] == "atotelemetry.host.telemetry"
+    assert homes["capture"] == "atotelemetry.host.default"
 
 
 def test_everything_can_be_imported_with_a_star():
@@ -132,13 +132,12 @@ print(client is atotelemetry.client, client.disabled, callable(capture))
     assert facts == "True True True"
 
 
-def test_dir_shows_the_lazy_names():
-    """A person who explores the package in a shell sees what there is before it is loaded."""
-    assert set(PUBLIC) <= set(dir(atotelemetry))
-    assert dir(atotelemetry) == sorted(dir(atotelemetry))
+def test_dir_shows_the_public_names_only():
+    """A person who explores the package in a shell sees what there is before it is loaded, and no import of ours."""
+    assert dir(atotelemetry) == sorted([*PUBLIC, "__version__"])
 
 
-@pytest.mark.parametrize("module", [atotelemetry, telemetry])
+@pytest.mark.parametrize("module", [atotelemetry, default])
 def test_another_name_is_an_ordinary_attribute_error(module):
     """So that `hasattr`, `getattr` with a default and `from … import` behave as everywhere."""
     with pytest.raises(AttributeError, match=f"module '{module.__name__}' has no attribute 'no_such_name'"):
@@ -204,6 +203,17 @@ def test_flush_and_shutdown_wait_no_longer_than_the_exit_may_cost():
     """Their default timeout is FLUSH_TIMEOUT, and a flush does not wait for the delivery."""
     assert defaults(client.TelemetryClient.flush) == {"timeout": 2.0, "delivered": False}
     assert defaults(client.TelemetryClient.shutdown) == {"timeout": 2.0}
+
+
+def test_every_option_is_spelled_out():
+    """`Telemetry` takes by keyword whatever the client takes, with the same defaults, and explains each."""
+    parameters = inspect.signature(telemetry.Telemetry).parameters
+    assert {item.kind for item in parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}
+    of_telemetry, of_client = defaults(telemetry.Telemetry), defaults(client.TelemetryClient)
+    ours = {"app", "api_key", "host", "run_properties"}
+    assert {name: value for name, value in of_client.items() if name not in ours}.items() <= of_telemetry.items()
+    for name in parameters:
+        assert f"        {name}: " in inspect.getdoc(telemetry.Telemetry).replace("\n    ", "\n        "), name
 
 
 def test_capture_takes_what_posthogs_capture_takes():

@@ -139,9 +139,29 @@ def application() -> None:
     own = Telemetry(app="tool", api_key="key", host="https://example.invalid", run_properties=("email",), queue_size=9)
     assert_type(own.client, TelemetryClient)
     own.client.disabled = True
+    own.disabled = True
+    assert_type(own.disabled, bool)
+    assert_type(own.stats, Stats)
+    assert_type(own.flush(1.0, delivered=True), bool)
+    assert_type(own.shutdown(), bool)
     with own.capture("start", "end"):
         own.capture_event("built", {"n": 1})
         own.capture_exception(ValueError("x"))
+
+
+def options() -> None:
+    """Check that an option that is misspelt, or of a wrong kind, is found before the program runs."""
+    Telemetry(app="tool", app_version="1.2", properties={"edition": "free"}, sample_rate=0.25, protocol="v1")
+    Telemetry(app="tool", run_properties=[*RUN_PROPERTIES, "project"], before_send=lambda event: event, notice=None)
+    Telemetry(app="tool", on_error=lambda reason, count: None, compression=False, patient=True, scrub=["argv"])
+    Telemetry("tool")  # type: ignore[call-arg]
+    Telemetry()  # type: ignore[call-arg]
+    Telemetry(app="tool", queue_sise=5)  # type: ignore[call-arg]
+    Telemetry(app="tool", before_send=5)  # type: ignore[arg-type]
+    Telemetry(app="tool", compression="gzip")  # type: ignore[arg-type]
+    Telemetry(app="tool", endpoint="both")  # type: ignore[arg-type]
+    Telemetry(app="tool", sample_rate="half")  # type: ignore[arg-type]
+    Telemetry(app="tool", properties=["edition"])  # type: ignore[arg-type]
 
 
 async def asynchronous() -> None:

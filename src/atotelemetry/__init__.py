@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from atotelemetry.host.arguments import CaptureArgs as CaptureArgs
     from atotelemetry.host.client import TelemetryClient as TelemetryClient
     from atotelemetry.host.consent import TelemetryConfig as TelemetryConfig
+    from atotelemetry.host.default import capture as capture
+    from atotelemetry.host.default import capture_event as capture_event
+    from atotelemetry.host.default import capture_exception as capture_exception
+    from atotelemetry.host.default import client as client
     from atotelemetry.host.properties import PropertyLoaders as PropertyLoaders
     from atotelemetry.host.properties import TelemetryProperties as TelemetryProperties
     from atotelemetry.host.properties import ThinProperties as ThinProperties
@@ -31,10 +35,6 @@ if TYPE_CHECKING:
     from atotelemetry.host.telemetry import PH_API_ENDPOINT as PH_API_ENDPOINT
     from atotelemetry.host.telemetry import PH_API_HOST as PH_API_HOST
     from atotelemetry.host.telemetry import Telemetry as Telemetry
-    from atotelemetry.host.telemetry import capture as capture
-    from atotelemetry.host.telemetry import capture_event as capture_event
-    from atotelemetry.host.telemetry import capture_exception as capture_exception
-    from atotelemetry.host.telemetry import client as client
     from atotelemetry.version import __version__ as __version__
 
 __all__ = [
@@ -74,10 +74,10 @@ _HOMES = {
     "TelemetryConfig": "atotelemetry.host.consent",
     "TelemetryProperties": "atotelemetry.host.properties",
     "ThinProperties": "atotelemetry.host.properties",
-    "capture": "atotelemetry.host.telemetry",
-    "capture_event": "atotelemetry.host.telemetry",
-    "capture_exception": "atotelemetry.host.telemetry",
-    "client": "atotelemetry.host.telemetry",
+    "capture": "atotelemetry.host.default",
+    "capture_event": "atotelemetry.host.default",
+    "capture_exception": "atotelemetry.host.default",
+    "client": "atotelemetry.host.default",
     "__version__": "atotelemetry.version",
 }
 
@@ -106,4 +106,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    """List the public names, for `dir`, shells and `pydoc`."""
+    return sorted(_HOMES)

@@ -604,6 +604,14 @@ def test_the_same_exception_again_and_again(new_client):
         {"in_app": (1,)},
         {"scrub": "argv"},
         {"scrub": None},
+        {"compression": "gzip"},
+        {"before_send": 5},
+        {"on_error": "log"},
+        {"patient": 1},
+        {"queue_size": True},
+        {"properties": ["edition"]},
+        {"run_properties": "email"},
+        {"run_properties": ("emial",)},
     ],
     ids=str,
 )
@@ -611,6 +619,25 @@ def test_a_wrong_setting_is_a_mistake_that_raises(wrong):
     """A mistake in the host's own code is told at once, and the text names what is wrong."""
     with pytest.raises(ValueError, match=next(iter(wrong))):
         TelemetryClient("key", "http://127.0.0.1:9", **wrong)
+
+
+def test_a_wrong_setting_is_told_with_what_is_allowed():
+    """The text says what the option may be, so nobody has to look it up."""
+    for wrong, allowed in (
+        ({"compression": "gzip"}, "compression must be True, False or None, not 'gzip'"),
+        ({"endpoint": "both"}, "endpoint must be one of auto, capture, batch, not 'both'"),
+        ({"before_send": 5}, "before_send must be a function, not 5"),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(allowed)}$"):
+            TelemetryClient("key", "http://127.0.0.1:9", **wrong)
+    with pytest.raises(ValueError, match=r"run_properties must be a tuple of email, .*, project, not "):
+        TelemetryClient("key", "http://127.0.0.1:9", run_properties=("emial",))
+
+
+def test_a_client_says_what_it_is_and_not_its_key():
+    """In a shell, a log or a failing test."""
+    made = TelemetryClient("secret", "http://127.0.0.1:9", app="mytool")
+    assert repr(made) == "TelemetryClient(app='mytool', host='http://127.0.0.1:9', disabled=False)"
 
 
 def test_an_unknown_setting_raises():

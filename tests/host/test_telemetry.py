@@ -22,7 +22,8 @@ import pytest
 
 import atotelemetry
 from atotelemetry.facts import run
-from atotelemetry.host import telemetry as module
+from atotelemetry.host import default as module
+from atotelemetry.host import telemetry as telemetry_module
 from atotelemetry.host.divert import divert
 from atotelemetry.host.telemetry import Telemetry
 from atotelemetry.testing import CaptureServer
@@ -1048,7 +1049,7 @@ class TestDefaultInstance:
         def broken(app, **_rules):
             raise MemoryError(app)
 
-        monkeypatch.setattr(module, "read_consent", broken)
+        monkeypatch.setattr(telemetry_module, "read_consent", broken)
         client = module._get_telemetry_client()
         assert client.disabled
         assert "telemetry is off: MemoryError('atopile')" in caplog.messages

@@ -19,6 +19,7 @@ from atotelemetry.host.consent import read_consent
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from typing import Literal
 
 __all__ = ["add_arguments", "run"]
 
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     return _send(args.app, consent.id, key, host, args.timeout, args.protocol)
 
 
-def _send(app: str, known_id: str | None, key: str, host: str, timeout: float, protocol: str) -> int:
+def _send(app: str, known_id: str | None, key: str, host: str, timeout: float, protocol: Literal["v0", "v1"]) -> int:
     from tempfile import TemporaryDirectory
 
     from atotelemetry.host.telemetry import PH_API_ENDPOINT, Telemetry

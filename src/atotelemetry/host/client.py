@@ -18,6 +18,7 @@ from atotelemetry.host.debug import debug
 from atotelemetry.host.feeder import Feeder
 from atotelemetry.host.interrupts import is_for_the_host
 from atotelemetry.host.lazy import load
+from atotelemetry.host.options import check
 from atotelemetry.host.process import FLUSH_TIMEOUT
 from atotelemetry.host.spawn import reason_not_to_spawn
 from atotelemetry.host.stats import Lost, Stats
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     import datetime
     from collections.abc import Callable, Mapping, Sequence
     from types import FrameType
-    from typing import Any
+    from typing import Any, Literal
 
     from atotelemetry.host.event import BeforeSend, Encoder
     from atotelemetry.host.reports import Reports
@@ -39,9 +40,7 @@ __all__ = ["DEFAULT_QUEUE_SIZE", "FLUSH_TIMEOUT", "TelemetryClient"]
 DEFAULT_QUEUE_SIZE = 256
 """Events that wait in the host at most; one more is dropped and counted."""
 
-_CHOICES = {"endpoint": ("auto", "capture", "batch"), "protocol": ("v0", "v1")}
 _LONGEST_NAMES = 1024  # characters of an event's name and distinct_id, on the fast path
-_LONGEST = 1e9  # seconds; JSON has no infinity to tell the sender
 
 
 class TelemetryClient:
@@ -66,7 +65,7 @@ class TelemetryClient:
         request_timeout: seconds for each network operation.
         sender_deadline: seconds that a sender may live on after it was handed the last event.
         properties: added to every event of this client; an event's own win.
-        run_properties: names of the run properties that the sender works out and adds (see `PropertyLoaders`).
+        run_properties: names of the run properties that the sender works out and adds (see `RUN_PROPERTIES`).
         in_app: import names of the application's own packages, whose frames PostHog groups exceptions by. By default
             the package named like `app`, and the one of the module that makes this client.
         source_lines: whether an exception's frames are told with the lines of source around them.
@@ -87,15 +86,15 @@ class TelemetryClient:
 
     def __init__(
         self,
-        api_key: str,
+        api_key: str | None,
         host: str,
         *,
         app: str = "atopile",
         app_version: str | None = None,
         queue_size: int = DEFAULT_QUEUE_SIZE,
         before_send: Callable[[dict[str, Any]], dict[str, Any] | None] | None = None,
-        endpoint: str = "auto",
-        protocol: str = "v0",
+        endpoint: Literal["auto", "capture", "batch"] = "auto",
+        protocol: Literal["v0", "v1"] = "v0",
         disable_geoip: bool = True,
         historical_migration: bool = False,
         compression: bool | None = None,
@@ -103,7 +102,7 @@ class TelemetryClient:
         request_timeout: float = 5.0,
         sender_deadline: float = 15.0,
         properties: Mapping[str, Any] | None = None,
-        run_properties: tuple[str, ...] = (),
+        run_properties: Sequence[str] = (),
         in_app: Sequence[str] = (),
         source_lines: bool = True,
         scrub: bool | Sequence[str] = True,
@@ -111,25 +110,34 @@ class TelemetryClient:
         patient: bool = False,
         wait_for_delivery: bool | None = None,
     ) -> None:
-        for name, choice in (("endpoint", endpoint), ("protocol", protocol)):
-            if choice not in _CHOICES[name]:
-                raise ValueError(f"{name} must be one of {', '.join(_CHOICES[name])}, not {choice!r}")
-        for name, value, least in (("queue_size", queue_size, 1), ("max_retries", max_retries, 0)):
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be a whole number from {least}, not {value!r}")
-        for name, seconds in (("request_timeout", request_timeout), ("sender_deadline", sender_deadline)):
-            if not isinstance(seconds, (int, float)) or not 0 < seconds < _LONGEST:
-                raise ValueError(f"{name} must be a positive number of seconds, not {seconds!r}")
-        for name, text in (("app", app), ("app_version", app_version)):
-            if not isinstance(text, str) and (text is not None or name == "app"):
-                raise ValueError(f"{name} must be a text, not {text!r}")
-        for name, names in (("in_app", in_app), ("scrub", () if isinstance(scrub, bool) else scrub)):
-            if not isinstance(names, (tuple, list)) or not all(isinstance(one, str) for one in names):
-                raise ValueError(f"{name} must be a tuple of names, not {names!r}")
+        check(
+            app=app,
+            app_version=app_version,
+            api_key=api_key,
+            host=host,
+            queue_size=queue_size,
+            before_send=before_send,
+            endpoint=endpoint,
+            protocol=protocol,
+            disable_geoip=disable_geoip,
+            historical_migration=historical_migration,
+            compression=compression,
+            max_retries=max_retries,
+            request_timeout=request_timeout,
+            sender_deadline=sender_deadline,
+            properties=properties,
+            run_properties=run_properties,
+            in_app=in_app,
+            source_lines=source_lines,
+            scrub=scrub,
+            on_error=on_error,
+            patient=patient,
+            wait_for_delivery=wait_for_delivery,
+        )
         fault = fault_of_address(host) if host else ""
         if fault:
             raise ValueError(fault)
-        self.api_key = api_key
+        self.api_key = api_key = api_key or ""
         self.host = host
         self.app = app
         settings: dict[str, Any] = {
@@ -139,15 +147,15 @@ class TelemetryClient:
             "app_version": app_version,
             "endpoint": endpoint,
             "capture_protocol": protocol,
-            "disable_geoip": bool(disable_geoip),
-            "historical_migration": bool(historical_migration),
+            "disable_geoip": disable_geoip,
+            "historical_migration": historical_migration,
             "compression": compression,
             "max_retries": max_retries,
             "request_timeout": request_timeout,
             "sender_deadline": sender_deadline,
             "run_properties": tuple(run_properties),
             "scrub": scrub if isinstance(scrub, bool) else tuple(scrub),
-            "patient": bool(patient),
+            "patient": patient,
         }
         self._described_by = (app, _maker(), tuple(in_app), source_lines)
         self._reports: Reports | None = None  # made at the first exception
@@ -170,6 +178,7 @@ class TelemetryClient:
         self._refuses = False  # for any reason
         self._switched_off = False  # by the host
         self._locked = False
+        self._left_out = False  # by chance, as `sample_rate` says
         self._encoder: Encoder | None = None  # made at the first event of a process
         self._following = allocate_lock()
         reason = reason_not_to_spawn() or reason_not_to_start_threads()
@@ -178,6 +187,9 @@ class TelemetryClient:
             self._turn_off(reason)
         else:
             self._follow_the_process()
+
+    def __repr__(self) -> str:
+        return f"TelemetryClient(app={self.app!r}, host={self.host!r}, disabled={self._refuses})"
 
     @property
     def disabled(self) -> bool:
@@ -190,9 +202,14 @@ class TelemetryClient:
     @disabled.setter
     def disabled(self, disabled: bool) -> None:
         self._switched_off = bool(disabled)
-        self._refuses = self._switched_off or self._locked
+        self._refuses = self._switched_off or self._locked or self._left_out
         if disabled:
             self._feeder.discard()
+
+    def leave_out(self) -> None:
+        """Be disabled in this process, because the run is not in the sample."""
+        self._left_out = True
+        self._turn_off("this run is not in the sample")
 
     def lock(self) -> None:
         """Be disabled for good, because the person says no: the feeder starts no sender and writes nothing any more."""

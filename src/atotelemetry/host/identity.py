@@ -30,8 +30,6 @@ class Identity:
     __slots__ = ("_ask", "_asking")
 
     def __init__(self, ask: Callable[[], str | tuple[str, str | None] | None]) -> None:
-        if not callable(ask):
-            raise ValueError(f"identity must be a function, not {ask!r}")  # noqa: TRY004 - as for any wrong argument
         self._ask = ask
         self._asking: set[int] = set()
 

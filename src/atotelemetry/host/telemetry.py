@@ -1,9 +1,7 @@
 """`Telemetry`: one application's consent, identity and run, in front of a `TelemetryClient`.
 
-Runs in the host, on the thread that captures. What atopile imports: the module-level names are the default instance,
-made at the first use of one of them and not before. The host adds only what only the host knows (`duration`, `run_id`);
-the git facts, versions and the rest are the sender's work. Where several threads make one thing at once (the default
-instance, the run's id), `dict.setdefault` decides: a lock could be held by the code that a signal handler interrupts.
+Runs in the host, on the thread that captures. The host adds only what only the host knows (`duration`, `run_id`); the
+git facts, versions and the rest are the sender's work.
 """
 
 from __future__ import annotations
@@ -17,34 +15,24 @@ from atotelemetry.facts.run import RUN_PROPERTIES, run_id
 from atotelemetry.facts.text import environment_prefix
 from atotelemetry.host.block import Capture
 from atotelemetry.host.client import DEFAULT_QUEUE_SIZE, FLUSH_TIMEOUT, TelemetryClient
-from atotelemetry.host.consent import Consent, read_consent, take_identity
+from atotelemetry.host.consent import read_consent, take_identity
 from atotelemetry.host.debug import debug
 from atotelemetry.host.home import is_app_name
 from atotelemetry.host.lazy import load
+from atotelemetry.host.options import check
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from types import EllipsisType
-    from typing import Any
+    from typing import Any, Literal
 
     from atotelemetry.host.hooks import Hooks
+    from atotelemetry.host.stats import Stats
     from atotelemetry.host.status import Report
 
-    client: TelemetryClient
-
-__all__ = [
-    "DEFAULT_QUEUE_SIZE",
-    "FLUSH_TIMEOUT",
-    "PH_API_ENDPOINT",
-    "PH_API_HOST",
-    "Telemetry",
-    "capture",
-    "capture_event",
-    "capture_exception",
-    "client",
-]
+__all__ = ["DEFAULT_QUEUE_SIZE", "FLUSH_TIMEOUT", "PH_API_ENDPOINT", "PH_API_HOST", "Telemetry"]
 
 PH_API_HOST = ATOPILE_HOST
 PH_API_ENDPOINT = "/capture/"
@@ -56,32 +44,67 @@ _DEFAULT_HOSTS = {"atopile": PH_API_HOST}
 class Telemetry:
     """One application's telemetry: events about its runs, if the person at the terminal allows them.
 
-    Args:
+    Everything is given by keyword. Only `app` has no default.
+
+    The application, and where its events go:
         app: the application's name: where its `telemetry.yaml` lies, how its environment variables begin, and the
-            `User-Agent`.
+            `User-Agent`. It matches `[A-Za-z0-9][A-Za-z0-9._-]*`.
+        app_version: its version; None lets the sender look up the installed distribution named `app`.
         api_key: the project's write-only key. `<APP>_TELEMETRY_API_KEY` overrides it; with none, nothing is sent.
         host: base URL of the server. `<APP>_SERVICES_TELEMETRY_URL` overrides it; one that is no URL turns
             telemetry off.
+
+    What is on the events:
+        properties: added to every event; an event's own win.
         run_properties: which facts about the run the sender works out and adds: `RUN_PROPERTIES` by default, without
             `email` for applications other than atopile, which have to ask for it by name. So has everybody for
             "project", the normalised address of the repository.
         identity: called for each event, on the thread that captures. Returns the distinct id of the person who is
             signed in, or (distinct id, e-mail), or None for the installation's id. Neither can be overridden by an
             event's properties. Its e-mail wins over git's. What it raises counts as None.
-        in_ci: also measure runs in CI (the variable `CI` is set).
+        before_send: called with each event, a dict with `uuid`, `event`, `distinct_id`, `timestamp`, `properties` and
+            perhaps `context`. What it returns is sent; None, or an exception, drops the event.
+        disable_geoip: ask PostHog not to look up a place for the address that the events come from.
+        historical_migration: mark the events as an import of old ones.
+
+    Which runs are measured:
+        in_ci: also those in CI (the variable `CI` is set).
         notice: whether, at a terminal, the first run prints a notice and only the next one sends; or the notice's text.
             Runs without a terminal then never send before that. None, the default for atopile alone: the first run
             sends, and prints nothing.
+        sample_rate: the share of runs that are measured, from 0 to 1. A run is measured as a whole or not at all, as
+            its `run_id` decides; what it forks goes by the same id. Below 1, each event has it as `sample_rate`.
+
+    Exceptions:
         ignore: classes of exceptions that are no failures, beside the exits that are known (see `capture`).
         report_uncaught: whether to call `install_hooks`.
-        options: anything else that `TelemetryClient` takes.
+        in_app: import names of the application's own packages, whose frames PostHog groups exceptions by. By default
+            the package named like `app`, and the one of the module that makes this object.
+        source_lines: whether an exception's frames are told with the lines of source around them.
+        scrub: mask home directories and secrets in everything that is said about an exception, and in the properties
+            of these names; False masks nothing. The sender does it.
 
-    Raises ValueError for an `app` other than `[A-Za-z0-9][A-Za-z0-9._-]*`, or a wrong option. Otherwise nothing here
-    raises into the application, waits for a network or prints (but for the notice and `<APP>_TELEMETRY=log`).
+    Delivery:
+        queue_size: events that may wait in the host; one more is dropped and counted.
+        endpoint: "auto" posts a lone event to /capture/ and several to /batch/; "capture" or "batch": always that one.
+        protocol: "v1" uses PostHog's newer endpoint, which gives a verdict on every event. A server without it gets the
+            events by "v0".
+        compression: gzip request bodies: always, never, or (None) above a small size.
+        max_retries: attempts after the first for a request that may succeed later.
+        request_timeout: seconds for each network operation.
+        sender_deadline: seconds that a sender may live on after it was handed the last event.
+        on_error: called with a reason and a count of events that were dropped or lost, on a thread of this package.
+        patient: for daemons and workers: events are kept through an outage and retried while the host lives.
+        wait_for_delivery: whether the exit waits for the server, within FLUSH_TIMEOUT. None: where this process's end
+            is the sender's end, too (it is PID 1 of a container, or the child of that, without a terminal).
+
+    Raises ValueError for a wrong option, TypeError for an unknown one. Otherwise nothing here raises into the
+    application, waits for a network or prints (but for the notice and `<APP>_TELEMETRY=log`).
 
     """
 
     client: TelemetryClient
+    """The lower layer: `capture`, with PostHog's arguments, for no consent and no identity of ours."""
     _ignore: tuple[type[BaseException], ...] = ()
     _hooks: Hooks | None = None
 
@@ -89,38 +112,57 @@ class Telemetry:
         self,
         *,
         app: str,
-        api_key: str = "",
+        app_version: str | None = None,
+        api_key: str | None = "",
         host: str = "",
-        run_properties: tuple[str, ...] | None = None,
+        properties: Mapping[str, Any] | None = None,
+        run_properties: Sequence[str] | None = None,
         identity: Callable[[], str | tuple[str, str | None] | None] | None = None,
+        before_send: Callable[[dict[str, Any]], dict[str, Any] | None] | None = None,
+        disable_geoip: bool = True,
+        historical_migration: bool = False,
         in_ci: bool = False,
         notice: bool | str | EllipsisType | None = ...,
+        sample_rate: float = 1.0,
         ignore: tuple[type[BaseException], ...] = (),
         report_uncaught: bool = False,
-        **options: Any,
+        in_app: Sequence[str] = (),
+        source_lines: bool = True,
+        scrub: bool | Sequence[str] = True,
+        queue_size: int = DEFAULT_QUEUE_SIZE,
+        endpoint: Literal["auto", "capture", "batch"] = "auto",
+        protocol: Literal["v0", "v1"] = "v0",
+        compression: bool | None = None,
+        max_retries: int = 1,
+        request_timeout: float = 5.0,
+        sender_deadline: float = 15.0,
+        on_error: Callable[[str, int], object] | None = None,
+        patient: bool = False,
+        wait_for_delivery: bool | None = None,
     ) -> None:
+        options = dict(locals())
+        # A twin, as `show` makes one, observes nothing.
+        self.made_with = {name: options[name] for name in options if name not in ("self", "report_uncaught")}
+        check(
+            identity=identity,
+            in_ci=in_ci,
+            notice=notice,
+            sample_rate=sample_rate,
+            ignore=ignore,
+            report_uncaught=report_uncaught,
+        )
         if not is_app_name(app):
             raise ValueError(f"app must match [A-Za-z0-9][A-Za-z0-9._-]*, not {app!r}")
         self.app = app
-        self.made_with = {
-            "app": app,
-            "api_key": api_key,
-            "host": host,
-            "run_properties": run_properties,
-            "identity": identity,
-            "in_ci": in_ci,
-            "notice": notice,
-            **options,
-        }
         if notice is ...:
             notice = app != "atopile"
         self._notice = notice if isinstance(notice, str) else ""
         self._rules = {"in_ci": in_ci, "notice": bool(notice)}
         if run_properties is None:
-            run_properties = tuple(name for name in RUN_PROPERTIES if name != "email" or app == "atopile")
+            run_properties = [name for name in RUN_PROPERTIES if name != "email" or app == "atopile"]
+        if sample_rate < 1:
+            properties = {**(properties or {}), "sample_rate": sample_rate}
         self._notice_given = allocate_lock()
-        if type(ignore) is not tuple or not all(issubclass(type(kind), type) for kind in ignore):
-            raise ValueError(f"ignore must be classes, as a tuple, not {ignore!r}")
         self._ignore = ignore
         self._started = time.perf_counter()
         self._distinct_id: str | None = None
@@ -138,9 +180,29 @@ class Telemetry:
             os.environ.get(f"{prefix}_TELEMETRY_API_KEY") or api_key,
             "" if fault else address or host or _DEFAULT_HOSTS.get(app, ""),
             app=app,
+            app_version=app_version,
+            queue_size=queue_size,
+            before_send=before_send,
+            endpoint=endpoint,
+            protocol=protocol,
+            disable_geoip=disable_geoip,
+            historical_migration=historical_migration,
+            compression=compression,
+            max_retries=max_retries,
+            request_timeout=request_timeout,
+            sender_deadline=sender_deadline,
+            properties=properties,
             run_properties=run_properties,
-            **options,
+            in_app=in_app,
+            source_lines=source_lines,
+            scrub=scrub,
+            on_error=on_error,
+            patient=patient,
+            wait_for_delivery=wait_for_delivery,
         )
+        # The random part of the id decides, so whatever this run forks decides the same.
+        if int(run_id()[:8], 16) >= sample_rate * 0x1_0000_0000:
+            self.client.leave_out()
         self.client._stream.holds = self._consent.holds  # noqa: SLF001 - asked where events are written
         if not self._consent.enabled:
             self.client.lock()
@@ -269,6 +331,40 @@ class Telemetry:
                 raise
             return None
 
+    def flush(self, timeout: float | None = FLUSH_TIMEOUT, *, delivered: bool = False) -> bool:
+        """Wait until every event is handed over, or with `delivered` until the server accepted it.
+
+        Returns False after `timeout` seconds (None: no limit), or where an event was lost. The exit does the first by
+        itself. Never raises.
+        """
+        return self.client.flush(timeout, delivered=delivered)
+
+    def shutdown(self, timeout: float | None = FLUSH_TIMEOUT) -> bool:
+        """Refuse every further event, then `flush`. No program has to call this. Never raises."""
+        return self.client.shutdown(timeout)
+
+    @property
+    def disabled(self) -> bool:
+        """True makes every capture a no-op: no thread, no process, no file. May be set at any time.
+
+        Setting it to True also drops what is queued. Setting it to False opens nothing that a person closed.
+        """
+        return self.client.disabled
+
+    @disabled.setter
+    def disabled(self, disabled: bool) -> None:
+        self.client.disabled = disabled
+
+    @property
+    def stats(self) -> Stats:
+        """The fate of the events so far, in this process."""
+        return self.client.stats
+
+    def __repr__(self) -> str:
+        client = self.client
+        why = f" ({self._consent.reason})" if client.disabled and not self._consent.enabled else ""
+        return f"<Telemetry {self.app!r}: {'off' if client.disabled else 'on'}{why}, host {client.host!r}>"
+
     def status(self) -> Report:
         """Say whether the next run will be measured, why, and under which id."""
         from atotelemetry.host import status  # not needed by a run, so not loaded by one
@@ -347,73 +443,3 @@ def _with_own(properties: Mapping[str, Any] | None, since: float | None) -> dict
         properties = load("atotelemetry.host.values").Walk().properties(properties)  # only for what is no ordinary dict
     known.update(properties)
     return known
-
-
-# ---- the default instance: atopile's
-
-
-class _Off(Telemetry):
-    """Stands in for a `Telemetry` that could not be made."""
-
-    def __init__(self) -> None:
-        self.app = "atopile"
-        self._started = 0.0
-        self._consent = Consent("off", "telemetry could not be made")
-        self._rules = {}
-        self.client = TelemetryClient("", "")
-
-
-_defaults: dict[str, Telemetry] = {}
-
-
-def _get_telemetry() -> Telemetry:
-    """Return the default instance, made at the first call; one that is off if anything is wrong."""
-    telemetry = _defaults.get("atopile")
-    if telemetry is None:
-        try:
-            telemetry = Telemetry(app="atopile")
-        except Exception as error:
-            debug("telemetry is off: %r", error)
-            telemetry = _Off()
-        telemetry = _defaults.setdefault("atopile", telemetry)
-    return telemetry
-
-
-def _get_telemetry_client() -> TelemetryClient:
-    """Return the default instance's client; a disabled one if anything is wrong."""
-    return _get_telemetry().client
-
-
-def _flush_telemetry_on_exit() -> None:
-    """Hand over what the default instance captured, within FLUSH_TIMEOUT, and disable it.
-
-    The package does this by itself at interpreter exit; this is for a host that ends in another way.
-    """
-    for telemetry in list(_defaults.values()):
-        telemetry.client.shutdown(FLUSH_TIMEOUT)
-
-
-def capture(
-    event_start: str | Callable[[], str],
-    event_end: str | Callable[[], str],
-    properties: Mapping[str, Any] | None = None,
-) -> Capture:
-    """Capture the beginning and the end of what happens inside; see `Telemetry.capture`."""
-    return _get_telemetry().capture(event_start, event_end, properties)
-
-
-def capture_event(event: str, properties: Mapping[str, Any] | None = None, *, flush: bool = False) -> str | None:
-    """Capture one event; see `Telemetry.capture_event`."""
-    return _get_telemetry().capture_event(event, properties, flush=flush)
-
-
-def capture_exception(exc: object = None, properties: Mapping[str, Any] | None = None) -> str | None:
-    """Capture one exception; see `Telemetry.capture_exception`."""
-    return _get_telemetry().capture_exception(exc, properties)
-
-
-def __getattr__(name: str) -> object:
-    """Make the default client when it is first asked for."""
-    if name == "client":
-        return _get_telemetry_client()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -36,8 +36,8 @@ def captured(telemetry: Telemetry | TelemetryClient | ModuleType | None = None) 
     nobody is signed in, `distinct_id` is a made-up id: no file is read or created.
     """
     from atotelemetry.host.client import TelemetryClient
+    from atotelemetry.host.default import _get_telemetry
     from atotelemetry.host.divert import divert, pretend_person, read_event
-    from atotelemetry.host.telemetry import _get_telemetry
 
     events: list[dict[str, Any]] = []
     # The package stands for its default instance.

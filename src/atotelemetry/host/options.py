@@ -1,0 +1,101 @@
+"""The options of `Telemetry` and `TelemetryClient`: what each may be, and the error that says so.
+
+Runs in the host, where one of the two is made. A wrong option is a mistake in the host's own code, so it raises there.
+"""
+
+from __future__ import annotations
+
+from atotelemetry.facts.run import KNOWN_PROPERTIES, RUN_PROPERTIES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+__all__ = ["check"]
+
+_LONGEST = 1e9  # seconds; JSON has no infinity to tell the sender
+_RUN_PROPERTIES = {*KNOWN_PROPERTIES, "app_version"}  # the last one is `atopile_version` of other applications
+_ENDPOINTS = ("auto", "capture", "batch")
+_PROTOCOLS = ("v0", "v1")
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_number(value: object, least: float, most: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
+
+
+def _is_bool(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_bool_or_none(value: object) -> bool:
+    return value is None or isinstance(value, bool)
+
+
+def _is_text_or_none(value: object) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_function_or_none(value: object) -> bool:
+    return value is None or callable(value)
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, (tuple, list)) and all(isinstance(one, str) for one in value)
+
+
+def _are_classes(value: object) -> bool:
+    return isinstance(value, tuple) and all(issubclass(type(one), type) for one in value)
+
+
+def _is_duration(value: object) -> bool:
+    return _is_number(value, 0, _LONGEST) and value != 0
+
+
+_BOOL = (_is_bool, "True or False")
+_BOOL_OR_NONE = (_is_bool_or_none, "True, False or None")
+_FUNCTION = (_is_function_or_none, "a function")
+_TEXT_OR_NONE = (_is_text_or_none, "a text")
+_SECONDS = (_is_duration, "a positive number of seconds")
+
+# In the order in which they are looked at.
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "app": (lambda value: isinstance(value, str), "a text"),
+    "app_version": _TEXT_OR_NONE,
+    "api_key": _TEXT_OR_NONE,  # None is an environment variable that is not set: telemetry is off
+    "host": _TEXT_OR_NONE,
+    "endpoint": (lambda value: value in _ENDPOINTS, f"one of {', '.join(_ENDPOINTS)}"),
+    "protocol": (lambda value: value in _PROTOCOLS, f"one of {', '.join(_PROTOCOLS)}"),
+    "queue_size": (lambda value: _is_whole(value, 1), "a whole number from 1"),
+    "max_retries": (lambda value: _is_whole(value, 0), "a whole number from 0"),
+    "request_timeout": _SECONDS,
+    "sender_deadline": _SECONDS,
+    "before_send": _FUNCTION,
+    "on_error": _FUNCTION,
+    "identity": _FUNCTION,
+    "compression": _BOOL_OR_NONE,
+    "wait_for_delivery": _BOOL_OR_NONE,
+    **dict.fromkeys(("disable_geoip", "historical_migration", "source_lines", "patient"), _BOOL),
+    **dict.fromkeys(("in_ci", "report_uncaught"), _BOOL),
+    "properties": (lambda value: value is None or hasattr(value, "keys"), "a dict"),
+    "run_properties": (
+        lambda value: value is None or (_are_names(value) and _RUN_PROPERTIES.issuperset(value)),
+        f"a tuple of {', '.join((*RUN_PROPERTIES, 'app_version', 'project'))}",
+    ),
+    "in_app": (_are_names, "a tuple of names"),
+    "scrub": (lambda value: isinstance(value, bool) or _are_names(value), "True, False or a tuple of names"),
+    "notice": (lambda value: value is ... or value is None or isinstance(value, (bool, str)), "True, a text or None"),
+    "ignore": (_are_classes, "classes, as a tuple"),
+    "sample_rate": (lambda value: _is_number(value, 0, 1), "a number from 0 to 1"),
+}
+
+
+def check(**options: object) -> None:
+    """Raise ValueError for the first option that is not what it may be."""
+    for name, (is_right, allowed) in _RULES.items():
+        if name in options and not is_right(options[name]):
+            raise ValueError(f"{name} must be {allowed}, not {options[name]!r}")
