@@ -1,7 +1,7 @@
 """A test's own processes, known by a mark in their environment.
 
-Every test has a mark of its own; whatever it starts inherits it, and so do the senders that its hosts start, whoever
-their parent is. Tests run in parallel, so nothing here counts all processes of the machine or asks who began one.
+Every test has a mark of its own. Its processes inherit it, and so do their senders, which are nobody's children. Tests
+run in parallel, so nothing here counts all processes of the machine or asks for a parent.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def marked(mark: str | None = None) -> Iterator[tuple[int, list[bytes]]]:
 
 
 def senders(mark: str | None = None) -> list[int]:
-    """Return the process ids of the senders with this mark, and of what they started.
+    """Return the process ids of the senders with this mark, and of their own children.
 
     Not of the process that a host spawned: it leads a session, and leaves it to the sender at once.
     """
@@ -83,7 +83,7 @@ def environment_of(pid: str) -> bytes:
     """Return the environment of a process, from `/proc`.
 
     In the middle of an `execve`, which on a busy machine may take its time, it has neither environment nor arguments;
-    taken for nobody's it would be missed by who looks for it.
+    it must not be taken for a stranger's.
     """
     process = Path("/proc", pid)
     ends_at = time.monotonic() + PATIENCE

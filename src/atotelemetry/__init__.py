@@ -1,13 +1,13 @@
 """Telemetry for command-line programs that the person at the terminal never feels.
 
 The measured program (the *host*) encodes an event and puts it on a bounded queue; a feeder thread writes it into the
-stdin pipe of a short-lived, detached child process (the *sender*), and that one talks to the network:
+stdin pipe of a short-lived, detached child process (the *sender*), and the sender talks to the network:
 
     capture() ─encode─▶ bounded queue ─▶ feeder thread ══pipe══▶ sender: read ─▶ batch ─▶ POST ─▶ PostHog
 
 The folders are the processes: `host/` runs inside the CLI, `sender/` in the child, `command/` when a person calls
-`atotelemetry`; `wire.py` is what crosses the pipe. Names are resolved when they are first used, so that importing this
-package costs nothing.
+`atotelemetry`; `wire.py` defines the lines in the pipe. Names are resolved at their first use, so this import costs
+nothing.
 """
 
 from __future__ import annotations
@@ -83,14 +83,14 @@ _HOMES = {
 
 
 def _hand_over_at_exit() -> None:
-    """Hand over what was captured, if anything was."""
+    """Hand over the captured events, if there are any."""
     process = sys.modules.get("atotelemetry.host.process")
     if process is not None:
         process.flush_all_at_exit()
 
 
-# Here, and not where the first client is made, because the last hook is called first: what the host captures in hooks
-# that it registered after this import still arrives.
+# Here, and not where the first client is made, because the last hook is called first: so events of hooks
+# that the host registered after this import still arrive.
 atexit.register(_hand_over_at_exit)
 
 

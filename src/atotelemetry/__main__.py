@@ -1,4 +1,4 @@
-"""The `atotelemetry` command: see, choose and try what a CLI's telemetry does.
+"""The `atotelemetry` command: see, choose and try a CLI's telemetry.
 
 Runs in its own process, for a person or a script; no measured program loads it. This module only finds the subcommand.
 It alone is imported, so that `status` in a script stays as quick as it looks, and for `--help` the table below is
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for a command that Ctrl-C ended
+_INTERRUPTED = 130  # 128 + SIGINT, a shell's word for a command that Ctrl-C ended
 _PROBLEM, _CALLED_WRONGLY = 1, 2
 
 
@@ -36,7 +36,7 @@ class _Command:
 
 _COMMANDS = {
     "status": _Command(
-        "say whether runs are measured, and what decides it",
+        "say whether runs are measured, and why",
         """\
   atotelemetry status
   atotelemetry status --json | python -m json.tool""",
@@ -63,7 +63,7 @@ _COMMANDS = {
         "run_disable",
     ),
     "show": _Command(
-        "print what a run in this directory would send; sends nothing",
+        "print the requests of a run in this directory; sends nothing",
         """\
   atotelemetry show
   atotelemetry show --exception
@@ -74,7 +74,7 @@ _COMMANDS = {
         "run",
     ),
     "test": _Command(
-        "send one test event and say what the server answered",
+        "send one test event and print the server's answer",
         """\
   atotelemetry test --api-key KEY
   atotelemetry test --api-key any --host http://127.0.0.1:8000      # to `atotelemetry serve`""",
@@ -142,7 +142,7 @@ def _parsers(chosen: str) -> tuple[argparse.ArgumentParser, argparse.ArgumentPar
 
     parser = argparse.ArgumentParser(
         prog="atotelemetry",
-        description="See, choose and try what the telemetry of a command-line program does.",
+        description="See, choose and try the telemetry of a command-line program.",
         epilog="`atotelemetry COMMAND --help` says more, with examples.",
         allow_abbrev=False,
     )
@@ -164,7 +164,7 @@ def _parsers(chosen: str) -> tuple[argparse.ArgumentParser, argparse.ArgumentPar
 
 
 def _open_closed_streams() -> None:
-    """Let what is written to a closed output (`>&-`) go nowhere, as with `>/dev/null`: whoever closed it wants that."""
+    """Send writes to a closed output (`>&-`) nowhere, as with `>/dev/null`: closing it asks for that."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             # Left open to the end, as the interpreter's own are.
@@ -180,7 +180,7 @@ def _complain(text: str) -> None:
 
 
 def _let_go_of_stdout() -> None:
-    """Send what is still buffered nowhere, or the interpreter would complain about it as it exits."""
+    """Send the rest of the buffer nowhere, or the interpreter would complain about it as it exits."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError):

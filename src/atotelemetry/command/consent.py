@@ -1,6 +1,6 @@
 """`atotelemetry status`, `enable` and `disable`: see and change one's own answer, in words.
 
-Runs in its own process, for a person or a script. `status` shows what the next run would do and what decides it;
+Runs in its own process, for a person or a script. `status` shows whether the next run is measured, and why;
 `enable` and `disable` edit the file, and say so when a variable of the environment decides otherwise. Nothing here
 sends anything, and the key is never printed.
 """
@@ -49,7 +49,7 @@ def add_choice_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_status(args: argparse.Namespace) -> int:
-    """Print whether runs are measured, why, under which id, and what is known about delivery; return 0."""
+    """Print whether runs are measured, why, under which id, and the last known delivery; return 0."""
     found = status(args.app)
     if args.json:
         import json
@@ -71,7 +71,7 @@ def run_disable(args: argparse.Namespace) -> int:
 
 
 def status(app: str) -> dict[str, object]:
-    """Return what `atotelemetry status --json` prints for `app`, whose own settings are not known here."""
+    """Return the facts behind `atotelemetry status --json` for `app`. Its own settings are not known here."""
     endpoint = ATOPILE_HOST if app == "atopile" else ""
     return host_status.status(app, endpoint=endpoint, notice=has_notice(app))
 

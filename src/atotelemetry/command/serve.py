@@ -63,13 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM; return the exit code.
 
-    0: ended by a signal; 1: whoever read the output went away; 2: the port is taken or the record cannot be written.
+    0: ended by a signal; 1: the reader of the output went away; 2: the port is taken or the record cannot be written.
     """
     # Costs the `http` package, which `add_arguments`, and so `--help` of every subcommand, does without.
     from atotelemetry.testing import Answer, CaptureServer
 
     if hasattr(sys.stdout, "reconfigure"):
-        # Events may hold what this terminal's encoding has no character for.
+        # Events may hold characters that this terminal's encoding lacks.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         record = open(args.record, "a", encoding="utf-8") if args.record else None  # noqa: SIM115  closed below

@@ -1,4 +1,4 @@
-"""`atotelemetry show`: exactly what a run in this directory would send, with its values, sending nothing.
+"""`atotelemetry show`: the exact requests of a run in this directory, values included. It sends nothing.
 
 Runs in its own process, for a person. Nothing here imitates: the events come from the real `Telemetry`, whose lines are
 diverted, and the bodies from a real sender process, started as a host starts one but told to print instead of to send.
@@ -46,14 +46,14 @@ def add_show_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what would be sent; return 0, 1 when a run here could send nothing, 2 when there is no such program."""
+    """Print the requests of a run; return 0, 1 when a run here could send nothing, 2 when there is no such program."""
     from atotelemetry.host.telemetry import Telemetry
 
     if ":" not in args.app:
         return show(Telemetry(app=args.app), status(args.app), with_exception=args.exception, as_json=args.json)
     try:
         telemetry = _imported(args.app)
-    except Exception as error:  # whatever a program does when it is imported
+    except Exception as error:  # the import runs the program's own code
         say(f"{args.app} cannot be imported: {type(error).__name__}: {error}", sys.stderr)
         return 2
     # The program may go on using its own instance while it is imported here.
@@ -62,9 +62,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def show(telemetry: Telemetry, known: dict[str, object], *, with_exception: bool, as_json: bool) -> int:
-    """Print what `telemetry` would send; return 0, or 1 when a run here could send nothing.
+    """Print the requests of `telemetry`; return 0, or 1 when a run here could send nothing.
 
-    `telemetry` is used up: its events go nowhere from here on. `known` is what `host.status` found.
+    `telemetry` is used up: its events go nowhere from here on. `known` is the result of `host.status`.
     """
     try:
         bodies = _bodies(_stream(telemetry, known["id"], with_exception=with_exception))
@@ -93,7 +93,7 @@ def _app(text: str) -> str:
 
 
 def _imported(text: str) -> Telemetry:
-    """Return the `Telemetry` that is called `module:name`. Raises whatever the import of the module raises."""
+    """Return the `Telemetry` that is called `module:name`. Lets every error of that import out."""
     from importlib import import_module
 
     from atotelemetry.host.telemetry import Telemetry
@@ -113,7 +113,7 @@ class _NothingToShow(Exception):
 
 
 def _stream(telemetry: Telemetry, known_id: object, *, with_exception: bool) -> bytes:
-    """Return what a run would write to its sender: greeting, a start and an end event, perhaps an exception, end."""
+    """Return the stream of a run to its sender: greeting, a start and an end event, perhaps an exception, end."""
     from atotelemetry.host.divert import divert
 
     client = telemetry.client
@@ -170,7 +170,7 @@ def _bodies(stream: bytes) -> list[bytes]:
 
 
 def _preface(app: str, known: dict[str, object]) -> list[str]:
-    """Return the lines above the body: whether it would really be sent and where to, and what is not shown as it is."""
+    """Return the lines above the body: whether and where to it would be sent, and which values are stand-ins."""
     mode, reason = known["telemetry"], known["reason"]
     where = known["endpoint"] or f"the server that {app} names"
     if mode == "off":

@@ -18,10 +18,10 @@ With real processes and a real sender:
         (event,) = server.wait_for_events(1)
         assert event["event"] == "build finished"
 
-        server.script(Answer(status=503), Answer(reset=True))  # what the next two requests get
+        server.script(Answer(status=503), Answer(reset=True))  # the answers to the next two requests
 
-The server judges requests as PostHog's capture endpoint does: what PostHog would refuse is refused here too. It listens
-on loopback only. `plugin.py` is for pytest. The host and the sender never import this package.
+The server judges requests as PostHog's capture endpoint does, and refuses the same ones. It listens on loopback only.
+`plugin.py` is for pytest. The host and the sender never import this package.
 """
 
 import sys

@@ -151,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().__init__(connection, ("127.0.0.1", 0), None)  # type: ignore[arg-type]
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class's name
-        """Say nothing: tests read what was recorded."""
+        """Say nothing: tests read the record."""
 
     def do_POST(self) -> None:
         """Record the request and do as its answer says."""
@@ -231,7 +231,7 @@ class _Handler(BaseHTTPRequestHandler):
             while self.connection.recv(_CHUNK_BYTES):
                 pass
         elif answer.reset:
-            # With a linger time of zero, close() discards what is under way and sends a reset.
+            # With a linger time of zero, close() discards unsent bytes and sends a reset.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         elif answer.garbage:
             self.wfile.write(b"\x00\xff garbage \r\n\r\n\x16\x03\x01 \xfe" * 4)

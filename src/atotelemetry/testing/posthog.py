@@ -48,7 +48,7 @@ def read_body(request: RecordedRequest) -> tuple[int, str] | None:
         payload = _load(request.body)
     except JSON_ERRORS as error:
         return refusal or (HTTPStatus.BAD_REQUEST, f"failed to parse request: {error}")
-    # Read in any case: who looks for a request that was refused wants to see what was in it.
+    # Read in any case: the author of a refused request wants to see its events.
     verdict = _read_payload(request, payload)
     fault = _fault_of(request.body, payload)
     if fault:
@@ -181,7 +181,7 @@ def _finite(text: str) -> float:
 
 def _integer(text: str) -> int:
     if len(text) > _LARGEST_DIGITS:
-        _finite(text)  # what does not fit 64 bits is a float to serde_json
+        _finite(text)  # serde_json reads an integer beyond 64 bits as a float
     return int(text)
 
 

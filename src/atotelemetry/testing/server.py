@@ -1,4 +1,4 @@
-"""`CaptureServer`: listens on loopback, records what arrives, answers as it is told.
+"""`CaptureServer`: listens on loopback, records requests, answers as it is told.
 
 It runs in the test's process: one thread accepts, one thread serves each connection, and every wait in them ends when
 the server stops. `_changed` guards all mutable state. HTTP is `http.py`'s business, PostHog's rules are `posthog.py`'s.
@@ -39,11 +39,11 @@ class CaptureServer:
 
     Arguments:
         port: the port to listen on; 0 takes a free one. A stopped server that is started again keeps its port.
-        judge: refuse what PostHog refuses; False accepts everything and still reads what it can.
+        judge: refuse as PostHog does; False accepts everything, and still reads as much as it can.
         on_request: called with every request once its answer is decided and before it is sent, on the connection's
             thread and never twice at a time. It must not raise.
         ssl_context: serve https with this context; the url then names `localhost`.
-        protocol: "v0" or "v1": speak only that one, and answer 404 to the other. By default both.
+        protocol: "v0" or "v1": speak only this one, and answer 404 to the other. By default both.
 
     All methods may be called from any thread. Raises OSError from `start` when the port is taken.
 
@@ -127,7 +127,7 @@ class CaptureServer:
     ) -> None:
         self.stop()
 
-    # -- what a test reads
+    # -- read by a test
 
     @property
     def port(self) -> int:
@@ -144,7 +144,7 @@ class CaptureServer:
         return f"http://127.0.0.1:{self.port}"
 
     def environment(self, app: str) -> dict[str, str]:
-        """Return the variables with which `app` sends here, whatever its person, the machine's CI and proxies say.
+        """Return variables with which `app` sends here: also in CI, behind a proxy, and after a variable's no.
 
         They go on top of `os.environ`. The file with the person's choice is not among them: give each test a home, or
         at least `XDG_CONFIG_HOME`, of its own.
@@ -182,7 +182,7 @@ class CaptureServer:
     def wait_for_events(self, count: int, timeout: float = 30.0) -> list[dict[str, Any]]:
         """Wait until at least `count` events were accepted and return all of them.
 
-        Raises TimeoutError after `timeout` seconds, saying what did arrive.
+        Raises TimeoutError after `timeout` seconds, with a list of the arrivals.
         """
         with self._changed:
             if not self._changed.wait_for(lambda: self._accepted_events >= count, timeout):
@@ -192,7 +192,7 @@ class CaptureServer:
     def wait_for_requests(self, count: int, timeout: float = 30.0) -> list[RecordedRequest]:
         """Wait until at least `count` requests arrived, answered or not, and return all of them.
 
-        Raises TimeoutError after `timeout` seconds, saying what did arrive.
+        Raises TimeoutError after `timeout` seconds, with a list of the arrivals.
         """
         with self._changed:
             if not self._changed.wait_for(lambda: len(self._requests) >= count, timeout):
@@ -205,7 +205,7 @@ class CaptureServer:
             self._requests = []
             self._accepted_events = 0
 
-    # -- what a test decides
+    # -- decided by a test
 
     def respond(self, answer: AnswerSource | None = None) -> None:
         """From now on answer every request so; None goes back to success."""
@@ -258,7 +258,7 @@ class CaptureServer:
     def _serve(self, connection: socket.socket, number: int) -> None:
         try:
             if self._ssl_context is not None:
-                from ssl import SSLSocket  # whoever made the context paid for the import
+                from ssl import SSLSocket  # loaded already by the maker of the context
 
                 assert isinstance(connection, SSLSocket)  # noqa: S101  for the type checker
                 connection.do_handshake()
@@ -292,7 +292,7 @@ class CaptureServer:
         return answer
 
     def _answering(self, request: RecordedRequest, status: int | None) -> None:
-        """Count it and tell whoever waits, before the client can know: a client that is answered finds it counted."""
+        """Count it and wake the waiters before the client can know: a client that is answered finds it counted."""
         with self._changed:
             request.status = status
             # A request that `clear` forgot while it was delayed is not counted. It is near the end, if anywhere.
