@@ -72,7 +72,23 @@ def judge(results):
         at_most(
             "import atotelemetry, over a bare interpreter", 2.0, look("import", ours, "wall_gained", "median"), "ms"
         ),
-        at_most("capture() of ten properties, median", 4.0, look("steady", "10", ours, "median", "median"), "µs"),
+        *(
+            at_most(f"capture() of {what}, median", allowed, look("steady", kind, ours, "median", "median"), "µs")
+            for what, kind, allowed in (
+                ("ten scalar properties", "scalars", 3.0),
+                ("ten properties, one a short list", "list", 4.0),
+                ("a list of 100 small dicts", "100 dicts", 20.0),
+                ("a list of 1,000 small dicts", "1000 dicts", 200.0),
+            )
+        ),
+        Budget(
+            "capture() of ten scalar properties, times the bare encoding",
+            9.0,
+            ratio(
+                look("steady", "scalars", ours, "median", "median"), look("steady", "scalars", ours, "bare", "median")
+            ),
+            "times",
+        ),
         Budget(
             "capture() of ten properties, faster than posthog",
             30.0,

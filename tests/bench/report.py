@@ -111,11 +111,20 @@ def _inside(inside):
         yield f"Inside the program, {title}", head, rows
 
 
+LABELS = {
+    "exception": "an exception",
+    "scalars": "ten scalars",
+    "list": "nine scalars and a short list",
+    "100 dicts": "a list of 100 dicts",
+    "1000 dicts": "a list of 1,000 dicts",
+}
+
+
 def _steady(steady):
     rows = []
     for kind, contenders in steady.items():
-        label = "an exception" if kind == "exception" else f"{kind} properties"
-        peer = contenders["posthog"]["median"]["median"]
+        label = LABELS.get(kind, f"{kind} properties")
+        peer = contenders["posthog"]["median"]["median"] if "posthog" in contenders else None
         for name, seen in contenders.items():
             rows.append(
                 [

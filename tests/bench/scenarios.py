@@ -296,9 +296,9 @@ def _inside(plan, laboratory, servers):
 
 def _steady(plan, laboratory, servers):
     results = {}
-    for kind in ("3", "10", "exception"):
+    for kind in ("3", "10", "exception", "scalars", "list", "100 dicts", "1000 dicts"):
         events = plan.steady_events // (4 if kind == "exception" else 1)  # each costs milliseconds
-        seen = {name: [] for name in (OURS, POSTHOG, SENTRY)}
+        seen = {name: [] for name in ((OURS, POSTHOG, SENTRY) if kind in ("3", "10", "exception") else (OURS,))}
         for _ in range(plan.steady):
             for name, reports in seen.items():
                 reports.append(laboratory.ask("steady", name, servers.urls["fast"], kind, events))
@@ -307,6 +307,7 @@ def _steady(plan, laboratory, servers):
             name: {
                 "median": summary([report["median"] for report in reports]),
                 "p99": summary([report["p99"] for report in reports]),
+                "bare": reports[0].get("bare") and summary([report["bare"] for report in reports]),
                 "dropped": reports[0]["dropped"] and sum(report["dropped"] for report in reports),
                 "events": events,
             }

@@ -30,6 +30,7 @@ _FEW = 16  # values that are looked at one by one
 _MAX_TEXT = 128  # characters of a text in a long list
 _NUMBER, _CONTAINER = 24, 64  # characters that one counts as; the second bounds their number
 _MAX_ROWS, _MAX_ROW = 2_000, 8
+_ROW = 300  # characters that a row of numbers counts as
 _MAX_NAMES = 4_096  # characters of the names in a dict
 _MAX_CHECKED = 64
 _SMALLEST_INTEGER, _LARGEST_INTEGER = -(2**63), 2**63 - 1
@@ -52,7 +53,8 @@ def copy_of_ordinary(value: Any, room: int = ROOM, depth: int = 0) -> tuple[Any,
     Raises an `Exception` if it is not ordinary, and anything that a metaclass of the host's raises.
     """
     copied: Any
-    items: Any
+    values: Any
+    names: Any = None
     if type(value) is dict:
         if len(value) > _MAX_ENTRIES or depth > _MAX_DEPTH:
             raise NotOrdinary
@@ -60,18 +62,19 @@ def copy_of_ordinary(value: Any, room: int = ROOM, depth: int = 0) -> tuple[Any,
         names = tuple(copied)
         if names not in _checked_names:
             _check_names(names)
-        items = copied.items()
+        values = copied.values()
     else:
         if len(value) > _MAX_LENGTH or depth > _MAX_DEPTH:
             raise NotOrdinary
-        copied = list(value)
+        copied = values = list(value)
         if len(copied) > _FEW:
             kinds = set(map(type, copied))
             if _SCALARS(kinds) or (_DICTS(kinds) and len(copied) <= _MAX_ROWS):
                 return _long_list(copied, kinds, room)
-        items = enumerate(copied)
     room -= _CONTAINER
-    for key, item in items:
+    has_containers = False
+    # Most have none, and a loop over values alone is the fastest.
+    for item in values:
         kind = type(item)
         if kind is str:
             room -= len(item)
@@ -80,10 +83,18 @@ def copy_of_ordinary(value: Any, room: int = ROOM, depth: int = 0) -> tuple[Any,
         elif kind is int:
             if not -_SMALL < item < _SMALL and not _SMALLEST_INTEGER <= item <= _LARGEST_INTEGER:
                 raise NotOrdinary
-        elif (kind is list or kind is dict or kind is tuple) and room > 0:
-            copied[key], room = copy_of_ordinary(item, room, depth + 1)
+        elif kind is list or kind is dict or kind is tuple:
+            has_containers = True
         else:
             raise NotOrdinary
+    if has_containers:
+        for name in names or range(len(copied)):
+            item = copied[name]
+            kind = type(item)
+            if kind is list or kind is dict or kind is tuple:
+                if room < 0:
+                    raise NotOrdinary
+                copied[name], room = copy_of_ordinary(item, room, depth + 1)
     return copied, room
 
 
@@ -109,8 +120,12 @@ def _long_list(copied: list[Any], kinds: set[type], room: int) -> tuple[list[Any
 
 
 def _rows(shapes: Any, copied: list[Any], room: int) -> tuple[list[Any], int]:
-    # One call checks and copies the dicts. It never meets a number that is no exact one in the first shape; it would
-    # make a float of a Decimal in the second, so that one is looked at before.
+    # One call checks and copies the dicts.
+    try:
+        return shapes.convert((copied,), shapes.Numbers).rows, room - len(copied) * _ROW
+    except ValueError:
+        pass  # there are texts, or floats
+    # It makes a float of a Decimal where it is told of floats, so that they are looked at before.
     try:
         rows: list[Any] = shapes.convert((copied,), shapes.Rows).rows
     except ValueError:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, convert
 
-__all__ = ["Rows", "RowsWithFloats", "Values", "convert"]
+__all__ = ["Numbers", "Rows", "RowsWithFloats", "Values", "convert"]
 
 Text = Annotated[str, Meta(max_length=128)]
 Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -24,6 +24,12 @@ class Values(Struct, array_like=True, gc=False):
     """A list of scalars."""
 
     values: list[Text | Whole | float | bool | None]
+
+
+class Numbers(Struct, array_like=True, gc=False):
+    """A list of small dicts of whole numbers."""
+
+    rows: list[Annotated[dict[Text, Whole | bool | None], Small]]
 
 
 class Rows(Struct, array_like=True, gc=False):

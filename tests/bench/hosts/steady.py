@@ -1,6 +1,6 @@
 """Times every single capture of a program that is long past its first.
 
-    python steady.py CONTENDER URL KIND COUNT        KIND: 3 or 10 (properties), or exception
+    python steady.py CONTENDER URL KIND COUNT        KIND: of PROPERTIES, or exception
 
 After the warm-up it pauses, so that whatever the contender starts has started. The queue has room for all events, so
 that none is dropped; the garbage collector runs as it will. The timer's own cost is subtracted. Prints one JSON object,
@@ -27,6 +27,15 @@ TEN = {
     "nothing": None,
     "options": {"frozen": True},
 }
+SCALARS = {**TEN, "flags": "--verbose", "options": 1e-9}
+PROPERTIES = {
+    "3": THREE,
+    "10": TEN,
+    "scalars": SCALARS,
+    "list": {**SCALARS, "flags": ["--verbose", "--keep-going"]},
+    "100 dicts": {"rows": [{"step": number} for number in range(100)]},
+    "1000 dicts": {"rows": [{"step": number} for number in range(1000)]},
+}
 WARM_UP = 200
 PAUSE = 0.5
 
@@ -42,6 +51,17 @@ def caught():
         fail(5)
     except ValueError as error:
         return error
+
+
+def bare(properties, timer):
+    """Return the seconds that msgspec alone takes to encode the properties, here and now."""
+    encode, now = sys.modules["msgspec"].json.Encoder().encode, time.perf_counter_ns
+    taken = []
+    for _ in range(1000):
+        start = now()
+        encode(properties)
+        taken.append(now() - start)
+    return max(0, sorted(taken)[500] - timer) / 1e9
 
 
 def main(contender, url, kind, count):
@@ -62,13 +82,14 @@ def main(contender, url, kind, count):
             capture(error)
             taken.append(now() - start)
     else:
-        properties = {"3": THREE, "10": TEN}[kind]
+        properties = PROPERTIES[kind]
         for _ in range(count):
             start = now()
             capture("steady", properties)
             taken.append(now() - start)
     taken = sorted(max(0, each - timer) for each in taken)
     report = {
+        "bare": bare(PROPERTIES[kind], timer) if "msgspec" in sys.modules and kind in PROPERTIES else None,
         "median": taken[len(taken) // 2] / 1e9,
         "p99": taken[len(taken) * 99 // 100] / 1e9,
         "dropped": telemetry.dropped(),
