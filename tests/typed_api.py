@@ -129,8 +129,8 @@ def application() -> None:
 
     with capture("start", "end"):
         pass
-    with capture("start", "end", properties={"n": 1}) as nothing:
-        assert_type(nothing, None)
+    with capture("start", "end", properties={"n": 1}) as block:
+        assert_type(block, dict[str, Any])
     assert_type(capture_event("built", {"n": 1}, flush=True), str | None)
     assert_type(capture_event("built"), str | None)
     assert_type(capture_exception(ValueError("x"), {"n": 1}), str | None)
@@ -147,6 +147,34 @@ def application() -> None:
     with own.capture("start", "end"):
         own.capture_event("built", {"n": 1})
         own.capture_exception(ValueError("x"))
+
+
+own = Telemetry(app="tool")
+
+
+@own.run
+def main(arguments: list[str] | None = None) -> int:
+    """Check that a decorated program keeps its signature."""
+    return len(arguments or [])
+
+
+@own.run(start="tool:start", end=lambda: "tool:end", properties={"n": 1})
+async def service(port: int) -> None:
+    """Check that it does, too, with arguments of ours."""
+
+
+async def runs() -> None:
+    """Check a run as a context manager and as a decorator."""
+    assert_type(main(["a"]), int)
+    assert_type(await service(port=1), None)
+    with own.run() as run:
+        assert_type(run, dict[str, Any])
+        run["files"] = 12
+    with own.run(start="a", end="b"):
+        pass
+    main("a")  # type: ignore[arg-type]
+    own.run("cli")  # type: ignore[call-overload]
+    own.run(name="cli")  # type: ignore[call-overload]
 
 
 def options() -> None:

@@ -97,15 +97,26 @@ def raise_it(error):
 class TestWith:
     def test_start_and_end(self, recorded):
         """A block that ends well gives two events of one person and one run, the later one with the longer duration."""
-        with recorded.telemetry.capture("cli:build_start", "cli:build_end", {"targets": 3}) as nothing:
+        with recorded.telemetry.capture("cli:build_start", "cli:build_end", {"targets": 3}) as block:
             pass
         start, end = recorded.events
-        assert nothing is None
+        assert block == {}
         assert [start["event"], end["event"]] == ["cli:build_start", "cli:build_end"]
         assert {start["distinct_id"], end["distinct_id"]} == {ID}
         assert start["properties"]["run_id"] == end["properties"]["run_id"]
         assert 0 <= start["properties"]["duration"] < end["properties"]["duration"] < 30
         assert set(start["properties"]) == set(end["properties"]) == {"duration", "run_id", "targets"}
+
+    def test_properties_found_on_the_way(self, recorded):
+        """What is put into the block's dict is on the event on leaving, whichever that is, and wins."""
+        with recorded.telemetry.capture("start", "end", {"board": "blinky", "files": 0}) as block:
+            block["files"] = 12
+        with pytest.raises(KeyError), recorded.telemetry.capture("start", "end") as block:
+            block["files"] = 13
+            raise KeyError
+        files = [event["properties"].get("files") for event in recorded.events]
+        assert files == [0, 12, None, 13]
+        assert recorded.events[1]["properties"]["board"] == "blinky"
 
     def test_duration_is_that_of_the_block(self, recorded, monkeypatch):
         """`duration` is the block's own seconds: neither the program's, nor what capturing the start event took."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Parameters = ParamSpec("Parameters")
     Result = TypeVar("Result")
 
-__all__ = ["Capture"]
+__all__ = ["Capture", "joined", "named"]
 
 # Flags of a code object: the `inspect` module's CO_COROUTINE and CO_ITERABLE_COROUTINE, CO_GENERATOR, and
 # CO_ASYNC_GENERATOR.
@@ -51,23 +51,34 @@ class Capture:
         self._start = start
         self._end = end
         self._properties = properties
-        self._entered: list[tuple[str, float]] = []
+        self._entered: list[tuple[str, float, dict[str, Any]]] = []
 
-    def __enter__(self) -> None:
-        start, end = _named(self._start), _named(self._end)
+    def __enter__(self) -> dict[str, Any]:
+        """Return a dict; what is put into it is on the event on leaving, too, and wins over `properties`."""
+        start, end = named(self._start), named(self._end)
         self._event(start, self._properties, None)
+        block: dict[str, Any] = {}
         # Start the clock after the event: the first event of a process costs milliseconds, which are not the block's.
-        self._entered.append((end, time.perf_counter()))
+        self._entered.append((end, time.perf_counter(), block))
+        return block
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> Literal[False]:
-        end, entered = self._entered.pop()
+        end, entered, block = self._entered.pop()
+        properties = joined(self._properties, block)
         if error is None:
-            self._event(end, self._properties, entered)
+            self._event(end, properties, entered)
         else:
-            self._left(error, end, self._properties, entered)
+            self._left(error, end, properties, entered)
         return False
+
+    def _again(self) -> Capture:
+        """Return a new one for each call of a decorated function."""
+        return Capture(self._event, self._left, self._start, self._end, self._properties)
+
+    def _returned(self, value: object) -> None:
+        """Be told what a decorated function returned."""
 
     def __call__(self, function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
         """Capture every call of `function`; for a coroutine or generator function, until its object ends."""
@@ -76,9 +87,7 @@ class Capture:
         if isinstance(function, (staticmethod, classmethod)):  # still as it stands in the class
             return type(function)(self(function.__func__))
 
-        def again() -> Capture:
-            return Capture(self._event, self._left, self._start, self._end, self._properties)
-
+        again = self._again
         body = function.func if isinstance(function, partial) else function
         # An object that can be called runs the code of its class.
         code = getattr(body, "__code__", None) or getattr(getattr(type(body), "__call__", None), "__code__", None)  # noqa: B004
@@ -88,8 +97,11 @@ class Capture:
         if flags & _COROUTINE:
 
             async def wrapper(*args: Any, **kwargs: Any) -> Any:
-                with again():
-                    return await target(*args, **kwargs)
+                block = again()
+                with block:
+                    value = await target(*args, **kwargs)
+                    block._returned(value)  # noqa: SLF001 - our own
+                    return value
 
         elif flags & _ASYNC_GENERATOR:
 
@@ -120,14 +132,17 @@ class Capture:
         else:
 
             def wrapper(*args: Any, **kwargs: Any) -> Any:
-                with again():
-                    return target(*args, **kwargs)
+                block = again()
+                with block:
+                    value = target(*args, **kwargs)
+                    block._returned(value)  # noqa: SLF001 - our own
+                    return value
 
         wrapped: Callable[Parameters, Result] = wraps(function)(wrapper)
         return wrapped
 
 
-def _named(name: str | Callable[[], str]) -> str:
+def named(name: str | Callable[[], str]) -> str:
     """Return an event's name. An empty one is no event: it is dropped and counted."""
     if not callable(name):
         return name
@@ -136,3 +151,14 @@ def _named(name: str | Callable[[], str]) -> str:
     except Exception as error:
         debug("an event has no name: %r", error)
         return ""
+
+
+def joined(properties: Mapping[str, Any] | None, block: dict[str, Any]) -> Mapping[str, Any] | None:
+    """Return the properties of a block under those that it was given on the way."""
+    if not block or properties is None:
+        return block or properties
+    try:
+        return {**properties, **block}
+    except Exception as error:  # a mapping of the program's own, or another thread changes it
+        debug("a block's own properties go without the others: %r", error)
+        return block

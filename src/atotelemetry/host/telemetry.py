@@ -26,11 +26,15 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Mapping, Sequence
     from types import EllipsisType
-    from typing import Any, Literal
+    from typing import Any, Literal, ParamSpec, TypeVar, overload
 
     from atotelemetry.host.hooks import Hooks
+    from atotelemetry.host.run import Run
     from atotelemetry.host.stats import Stats
     from atotelemetry.host.status import Report
+
+    Parameters = ParamSpec("Parameters")
+    Result = TypeVar("Result")
 
 __all__ = ["DEFAULT_QUEUE_SIZE", "FLUSH_TIMEOUT", "PH_API_ENDPOINT", "PH_API_HOST", "Telemetry"]
 
@@ -221,8 +225,9 @@ class Telemetry:
 
         `event_start` is captured on entering; on leaving `event_end`, or `$exception` when an exception comes out. The
         exception goes on unchanged. Every event has `duration`, the seconds since the block was entered, and
-        `properties` as they are at that moment: what is put into the dict meanwhile is on the later event. A name may
-        be a function without arguments, which is called on entering.
+        `properties` as they are at that moment: what is put into the dict meanwhile is on the later event. So is what
+        is put into the dict that `with … as block` gives. A name may be a function without arguments, which is called
+        on entering.
 
         An exit is no exception: `SystemExit`, `KeyboardInterrupt`, click's and typer's `Exit`, `Abort` and
         `ClickException` (with `UsageError`), and the classes in `ignore`. `event_end` is captured then, with
@@ -230,6 +235,49 @@ class Telemetry:
         the outcome "cancelled" and no code.
         """
         return Capture(self._event, self._left, event_start, event_end, properties)
+
+    if TYPE_CHECKING:
+
+        @overload
+        def run(self, main: Callable[Parameters, Result], /) -> Callable[Parameters, Result]: ...
+
+        @overload
+        def run(
+            self,
+            /,
+            *,
+            start: str | Callable[[], str] = ...,
+            end: str | Callable[[], str] = ...,
+            properties: Mapping[str, Any] | None = ...,
+        ) -> Run: ...
+
+    def run(
+        self,
+        main: Callable[..., Any] | None = None,
+        /,
+        *,
+        start: str | Callable[[], str] = "cli:start",
+        end: str | Callable[[], str] = "cli:end",
+        properties: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Capture the beginning and the end of the program: `with telemetry.run() as run:`, or `@telemetry.run`.
+
+        Both events have `properties`. The end event has `exit_code`, `outcome` (see `capture`) and `duration`, also
+        when an exception comes out, which is reported as well. Both have `command`, such as "build pcb", and
+        `options`, the names of the options that were used, as soon as click, typer or argparse has read them. Values
+        are never told. What is put into the dict `run` is on the end event, and wins. A number that a decorated
+        function returns is its exit code.
+        """
+        made = load("atotelemetry.host.run").Run(
+            self._event,
+            lambda error, known, since: self._exception(error, known, since, handled=False),
+            self._exit_properties,
+            lambda: self.client.disabled,
+            start,
+            end,
+            properties,
+        )
+        return made if main is None else made(main)
 
     def capture_event(
         self, event: str, properties: Mapping[str, Any] | None = None, *, flush: bool = False

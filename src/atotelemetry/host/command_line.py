@@ -1,0 +1,217 @@
+"""The command and the option names of a run, read from click, typer and argparse. Imports none of them.
+
+Runs in the host, on the thread that runs `Telemetry.run`. While such a run lasts, click's stack of contexts is a list
+that remembers, and argparse's `parse_known_args` is a function that remembers; afterwards both are as before. A
+framework that is not loaded when the run begins is not followed. What cannot be read is left out.
+
+Values never leave: a name is told only if the program declared it as a command or an option.
+"""
+
+from __future__ import annotations
+
+import sys
+from _thread import get_ident
+
+from atotelemetry.host.debug import debug
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+__all__ = ["CommandLine"]
+
+_CLICKS = ("click", "typer._click")  # typer has a copy of its own
+
+
+class CommandLine:
+    """Follows the frameworks on this thread, from its making to `stop`."""
+
+    def __init__(self) -> None:
+        self._context: Any = None  # click's innermost
+        self._parsed: tuple[Any, list[str]] | None = None  # argparse's outermost parser, and its arguments
+        self._undo: list[Callable[[], None]] = []
+        for name in _CLICKS:
+            self._follow_click(getattr(sys.modules.get(f"{name}.globals"), "_local", None))
+        self.is_inside = self._context is not None
+        """Whether a command of click or typer was running already."""
+        self._follow_argparse(getattr(sys.modules.get("argparse"), "ArgumentParser", None))
+
+    def properties(self) -> dict[str, Any]:
+        """Return `command` and `options` as far as they are known now. Never raises."""
+        try:
+            if self._context is not None:
+                return _of_click(self._context)
+            if self._parsed is not None:
+                return _of_argparse(*self._parsed)
+        except Exception as error:  # another version of a framework, or a class of the program's own
+            debug("the command line cannot be read: %r", error)
+        return {}
+
+    def stop(self) -> None:
+        """Leave the frameworks as they were."""
+        while self._undo:
+            self._undo.pop()()
+
+    # ---- click and typer
+
+    def _follow_click(self, local: Any) -> None:
+        variables = getattr(local, "__dict__", None)  # this thread's
+        if variables is None:
+            return
+        before = variables.get("stack")
+        contexts = _Contexts(before or ())
+        for context in contexts:
+            self._enter_context(context)
+        contexts.entered = self._enter_context
+        variables["stack"] = contexts
+
+        def undo() -> None:
+            # Another thread has another dict. Whoever replaced the list meanwhile goes on with theirs.
+            if local.__dict__.get("stack") is contexts:
+                after = [] if before is None else before
+                after[:] = contexts
+                local.__dict__["stack"] = after
+
+        self._undo.append(undo)
+
+    def _enter_context(self, context: Any) -> None:
+        """Remember `context` if it belongs to a subcommand of the last one. A command may also call others."""
+        last = self._context
+        if context.resilient_parsing:
+            return  # for completion
+        if last is None or (context.parent is last and hasattr(last.command, "resolve_command")):
+            self._context = context
+
+    # ---- argparse
+
+    def _follow_argparse(self, parser_class: Any) -> None:
+        before = getattr(parser_class, "__dict__", {}).get("parse_known_args")
+        if before is None:
+            return
+        thread: int | None = get_ident()
+
+        def parse_known_args(parser: Any, args: Any = None, namespace: Any = None) -> Any:
+            nonlocal thread
+            if get_ident() != thread:  # also subparsers, which their parser calls
+                return before(parser, args, namespace)
+            args = list(sys.argv[1:] if args is None else args)
+            self._parsed = parser, list(args)
+            ours, thread = thread, None
+            try:
+                return before(parser, args, namespace)
+            finally:
+                thread = ours
+
+        parse_known_args.__doc__ = before.__doc__
+        parser_class.parse_known_args = parse_known_args
+
+        def undo() -> None:
+            nonlocal thread
+            thread = None
+            if parser_class.__dict__.get("parse_known_args") is parse_known_args:
+                parser_class.parse_known_args = before
+
+        self._undo.append(undo)
+
+
+class _Contexts(list):  # type: ignore[type-arg] # `typing` costs a host milliseconds
+    """A stack of click's that tells of each context that is put onto it."""
+
+    entered: Callable[[Any], None] | None = None
+
+    def append(self, context: Any) -> None:
+        list.append(self, context)
+        if self.entered is not None:
+            try:
+                self.entered(context)
+            except Exception as error:
+                debug("a command cannot be read: %r", error)
+
+
+def _of_click(context: Any) -> dict[str, Any]:
+    contexts: list[Any] = []
+    while context is not None:
+        contexts.insert(0, context)
+        context = context.parent
+    options = []
+    for one in contexts:
+        for parameter in one.command.get_params(one):
+            source = one.get_parameter_source(parameter.name)
+            if parameter.param_type_name == "option" and getattr(source, "name", "") == "COMMANDLINE":
+                options.append(max(parameter.opts, key=len))
+    # A program without subcommands has no command path.
+    names = [str(one.command.name) for one in contexts[1:]]
+    return {"command": " ".join(names), "options": options}
+
+
+def _of_argparse(parser: Any, arguments: list[str]) -> dict[str, Any]:
+    names: list[str] = []
+    options: list[str] = []
+    positionals = _positionals(parser)
+    waiting = list(reversed(arguments))
+    while waiting:
+        token = waiting.pop()
+        if token == "--":  # noqa: S105 - no password
+            break
+        if len(token) > 1 and token[0] in parser.prefix_chars:
+            action = None
+            for action in _options(parser, token):
+                options.append(max(action.option_strings, key=len))
+            if action is not None and "=" not in token and token in parser._option_string_actions:  # noqa: SLF001
+                _skip_values(action.nargs, waiting, parser.prefix_chars)
+            continue
+        action = positionals.pop(0) if positionals else None
+        if action is None:
+            continue
+        if action.nargs in ("*", "+"):  # as many as there are, until a command
+            positionals.insert(0, action)
+            if len(positionals) == 1 or token not in (positionals[1].choices or ()):
+                continue
+            action = positionals[1]
+        elif isinstance(action.nargs, int):
+            del waiting[max(len(waiting) - action.nargs + 1, 0) :]
+        commands = action.choices if _is_commands(action) else {}
+        if token in commands:
+            parser = commands[token]
+            # Of a command with aliases, its first name.
+            names.append(next(name for name, other in commands.items() if other is parser))
+            positionals = _positionals(parser)
+    return {"command": " ".join(names), "options": options}
+
+
+def _positionals(parser: Any) -> list[Any]:
+    return [action for action in parser._actions if not action.option_strings]  # noqa: SLF001 - nothing public says it
+
+
+def _is_commands(action: Any) -> bool:
+    return isinstance(action.choices, dict) and all(hasattr(one, "_actions") for one in action.choices.values())
+
+
+def _options(parser: Any, token: str) -> Iterator[Any]:
+    """Yield the declared options in one argument: `--name`, `--name=value`, `--na`, `-n`, `-nvalue`, `-abc`."""
+    known = parser._option_string_actions  # noqa: SLF001
+    name = token.partition("=")[0]
+    if name in known:
+        yield known[name]
+        return
+    if token[1] in parser.prefix_chars:
+        found = {id(known[one]): known[one] for one in known if one.startswith(name)}
+        if len(found) == 1 and parser.allow_abbrev:
+            yield from found.values()
+        return
+    for letter in token[1:]:
+        action = known.get(token[0] + letter)
+        if action is None:
+            return
+        yield action
+        if action.nargs != 0:
+            return
+
+
+def _skip_values(nargs: Any, waiting: list[str], prefix_chars: str) -> None:
+    """Take the values of an option from the end of `waiting`."""
+    most = 1 if nargs in (None, "?") else nargs if isinstance(nargs, int) else len(waiting)
+    while most and waiting and (nargs == "..." or waiting[-1][:1] not in prefix_chars or len(waiting[-1]) == 1):
+        waiting.pop()
+        most -= 1

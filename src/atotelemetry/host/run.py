@@ -1,0 +1,92 @@
+"""One run of a program: an event when it begins and one when it ends, with its command line and its exit code.
+
+Runs in the host, on the thread that runs the program.
+"""
+
+from __future__ import annotations
+
+import time
+
+from atotelemetry.host.block import Capture, joined, named
+from atotelemetry.host.command_line import CommandLine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+    from typing import Any, Literal
+
+__all__ = ["Run"]
+
+
+class Run(Capture):
+    """A context manager and a decorator around a whole program. See `Telemetry.run`.
+
+    Args:
+        event: captures an event, given its name, properties, when it began (None is now), and properties of ours.
+        failed: captures an exception, given that, properties, and when the run began.
+        outcome: returns `exit_code` and `outcome` for an exception that is an exit; None for a failure.
+        is_off: whether nothing is captured.
+        start: the name of the event on entering, or a function that returns it.
+        end: the name of the event on leaving, likewise.
+        properties: of both events.
+
+    """
+
+    def __init__(
+        self,
+        event: Callable[[str, Mapping[str, Any] | None, float | None, dict[str, Any] | None], object],
+        failed: Callable[[BaseException, Mapping[str, Any] | None, float], object],
+        outcome: Callable[[BaseException], dict[str, Any] | None],
+        is_off: Callable[[], bool],
+        start: str | Callable[[], str],
+        end: str | Callable[[], str],
+        properties: Mapping[str, Any] | None,
+    ) -> None:
+        self._made_with = (event, failed, outcome, is_off, start, end, properties)
+        self._tell = event
+        self._failed = failed
+        self._outcome = outcome
+        self._is_off = is_off
+        self._start = start
+        self._end = end
+        self._properties = properties
+        self._running: list[tuple[str, float, dict[str, Any], CommandLine | None]] = []
+
+    def __enter__(self) -> dict[str, Any]:
+        start, end = named(self._start), named(self._end)
+        line = None if self._is_off() else CommandLine()
+        self._tell(start, self._properties, None, line.properties() if line else None)
+        block: dict[str, Any] = {}
+        self._running.append((end, time.perf_counter(), block, line))
+        return block
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> Literal[False]:
+        end, entered, block, line = self._running.pop()
+        more: dict[str, Any] = {}
+        if line is not None:
+            line.stop()
+            more = line.properties()
+        properties = joined(self._properties, block)
+        if error is None:
+            code = block.get("exit_code", 0)
+            more.update(exit_code=code, outcome="error" if code else "ok")
+        else:
+            outcome = self._outcome(error)
+            if outcome is None:
+                self._failed(error, properties, entered)
+                outcome = {"exit_code": 1, "outcome": "error"}
+            more.update(outcome)
+        self._tell(end, properties, entered, more)
+        return False
+
+    def _again(self) -> Run:
+        return Run(*self._made_with)
+
+    def _returned(self, value: object) -> None:
+        """Take a number that `main` returns for the exit code, as `sys.exit(main())` does. Click ignores it."""
+        _, _, block, line = self._running[-1]
+        if type(value) is int and line is not None and not line.is_inside:
+            block.setdefault("exit_code", value)
