@@ -48,8 +48,8 @@ def test_no_file_descriptors_left(hosts: Hosts, spare: int, loaded: bool) -> Non
     """The host has used up its file descriptors, all or all but a few; later it closes some, and telemetry works."""
     source = f"""
 import resource
-from atotelemetry.host import feeder
-feeder.MAX_FAILURES = 1000  # on a busy machine the descriptors may be missing for longer than three attempts take
+from atotelemetry.host import attempts
+attempts.MAX_FAILURES = 1000  # on a busy machine the descriptors may be missing for longer than three attempts take
 client = new_client()
 if {loaded}:
     client.capture("earlier", distinct_id="me")

@@ -16,19 +16,19 @@ events are on the way. Pipes are non-blocking, so that a stuck sender holds up n
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from _queue import Empty, SimpleQueue
 from _thread import RLock, allocate_lock, get_ident, get_native_id, start_new_thread
 from time import sleep
 
+from atotelemetry.host.attempts import Attempts
 from atotelemetry.host.child import GONE, Sender, Senders, add_counts
 from atotelemetry.host.clock import monotonic
 from atotelemetry.host.debug import debug
 from atotelemetry.host.outbox import Outbox
 from atotelemetry.host.signals import BrokenPipeIgnored, block_signals
-from atotelemetry.host.spawn import CannotSpawn, ends_everybody, start_sender
+from atotelemetry.host.spawn import ends_everybody
 from atotelemetry.host.stats import Counts
 from atotelemetry.host.threads import Deadline, wait_for_end_of_thread
 
@@ -43,12 +43,7 @@ __all__ = ["FEEDER_IDLE", "Feeder"]
 FEEDER_IDLE = 10.0
 """A sender that was fed nothing for so long is ended; the next event starts another."""
 
-MAX_FAILURES = 3
-"""So many senders in a row that could not be started, or never read their input, end the attempts."""
-
 _RETRY_SPAWN = 0.1  # between attempts: a process limit may be a moment's
-_SHORTAGE_PAUSE = 10.0  # after so many attempts in vain for want of descriptors, processes or memory
-_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
 _LOOK_INTERVAL = 0.25  # how often the thread looks for answers while any are due
 _REAP_INTERVAL = 0.002  # the same, for the few milliseconds until the spawned process has left
 _REAP_PATIENCE = 0.05  # how long a flush waits for that
@@ -65,8 +60,6 @@ _WAKE_UP = b""  # in the queue: no event, only a reason to look around
 DISABLED = "disabled"
 QUEUE_FULL = "queue full"
 GAVE_UP = "gave up"
-NO_SENDER = "no sender"
-NETWORK_DOWN = "network down"
 
 
 class _Flush:
@@ -159,11 +152,7 @@ class Feeder:
         self._sender: Sender | None = None
         self._senders = Senders()
         self._looked_at = 0.0
-        self._failures = 0
-        self._paused_until = 0.0
-        self._pause_reason = ""
-        self._insists = False  # a flush that may not be put off by a network that is down
-        self._gave_up = False
+        self._attempts = Attempts(self._stream, patient=self._patient)
         self._reported: dict[str, int] = {}
         self._losses_told = 0
 
@@ -453,8 +442,8 @@ class Feeder:
             due.append(max(0.0, self._looked_at + _LOOK_INTERVAL - monotonic()))
         if self._sender is not None and not (self._patient and self._holds_events()):
             due.append(idle.remaining())
-        if self._paused_until:
-            due.append(max(0.0, self._paused_until - monotonic()))
+        if self._attempts.are_pausing():
+            due.append(self._attempts.pause_left())
         return min(due, default=None)
 
     def _answer(self, request: _Flush, deadline: Deadline | None) -> None:
@@ -462,20 +451,19 @@ class Feeder:
         handed_over = True
         try:
             if len(self._outbox):  # a pause
-                if request.insists or self._pause_reason != NETWORK_DOWN:
-                    self._paused_until, self._insists = 0.0, request.insists
-                    self._hand_over(deadline)
+                self._attempts.resume(insists=request.insists)
+                self._hand_over(deadline)
                 handed_over = not len(self._outbox)
-                self._drop(self._pause_reason, self._outbox.clear())
+                self._drop(self._attempts.reason, self._outbox.clear())
             if request.stop or not self._patient:
                 self._end_sender(deadline)
         except BaseException:
             self.put_unbounded(request)
             raise
         finally:
-            self._insists = False
+            self._attempts.insist_no_longer()
         self._stopping = self._stopping or request.stop
-        request.handed_over = handed_over and not self._gave_up
+        request.handed_over = handed_over and not self._attempts.are_over
         request.done.release()
         if not request.stop:  # most often the exit, which is not to wait for this
             self._look()
@@ -502,8 +490,8 @@ class Feeder:
                 pass
             elif self._discards:
                 self._drop(DISABLED, 1)
-            elif len(self._outbox) >= self._queue_size and self._paused_until > monotonic():
-                self._drop(self._pause_reason, 1)
+            elif len(self._outbox) >= self._queue_size and self._attempts.pause_left():
+                self._drop(self._attempts.reason, 1)
             else:
                 self._outbox.add(item)
                 size_bytes += len(item)
@@ -521,10 +509,10 @@ class Feeder:
 
     def _hand_over(self, deadline: Deadline | None) -> None:
         """Write the outbox into a sender's pipe; what a dying sender did not take goes to the next one."""
-        while len(self._outbox) and not self._gave_up and not self._discards:
+        while len(self._outbox) and not self._discards and not self._gave_up():
             sender = self._sender or self._start_sender(deadline)
             if sender is None:
-                if self._paused_until:
+                if self._attempts.are_pausing():
                     return
                 continue
             try:
@@ -544,7 +532,7 @@ class Feeder:
             cut = self._outbox.cut()  # the sender answers for it, as for a line that it cannot read
             self.handed_over += cut
             self._sender.given += cut
-        self._drop(DISABLED if self._discards else NO_SENDER, self._outbox.clear())
+        self._drop(DISABLED if self._discards else self._attempts.reason, self._outbox.clear())
 
     def _count(self, written: int) -> None:
         events = self._outbox.wrote(written)
@@ -585,31 +573,21 @@ class Feeder:
 
     def _start_sender(self, deadline: Deadline | None) -> Sender | None:
         """Start a sender, with its hello as the first line to be written; None when that failed this time."""
-        if self._paused_until > monotonic():
-            return None
-        self._paused_until = 0.0
-        try:
-            urgent = self.waits_for_delivery()
-            if not (self._insists or self._patient or urgent):
-                pause = self._stream.network_pause()
-                if pause:
-                    debug("the network is down: no sender for %d s", pause)
-                    self._pause(NETWORK_DOWN, pause)
-                    return None
-            hello = self._stream.hello()
-            sender = self._sender = start_sender(urgent=urgent)
-        except CannotSpawn as error:
-            self._give_up(str(error))
-            return None
-        except Exception as error:
-            debug("no sender could be started: %s", error)
-            self._fail(str(error), temporary=isinstance(error, OSError) and error.errno in _SHORTAGES)
-            if not self._gave_up and not self._paused_until:
+        started = self._attempts.start(urgent=self.waits_for_delivery())
+        if started is None:
+            if not self._attempts.are_over and not self._attempts.are_pausing():
                 sleep(_RETRY_SPAWN if deadline is None else deadline.remaining(_RETRY_SPAWN))
             return None
-        self._senders.add(sender)
+        self._sender, hello = started
+        self._senders.add(self._sender)
         self._outbox.greet(hello)
-        return sender
+        return self._sender
+
+    def _gave_up(self) -> bool:
+        """Whether no sender will be started any more; then no event is taken any more."""
+        if self._attempts.are_over:
+            self._room, self.refusal = 0, GAVE_UP
+        return self._attempts.are_over
 
     def _let_go(self, sender: Sender) -> None:
         """Close the pipe of a sender that does not, or shall not, get all of it."""
@@ -641,9 +619,10 @@ class Feeder:
             self._let_go(self._sender)
         for sender in self._senders.settle(self._sender):
             if sender.ready:
-                self._failures = 0
+                self._attempts.succeeded()
             else:
-                self._fail("it died at once", temporary=sender.could_not_fork)
+                self._attempts.failed("it died at once", temporary=sender.could_not_fork)
+                self._gave_up()
         if self._thread == get_ident():
             self._report()
 
@@ -661,22 +640,3 @@ class Feeder:
                     self._on_error(reason, count - before)
                 except Exception as error:
                     debug("on_error raised: %r", error)
-
-    def _fail(self, reason: str, *, temporary: bool = False) -> None:
-        self._failures += 1
-        if self._failures < MAX_FAILURES:
-            return
-        if temporary:
-            self._failures = 0
-            self._pause(NO_SENDER, _SHORTAGE_PAUSE)
-        else:
-            self._give_up(f"{self._failures} senders in a row failed: {reason}")
-
-    def _pause(self, reason: str, seconds: float) -> None:
-        """Start no sender for a while. Events wait; a flush drops them for this reason."""
-        self._pause_reason, self._paused_until = reason, monotonic() + seconds
-
-    def _give_up(self, reason: str) -> None:
-        self._gave_up = True
-        self._room, self.refusal = 0, GAVE_UP
-        debug("telemetry gave up: %s", reason)
