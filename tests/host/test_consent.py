@@ -1032,6 +1032,7 @@ def test_a_plain_file_costs_the_host_no_import(file, content):
         "os.path",
         "stat",
         "errno",  # `posixpath` takes it along on 3.14
+        "time",  # built in; before 3.14 the start of the interpreter had taken it along
         "_stat",
         "posixpath",
         "genericpath",
