@@ -42,6 +42,7 @@ RUN = {
     "atopile_version",
     "agent",
     "$arch",
+    "is_tty",
 }
 # About the library and the machine, as PostHog's own SDK names it.
 LIBRARY = {
@@ -158,6 +159,7 @@ def test_a_build_that_succeeds(ato):
             "atopile_version": "0.9.1",
             "agent": None,
             "$arch": platform.machine(),
+            "is_tty": False,
             **dict.fromkeys(LIBRARY),
         }
         assert (properties["$lib"], properties["$lib_version"]) == ("atotelemetry", __version__)

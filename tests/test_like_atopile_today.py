@@ -44,6 +44,7 @@ RUN = {
     # What atopile does not have, about who runs it and on what.
     "agent": None,
     "$arch": platform.machine(),
+    "is_tty": False,
 }
 INVOCATION = {"build_invocation_id", "counting_unit", "outcome", "target_count"}
 

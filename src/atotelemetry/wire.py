@@ -135,6 +135,8 @@ class Hello(msgspec.Struct, tag="hello", tag_field="type", kw_only=True, omit_de
     """Names of the run properties that the sender works out (see `facts/run.py`)."""
     cwd: str | None = None
     """The host's working directory, where the sender looks for the git facts."""
+    is_tty: bool | None = None
+    """Whether the host's stdout is a terminal."""
     salt: str = ""
     """The installation's id, mixed into the `project_id` of applications other than atopile."""
     scrub: bool | tuple[str, ...] = True

@@ -156,6 +156,7 @@ class TestNames:
             "atopile_version": None,
             "agent": None,
             "$arch": platform.machine(),
+            "is_tty": None,
             "project": "github.com/acme/widget",
         }
 

@@ -40,6 +40,7 @@ RUN_PROPERTIES: tuple[str, ...] = (
     "atopile_version",
     "agent",
     "$arch",
+    "is_tty",
 )
 """The properties that the sender works out unless the host cuts the list, by their names on the event."""
 
@@ -179,6 +180,7 @@ def run_properties(
     app_version: str | None = None,
     salt: str = "",
     search_path: Sequence[str] = (),
+    is_tty: bool | None = None,
     environ: Mapping[str, str] | None = None,
     time_limit: float = RUN_TIME_LIMIT,
 ) -> dict[str, object]:
@@ -191,6 +193,7 @@ def run_properties(
         app_version: its version, if the host knows it. None looks among the installed packages.
         salt: mixed into `project_id` for any app but atopile, so that nobody can look it up. Without one it is None.
         search_path: the host's import path, where the metadata of `app` lies; by default this process's.
+        is_tty: whether the host writes to a terminal, as it says itself.
         environ: the host's environment; by default this process's, which is the same in a sender.
         time_limit: seconds after which this returns with the facts known by then, even if git or a drive hangs.
 
@@ -211,6 +214,7 @@ def run_properties(
         "via_docker": bool(environ.get("ATO_VIA_DOCKER")),
         "via_vsce": bool(environ.get("ATO_VSCE_PID")),
         "agent": _first_set(_AGENTS, environ),
+        "is_tty": is_tty,
     }
     for name, variable in _ENVIRONMENT_FACTS.items():
         value = environ.get(variable)

@@ -59,6 +59,7 @@ class Stream:
             properties=msgspec.Raw(properties),
             cwd=cwd,
             search_path=_search_path(),
+            is_tty=os.isatty(1),
             **self.settings,
         )
         return wire.encode(hello)

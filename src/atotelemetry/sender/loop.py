@@ -340,6 +340,7 @@ class _Enrichment:
                         app_version=settings.app_version,
                         salt=settings.salt,
                         search_path=settings.search_path,
+                        is_tty=settings.is_tty,
                         time_limit=self._time_limit,
                     )
                 )
