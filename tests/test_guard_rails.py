@@ -33,7 +33,6 @@ FREE = {"__future__", "_queue", "_weakref", "atexit", "itertools", "errno", "_xx
 # What only the first event needs of ours, or only an application's own `Telemetry`.
 AT_AN_EVENT = {
     "atotelemetry.wire",
-    "atotelemetry.ids",
     "atotelemetry.facts.breaker",
     "atotelemetry.host.event",
     "atotelemetry.host.msgspec_import",
@@ -57,15 +56,8 @@ def ours(modules: set[str]) -> set[str]:
     """Return those that a client without an application may load: of the host, and of what lies below it."""
     host = {m for m in modules if m.startswith("atotelemetry.host")}
     host -= {f"atotelemetry.host.{name}" for name in OF_AN_APPLICATION}
-    below = {
-        "atotelemetry",
-        "atotelemetry.wire",
-        "atotelemetry.ids",
-        "atotelemetry.facts",
-        "atotelemetry.facts.address",
-        "atotelemetry.facts.breaker",
-    }
-    return host | (below & modules)
+    below = ("wire", "ids", "version", "facts", "facts.address", "facts.breaker", "facts.run", "facts.text")
+    return host | ({"atotelemetry", *(f"atotelemetry.{name}" for name in below)} & modules)
 
 
 # ---- imports

@@ -37,7 +37,7 @@ class Sender:
     `look` and what it reads may be used by any thread, also in a signal handler or a finalizer.
     """
 
-    def __init__(self, pid: int, pipe: int, answers: int, popen: Any = None) -> None:  # noqa: ANN401 - subprocess.Popen, which POSIX does not import
+    def __init__(self, pid: int, pipe: int, answers: int, popen: Any = None) -> None:  # noqa: ANN401 - Windows' object for a child
         self.group = pid
         """The process group of the sender: the spawned process leads it, and leaves."""
         self.started_at = self.ended_at = monotonic()
