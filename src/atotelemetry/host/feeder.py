@@ -12,6 +12,8 @@ does it:
 The mutable state of the work is one outbox, at most one sender that is fed, and the accounts of all senders whose
 events are on the way. Pipes are non-blocking, so that a stuck sender holds up nobody: the work waits, the queue fills,
 `put` says no. Flush requests travel through the same queue as the events and so come after every event before them.
+
+This is one long file, because each method under "the work" relies on having it, and changes the same few attributes.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from __future__ import annotations
 import os
 import sys
 from _queue import Empty, SimpleQueue
-from _thread import RLock, allocate_lock, get_ident, get_native_id, start_new_thread
+from _thread import allocate_lock, get_ident, get_native_id, start_new_thread
 from time import sleep
 
 from atotelemetry.host.attempts import Attempts
@@ -30,7 +32,7 @@ from atotelemetry.host.outbox import Outbox
 from atotelemetry.host.signals import BrokenPipeIgnored, block_signals
 from atotelemetry.host.spawn import ends_everybody
 from atotelemetry.host.stats import Counts
-from atotelemetry.host.threads import Deadline, wait_for_end_of_thread
+from atotelemetry.host.threads import Deadline, Work, wait_for_end_of_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,7 +51,6 @@ _REAP_INTERVAL = 0.002  # the same, for the few milliseconds until the spawned p
 _REAP_PATIENCE = 0.05  # how long a flush waits for that
 _WRITE_BYTES = 64 * 1024  # gather about a pipe's capacity for one write
 _FORK_PATIENCE = 0.1  # how long a fork waits for the queue to drain
-_FORK_INSISTENCE = 2.0  # and then for the work to stop wherever it is: the machine may be busy
 _LOOK_UP = 0.01  # how often a wait that a fork may end looks for one
 _LOOK_UP_OFTEN = 0.001  # the same, where a fork has waited for this pipe before
 # Python warns a program that forks with threads. Up to 3.12 it counts them before it calls our hook, later after.
@@ -134,17 +135,12 @@ class Feeder:
         self._room = 0 if self._discards_for_good else self._queue_size
         self.counts = Counts()
         self.handed_over = 0
-        # Who does the work. Reentrant, because a signal handler may fork in the middle of a fork.
-        self._work = RLock()
-        self._worker = 0  # the thread that does it; not one that forks
+        self._work = Work()
         self._running = False  # the feeder's thread is there, or about to be
         self._native_id = 0  # of that thread
         self._thread = 0
         self._stopping = False  # the thread ends when it has handed over, and nobody of ours is left to reap
-        self._forks = 0  # that have, or want, the work. Too many, if a signal handler raised in the middle of one
-        self._forker = 0  # the thread of the last one
-        self._fork_insists_at = 0.0
-        self._left_early = False  # whether the last one found something that the pipe had not taken
+        self._left_early = False  # whether the last fork found something that the pipe had not taken
         self._stuck = False  # it did, after it had waited, and the pipe has taken nothing since
         self._rested_since = 0.0
         # The work.
@@ -200,16 +196,16 @@ class Feeder:
 
     def hand_over(self, deadline: Deadline, *, insists: bool, stop: bool) -> bool:
         """Do only that. With `insists` also while the network is down."""
-        if self._worker == get_ident():
+        if self._work.is_done_here():
             return False  # a logging handler or a finalizer, run by the very thread that it would wait for
-        self._let_go_of_the_work()
+        self._work.recover()
         if self.is_over():
             return True
         request = _Flush(insists=insists, stop=stop)
         self.put_unbounded(request)
         while True:
             # Again, if a fork took the work before it came to this request.
-            if not self._running and (self._fork_is_due() or not self._start_thread()):
+            if not self._running and (self._work.fork_is_due() or not self._start_thread()):
                 self._work_here(deadline)
             if request.done.acquire(timeout=deadline.remaining(_RETRY_SPAWN)):
                 return request.handed_over
@@ -270,17 +266,6 @@ class Feeder:
         """Whether the sender that is fed has events whose fate is not known."""
         return self._sender is not None and self._sender.on_the_way
 
-    def _is_mine(self) -> bool:
-        """Whether this thread has the work."""
-        mine: bool = self._work._is_owned()  # type: ignore[attr-defined]  # noqa: SLF001 - as `threading.Condition` asks
-        return mine
-
-    def _let_go_of_the_work(self) -> None:
-        """Release what a fork kept: a signal handler raised in the middle of it, and Python lets nothing mend that."""
-        while self._is_mine():
-            self._work.release()
-            self._forks = 0
-
     def _start_thread(self) -> bool:
         """Start the feeder's thread unless there is one; False when there can be none now.
 
@@ -309,18 +294,13 @@ class Feeder:
         threads, do not count ours. A fork waits for the queue to drain, but not for long, and not twice for a pipe that
         takes nothing.
         """
-        if self._worker == get_ident():
+        if self._work.is_done_here():
             self._work.acquire()  # a signal handler or a finalizer of the host's, in the middle of the work
             return
-        self._let_go_of_the_work()
-        self._forks += 1
-        self._forker = get_ident()
-        patience = 0.0 if self._stuck else _FORK_PATIENCE
-        self._fork_insists_at = monotonic() + patience
-        deadline = Deadline(patience + _FORK_INSISTENCE)
+        deadline = self._work.fork_begins(0.0 if self._stuck else _FORK_PATIENCE)
         if self._running:
             self.put_unbounded(_WAKE_UP)
-        while self._work.acquire(timeout=deadline.remaining()):
+        while self._work.acquire(deadline.remaining()):
             if not self._running or deadline.passed():
                 break
             self._work.release()  # a thread that was only just started is not there yet
@@ -332,15 +312,11 @@ class Feeder:
 
     def after_fork_in_parent(self) -> None:
         """Go on: at once where there is something to do and Python does not mind, else with the next event or flush."""
-        try:
-            self._work.release()
-        except RuntimeError:
-            pass  # not taken in time
-        self._forks = max(0, self._forks - 1)
+        self._work.fork_ends()
         goes_on = self._waiting() and not self._left_early
         if _MAY_START_AFTER_FORK:
             goes_on = self._waiting() or not self._senders.are_settled()
-        if goes_on and not self._fork_is_due():
+        if goes_on and not self._work.fork_is_due():
             self._start_thread()
 
     def after_fork_in_child(self) -> None:
@@ -355,9 +331,12 @@ class Feeder:
         try:
             block_signals()
             self._native_id, self._thread = get_native_id(), get_ident()
-            with self._work:
+            self._work.acquire()
+            try:
                 self._do_work(None)
-            if self.qsize() and not self._fork_is_due():
+            finally:
+                self._work.release()
+            if self.qsize() and not self._work.fork_is_due():
                 self._start_thread()  # an event or a request that came in the last moment
             elif self.forgotten and self.is_over() and not self.waits_for_delivery():
                 self._senders.let_go()  # nobody is left who could ask for the answers
@@ -368,7 +347,7 @@ class Feeder:
 
     def _work_here(self, deadline: Deadline) -> None:
         """Do the feeder's work on the calling thread until the queue is empty or the deadline has passed."""
-        if self._work.acquire(timeout=deadline.remaining(_LOOK_UP if self._fork_is_due() else -1.0)):
+        if self._work.acquire(deadline.remaining(_LOOK_UP if self._work.fork_is_due() else -1.0)):
             ignore_broken_pipe = BrokenPipeIgnored()
             try:
                 self._do_work(deadline)
@@ -378,8 +357,7 @@ class Feeder:
 
     def _do_work(self, deadline: Deadline | None) -> None:
         """Take what is queued and hand it over; for ever, or until `deadline` or an empty queue if there is one."""
-        assert self._is_mine()  # noqa: S101 - what every method below relies on
-        self._worker = get_ident()
+        self._work.begin()
         try:
             if self._rested_since and monotonic() - self._rested_since > FEEDER_IDLE and not len(self._outbox):
                 self._end_sender(deadline)  # nobody was there to do it in time
@@ -396,22 +374,14 @@ class Feeder:
         except _OutOfTime:
             pass  # only with a deadline: the flush that brought it says False
         finally:
-            self._worker = 0
+            self._work.end()
             if deadline is None:
                 self._running = False
 
     def _make_way(self) -> None:
         """Raise `_Interrupted` for a fork that wants the work: when nothing is queued, or it has waited long enough."""
-        if self._fork_is_due() and (not self.qsize() or monotonic() > self._fork_insists_at):
+        if self._work.fork_is_due() and (not self.qsize() or self._work.fork_insists()):
             raise _Interrupted
-
-    def _fork_is_due(self) -> bool:
-        """Whether another thread forks, or waits to."""
-        return bool(
-            self._forks
-            and self._forker != get_ident()
-            and monotonic() < self._fork_insists_at + _FORK_INSISTENCE  # or a signal handler raised in the middle of it
-        )
 
     def _next(self, deadline: Deadline | None) -> bytes | _Flush | _Discard | None:
         """Take the next item; while there is none, look after the senders.

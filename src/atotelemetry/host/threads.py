@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 import sys
+from _thread import RLock, get_ident
 from time import sleep
 
 from atotelemetry.host.clock import monotonic
 
-__all__ = ["Deadline", "is_sub_interpreter", "reason_not_to_start_threads", "wait_for_end_of_thread"]
+__all__ = ["Deadline", "Work", "is_sub_interpreter", "reason_not_to_start_threads", "wait_for_end_of_thread"]
 
 _FOR_EVER = 1e6  # a longer timeout than a lock takes is for ever
+_FORK_INSISTENCE = 2.0  # how long a fork waits for the work to stop wherever it is: the machine may be busy
 
 
 class Deadline:
@@ -32,6 +34,72 @@ class Deadline:
     def passed(self) -> bool:
         """Whether no time is left."""
         return self._end is not None and monotonic() >= self._end
+
+
+class Work:
+    """Who does the feeder's work: one thread at a time. A fork takes it away from that thread, and gives it back."""
+
+    def __init__(self) -> None:
+        self._lock = RLock()  # reentrant, because a signal handler may fork in the middle of the work
+        self._worker = 0  # the thread that does it; not one that forks
+        self._forks = 0  # that have, or want, the work
+        self._forker = 0  # the thread of the last one
+        self._insists_at = 0.0
+
+    def acquire(self, timeout: float = -1.0) -> bool:
+        """Take the work."""
+        return self._lock.acquire(timeout=timeout)
+
+    def release(self) -> None:
+        """Give it back."""
+        self._lock.release()
+
+    def begin(self) -> None:
+        """Note that this thread, which has the work, does it."""
+        assert self._is_mine()  # noqa: S101 - what every change of the feeder's state relies on
+        self._worker = get_ident()
+
+    def end(self) -> None:
+        """Note that nobody does it."""
+        self._worker = 0
+
+    def is_done_here(self) -> bool:
+        """Whether this thread does it, further up its stack."""
+        return self._worker == get_ident()
+
+    def fork_begins(self, patience: float) -> Deadline:
+        """Ask for the work, for a fork on this thread; return how long it may wait."""
+        self.recover()
+        self._forks += 1
+        self._forker = get_ident()
+        self._insists_at = monotonic() + patience
+        return Deadline(patience + _FORK_INSISTENCE)
+
+    def fork_ends(self) -> None:
+        """Give the work back, if the fork got it in time."""
+        if self._is_mine():
+            self._lock.release()
+        self._forks = max(0, self._forks - 1)
+
+    def fork_is_due(self) -> bool:
+        """Whether another thread forks, or waits to."""
+        # The time, because a signal handler that raises in the middle of a fork leaves it counted.
+        begun = self._forks and self._forker != get_ident()
+        return bool(begun and monotonic() < self._insists_at + _FORK_INSISTENCE)
+
+    def fork_insists(self) -> bool:
+        """Whether that fork has waited long enough for the queue to drain."""
+        return monotonic() > self._insists_at
+
+    def recover(self) -> None:
+        """Release what a fork kept: a signal handler raised in the middle of it, and Python lets nothing mend that."""
+        while self._is_mine():
+            self._lock.release()
+            self._forks = 0
+
+    def _is_mine(self) -> bool:
+        mine: bool = self._lock._is_owned()  # type: ignore[attr-defined]  # noqa: SLF001 - as `threading.Condition` asks
+        return mine
 
 
 def reason_not_to_start_threads() -> str:
