@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from atotelemetry import wire
+from atotelemetry import Telemetry, wire
 from atotelemetry.host import interrupts
 from atotelemetry.host.ordinary import copy_of_ordinary
 from atotelemetry.host.values import Walk, plain
@@ -388,6 +388,33 @@ def test_nothing_that_a_value_raises_comes_out(recorder, error):
         assert events[0]["properties"].items() >= {"before": 1, "after": 2}.items(), name
     stats = client.stats
     assert (stats.captured, stats.dropped) == (len(lines), 0)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_nothing_comes_out_of_a_block_but_what_the_block_raises(error, monkeypatch):
+    """Not from the function that names its events, and not from its properties."""
+    monkeypatch.setenv("TOOL_TELEMETRY", "on")
+    telemetry = Telemetry(app="tool", api_key="key", host="http://127.0.0.1:9", run_properties=())
+    lines: list[bytes] = []
+    monkeypatch.setattr(telemetry.client._feeder, "put", lambda line: lines.append(line) or True)
+
+    table = raising(error)["table"]
+
+    def name():
+        raise error
+
+    ARMED.append(True)
+    try:
+        with telemetry.capture("start", name, {"v": Raises(error)}):
+            pass
+        with telemetry.capture(name, "end", table):
+            pass
+        telemetry.capture(name, name)(lambda: None)()
+    finally:
+        ARMED.clear()
+    stats = telemetry.client.stats
+    assert [json.loads(line)["event"] for line in lines] == ["start", "end"]
+    assert (stats.captured, stats.dropped) == (6, 4)
 
 
 def test_an_interruption_comes_out(recorder):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 
 from atotelemetry.host.debug import debug
+from atotelemetry.host.interrupts import is_for_the_host
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -148,7 +149,9 @@ def named(name: str | Callable[[], str]) -> str:
         return name
     try:
         return name()
-    except Exception as error:
+    except BaseException as error:
+        if is_for_the_host(error):
+            raise
         debug("an event has no name: %r", error)
         return ""
 

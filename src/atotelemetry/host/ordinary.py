@@ -106,8 +106,9 @@ def _check_names(names: tuple[Any, ...]) -> None:
     """Raise unless all keys of a dict are exact strs, and not long."""
     if not _TEXTS(map(type, names)) or sum(map(len, names)) > _MAX_NAMES:
         raise NotOrdinary
-    if len(_checked_names) < _MAX_CHECKED:
-        _checked_names.add(names)
+    if len(_checked_names) >= _MAX_CHECKED:
+        _checked_names.clear()
+    _checked_names.add(names)
 
 
 def _long_list(copied: list[Any], kinds: set[type], room: int) -> tuple[list[Any], int]:
