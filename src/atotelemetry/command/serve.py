@@ -31,8 +31,8 @@ DEFAULT_PORT = 8000
 
 _RUNS_KNOWN = 100
 _LONGEST = 200  # of a property, unless `--verbose`
-_COMMON = frozenset({"distinct_id", "run_id", "app_version", "sample_rate"})
-_COMMON_PREFIXES = ("$lib", "$os", "$python", "$geoip", "$arch")
+_COMMON = frozenset({"distinct_id", "run_id", "app_version", "sample_rate", "is_tty", "agent"})
+_COMMON_PREFIXES = ("$lib", "$os", "$python", "$geoip", "$arch", "$app_", "$release_id")
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}")
 
 _BOLD, _DIM, _RED, _RESET = "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[0m"
