@@ -1,6 +1,7 @@
 """PostHog's own events and properties about persons and groups, through a real sender: they arrive as they were.
 
-The shapes are those of PostHog's SDK for Python; README's table says what to write for each of its methods.
+The names and shapes are those of PostHog's SDK for Python, but that its `set` and `set_once` put `$set` beside the
+properties, and here it stands among them, as on any other event. README's table says what to write for each method.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from support_processes import PATIENCE
 SHAPES = {
     "identify": ("$identify", {"$anon_distinct_id": ID, "$set": {"plan": "pro"}, "$set_once": {"first": 1}}),
     "set": ("$set", {"$set": {"plan": "pro", "seats": [1, 2], "address": {"city": "Berlin"}}}),
-    "set_once": ("$set", {"$set_once": {"first_command": "build", "empty": ""}}),
+    "set_once": ("$set_once", {"$set_once": {"first_command": "build", "empty": ""}}),
     "groups": ("built", {"$groups": {"company": "id:5", "project": "café"}, "targets": 3}),
     "group_identify": (
         "$groupidentify",

@@ -28,7 +28,6 @@ COMMITTED = HERE / "results.json"
 PICTURE = HERE / "results.svg"
 SCRATCH = ROOT / ".bench" / "results.json"
 README = ROOT / "README.md"
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 
 def main():
@@ -59,7 +58,8 @@ def main():
     write_json(COMMITTED, document)
     PICTURE.write_text(plot.picture(document["scenarios"]), encoding="utf-8")
     print(f"Written: {COMMITTED.relative_to(ROOT)}, {PICTURE.relative_to(ROOT)}")
-    print(rewrite_readme(report.for_readme(document)))
+    print(rewrite_readme("numbers", report.in_words(document)))
+    print(rewrite_readme("bench", report.for_readme(document)))
 
 
 def measure(plan, only=""):
@@ -115,15 +115,16 @@ def write_json(path, document):
     path.write_text(json.dumps(rounded(document), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def rewrite_readme(text):
-    """Put `text` between the README's markers; say what was done."""
+def rewrite_readme(part, text):
+    """Put `text` between README's markers of this part; say what was done."""
+    begin, end = f"<!-- {part}:begin -->", f"<!-- {part}:end -->"
     readme = README.read_text(encoding="utf-8")
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        return f"README.md has no {BEGIN} … {END}: its figures were not written."
+    before, found, rest = readme.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        return f"README.md has no {begin} … {end}: these figures were not written."
     README.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
-    return "Written: README.md"
+    return f"Written: README.md, {part}"
 
 
 if __name__ == "__main__":

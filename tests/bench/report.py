@@ -5,11 +5,11 @@ from __future__ import annotations
 from .budgets import judge
 from .summary import ratio
 
-__all__ = ["NAMES", "for_readme", "for_terminal"]
+__all__ = ["NAMES", "for_readme", "for_terminal", "in_words"]
 
 NAMES = {
     "none": "no telemetry",
-    "floor": "floor of the shape",
+    "floor": "one event into a pipe, nothing else",
     "atotelemetry": "atotelemetry",
     "atotelemetry_app": "atotelemetry, application layer",
     "posthog": "posthog",
@@ -272,7 +272,7 @@ def for_terminal(document):
 
 
 def for_readme(document):
-    """Return the README's part: the picture, what a run gains, the budgets, the circumstances."""
+    """Return README's last part: what a run gains, the budgets, the circumstances."""
     runs = document["scenarios"]["runs"]["bare"]
     contenders = [name for name in runs["healthy"] if name not in {"none", "atotelemetry_app"}]
     head = ["two events add to a program, ms", *(SERVERS[behaviour] for behaviour in runs)]
@@ -288,12 +288,35 @@ def for_readme(document):
     ]
     return "\n\n".join(
         [
-            "![What two events add to the wall time of a command-line program](tests/bench/results.svg)",
             _markdown(head, rows),
             _markdown(BUDGET_HEAD, budget_rows(document["scenarios"])),
             f"{circumstances(document)} All figures: `tests/bench/results.json`; measured by `make bench`.",
         ]
     )
+
+
+def in_words(document):
+    """Return README's figures for people who read no table, a line each."""
+    results = document["scenarios"]
+    runs, inside = results["runs"]["bare"], results["inside"]["at_once"]["atotelemetry"]
+
+    def gained(behaviour, name):
+        return f"{runs[behaviour][name]['wall_gained']['median'] * 1e3:,.0f} ms"
+
+    quick, exit_hook = results["import"]["atotelemetry"]["wall_gained"]["median"], inside["exit_hook"]["median"]
+    lost = next(budget["measured"] for budget in document["budgets"] if budget["budget"].startswith("events lost"))
+    lines = (
+        "A program with two events takes {} longer than without them, {} when the server hangs.".format(
+            gained("healthy", "atotelemetry"), gained("hanging", "atotelemetry")
+        ),
+        "With PostHog's SDK it takes {} longer, {} when the server hangs.".format(
+            gained("healthy", "posthog"), gained("hanging", "posthog")
+        ),
+        f"`import atotelemetry` takes {quick * 1e3:.1f} ms; half of all exits wait less than {exit_hook * 1e3:.1f} ms.",
+        f"The program needs {inside['peak_bytes_gained']['median'] / 2**20:.0f} MiB more memory.",
+        f"Events lost while the queue had room: {lost.partition('.')[0]}.",
+    )
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def _markdown(head, rows):

@@ -1,0 +1,155 @@
+"""A new user's path: README's programs as they stand, each with a real sender."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from atotelemetry.testing import CaptureServer
+from support_hosts import Hosts, needs_proc, read_to_end
+
+pytestmark = needs_proc
+
+README = Path(__file__).parents[1] / "README.md"
+MOST_LINES = 15
+
+# A server of gunicorn's shape: it loads the program before it forks; workers share a socket and end by `sys.exit`.
+SERVER = """
+import os, socket, sys
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+from mytool import app
+
+class Quiet(WSGIRequestHandler):
+    def log_message(self, *_):
+        pass
+
+server = WSGIServer(("127.0.0.1", 0), Quiet)
+server.set_app(app)
+workers = []
+for _ in range(2):
+    pid = os.fork()
+    if not pid:
+        server.handle_request()
+        server.server_close()
+        sys.exit(0)
+    workers.append(pid)
+for _ in workers:
+    with socket.create_connection(server.server_address) as connection:
+        connection.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+        while connection.recv(4096):
+            pass
+print([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in workers])
+server.server_close()
+"""
+
+
+@pytest.fixture
+def hosts(tmp_path):
+    """Real programs in a home of their own. They may create their `telemetry.yaml` and nothing else."""
+    with CaptureServer() as server:
+        directory = tmp_path / "hosts"
+        directory.mkdir()
+        started = Hosts(directory, server)
+        started.environment |= server.environment("mytool")
+        try:
+            yield started
+        finally:
+            shutil.rmtree(started.home / ".config", ignore_errors=True)
+            left = started.close()
+        assert not left, "left behind: " + "; ".join(left)
+
+
+def program(hosts, framework):
+    """Write README's program for a framework; return its path."""
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    (source,) = [block for block in blocks if block.startswith(f"# mytool.py, with {framework}\n")]
+    return hosts.script(source, preamble=False, path=hosts.directory / "mytool.py"), source
+
+
+def run(hosts, path, *arguments):
+    return hosts.run_command([sys.executable, "-B", "-W", "error", path, *arguments])
+
+
+def told(hosts, count):
+    """Return name and properties of the events, in the order of their capture."""
+    events = sorted(hosts.server.wait_for_events(count), key=lambda event: event["uuid"])
+    hosts.wait_until_no_sender()
+    return [(event["event"], event["properties"]) for event in events]
+
+
+def end_of(properties):
+    return {name: properties[name] for name in ("command", "options", "exit_code", "outcome") if name in properties}
+
+
+@pytest.mark.parametrize("framework", ["typer", "argparse", "asyncio", "gunicorn"])
+def test_telemetry_takes_few_lines(hosts, framework):
+    """Of each program, fewer than 15 lines are about telemetry."""
+    _, source = program(hosts, framework)
+    about = re.findall(r"^.*(?:elemetry|block|\brun\b|app=\"mytool\").*$|^\)$", source, re.MULTILINE)
+    assert 3 <= len(about) < MOST_LINES
+
+
+def test_typer(hosts):
+    """README's words about its first program hold."""
+    path, _ = program(hosts, "typer")
+    done = run(hosts, path, "build", "secret", "--jobs", "2")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    events = told(hosts, 4)
+    assert [name for name, _ in events] == ["cli:start", "build_start", "build_end", "cli:end"]
+    assert (events[2][1]["files"], events[2][1]["target_kind"]) == (12, "pcb")
+    assert end_of(events[3][1]) == {"command": "build", "options": ["--jobs"], "exit_code": 0, "outcome": "ok"}
+    assert "secret" not in str(events)
+    assert events[0][1]["is_tty"] is False
+
+
+def test_argparse(hosts):
+    """A run that a mistake of the person ends is one, too."""
+    path, _ = program(hosts, "argparse")
+    done = run(hosts, path, "build", "--jobs", "2")
+    assert (done.returncode, done.stderr) == (0, "")
+    (_, start), (_, end) = told(hosts, 2)
+    assert end["jobs_given"] is True
+    assert end_of(end) == {"command": "build", "options": ["--jobs"], "exit_code": 0, "outcome": "ok"}
+    assert end_of(start) == {}
+    done = run(hosts, path, "build", "--jobs", "many")
+    assert (done.returncode, "usage: " in done.stderr) == (2, True)
+    *_, (_, end) = told(hosts, 4)
+    assert end_of(end) == {"command": "build", "options": ["--jobs"], "exit_code": 2, "outcome": "usage"}
+
+
+def test_asyncio(hosts):
+    """Coroutines that run at once have an end each."""
+    path, _ = program(hosts, "asyncio")
+    done = run(hosts, path)
+    assert (done.returncode, done.stderr) == (0, "")
+    names = [name for name, _ in told(hosts, 6)]
+    assert (names[0], names[-1]) == ("service:start", "service:end")
+    assert sorted(names[1:-1]) == ["fetch_end", "fetch_end", "fetch_start", "fetch_start"]
+
+
+def test_gunicorn(hosts):
+    """Each worker of a server that preloads the program sends its own events."""
+    path, _ = program(hosts, "gunicorn")
+    done = run(hosts, hosts.script(SERVER, preamble=False, path=Path(path).with_name("server.py")))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[0, 0]\n", "")
+    events = told(hosts, 4)
+    assert sorted(name for name, _ in events) == ["request_end", "request_end", "request_start", "request_start"]
+    assert {properties["method"] for _, properties in events} == {"GET"}
+    assert [properties["status"] for name, properties in events if name == "request_end"] == [200, 200]
+
+
+def test_at_a_terminal(hosts):
+    """`is_tty` is true where stdout is a terminal."""
+    path, _ = program(hosts, "argparse")
+    host, terminal = hosts.start_on_terminal([sys.executable, "-B", path, "build"])
+    try:
+        read_to_end(terminal)
+    finally:
+        os.close(terminal)
+    assert host.finish().returncode == 0
+    assert [properties["is_tty"] for _, properties in told(hosts, 2)] == [True, True]
