@@ -1,5 +1,18 @@
 """Telemetry for command-line programs that the person at the terminal never feels.
 
+    from atotelemetry import Telemetry
+
+    telemetry = Telemetry(app="mytool", api_key="phc_…", host="https://eu.i.posthog.com")
+
+    @telemetry.run  # a pair of events for each run
+    def main():
+        with telemetry.capture("build_start", "build_end") as block:
+            block["files"] = 12
+        telemetry.capture_event("cache_hit", {"entries": 3})
+
+`Telemetry` is one application: with consent, identity, and facts about the run. `TelemetryClient` is the layer below.
+`capture`, `capture_event`, `capture_exception` and `client` belong to the default instance, atopile's.
+
 The measured program (the *host*) encodes an event and puts it on a bounded queue; a feeder thread writes it into the
 stdin pipe of a short-lived, detached child process (the *sender*), and the sender talks to the network:
 

@@ -5,6 +5,7 @@ Runs in the host, on the thread that runs the program.
 
 from __future__ import annotations
 
+import os
 import time
 
 from atotelemetry.host.block import Capture, joined, named
@@ -51,20 +52,20 @@ class Run(Capture):
         self._start = start
         self._end = end
         self._properties = properties
-        self._running: list[tuple[str, float, dict[str, Any], CommandLine | None]] = []
+        self._running: list[tuple[int, str, float, dict[str, Any], CommandLine | None]] = []
 
     def __enter__(self) -> dict[str, Any]:
         start, end = named(self._start), named(self._end)
         line = None if self._is_off() else CommandLine()
         self._tell(start, self._properties, None, line.properties() if line else None)
         block: dict[str, Any] = {}
-        self._running.append((end, time.perf_counter(), block, line))
+        self._running.append((os.getpid(), end, time.perf_counter(), block, line))
         return block
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> Literal[False]:
-        end, entered, block, line = self._running.pop()
+        process, end, entered, block, line = self._running.pop()
         more: dict[str, Any] = {}
         if line is not None:
             line.stop()
@@ -79,7 +80,8 @@ class Run(Capture):
                 self._failed(error, properties, entered)
                 outcome = {"exit_code": 1, "outcome": "error"}
             more.update(outcome)
-        self._tell(end, properties, entered, more)
+        if os.getpid() == process:  # a child that was forked in the run and leaves it is not the run
+            self._tell(end, properties, entered, more)
         return False
 
     def _again(self) -> Run:
@@ -87,6 +89,6 @@ class Run(Capture):
 
     def _returned(self, value: object) -> None:
         """Take a number that `main` returns for the exit code, as `sys.exit(main())` does. Click ignores it."""
-        _, _, block, line = self._running[-1]
+        *_, block, line = self._running[-1]
         if type(value) is int and line is not None and not line.is_inside:
             block.setdefault("exit_code", value)

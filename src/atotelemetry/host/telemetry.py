@@ -204,8 +204,8 @@ class Telemetry:
             patient=patient,
             wait_for_delivery=wait_for_delivery,
         )
-        # The random part of the id decides, so whatever this run forks decides the same.
-        if int(run_id()[:8], 16) >= sample_rate * 0x1_0000_0000:
+        # The run's id is random, and what this run forks has the same.
+        if sample_rate < 1 and int(run_id()[:8], 16) >= sample_rate * 0x1_0000_0000:
             self.client.leave_out()
         self.client._stream.holds = self._consent.holds  # noqa: SLF001 - asked where events are written
         if not self._consent.enabled:
