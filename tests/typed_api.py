@@ -35,11 +35,9 @@ from atotelemetry import (
 from atotelemetry.command import telemetry_command
 from atotelemetry.testing import Answer, CaptureServer, RecordedRequest
 
-assert_type(DEFAULT_QUEUE_SIZE, int)
-assert_type(FLUSH_TIMEOUT, float)
-assert_type(WORKER_WAKE_INTERVAL, float)
-assert_type(PH_API_HOST, str)
-assert_type(PH_API_ENDPOINT, str)
+whole: int = DEFAULT_QUEUE_SIZE
+seconds: float = FLUSH_TIMEOUT + WORKER_WAKE_INTERVAL
+text: str = PH_API_HOST + PH_API_ENDPOINT
 assert_type(atotelemetry.__version__, str)
 assert_type(client, TelemetryClient)
 
@@ -139,8 +137,8 @@ def application() -> None:
     own = Telemetry(app="tool", api_key="key", host="https://example.invalid", run_properties=("email",), queue_size=9)
     assert_type(own.client, TelemetryClient)
     own.client.disabled = True
-    own.disabled = True
     assert_type(own.disabled, bool)
+    own.disabled = True
     assert_type(own.stats, Stats)
     assert_type(own.flush(1.0, delivered=True), bool)
     assert_type(own.shutdown(), bool)
