@@ -355,6 +355,28 @@ def test_another_thread_s_parser_is_not_the_run_s(telemetry, events):
     assert ended(events)["command"] == "build"
 
 
+def test_a_name_is_given_by_keyword(telemetry):
+    """The one argument of a decorator is the function."""
+    with pytest.raises(TypeError, match="a function is decorated, not 'cli'; names are given by keyword"):
+        telemetry.run("cli")
+
+
+def test_a_command_whose_class_raises(telemetry, events):
+    """Whatever a class of the program raises when it is looked at stays inside."""
+
+    class Odd(click.Command):
+        def get_params(self, ctx):
+            if sys._getframe(1).f_globals["__name__"].startswith("atotelemetry"):
+                raise SystemExit(9)
+            return super().get_params(ctx)
+
+    with pytest.raises(SystemExit) as caught, telemetry.run() as run:
+        run["exit_code"] = [1]
+        Odd("odd").main([])
+    assert caught.value.code == 0
+    assert ended(events) == {"exit_code": [1], "outcome": "ok"}
+
+
 def test_a_parser_that_cannot_be_read(telemetry, events):
     """The program runs as ever; only the command line is not known."""
     with telemetry.run():

@@ -88,12 +88,14 @@ class Capture:
         if isinstance(function, (staticmethod, classmethod)):  # still as it stands in the class
             return type(function)(self(function.__func__))
 
+        target: Any = function
+        if not callable(target):
+            raise TypeError(f"a function is decorated, not {target!r}; names are given by keyword")
         again = self._again
         body = function.func if isinstance(function, partial) else function
         # An object that can be called runs the code of its class.
         code = getattr(body, "__code__", None) or getattr(getattr(type(body), "__call__", None), "__code__", None)  # noqa: B004
         flags = getattr(code, "co_flags", 0)
-        target: Any = function
         wrapper: Any
         if flags & _COROUTINE:
 
@@ -162,6 +164,8 @@ def joined(properties: Mapping[str, Any] | None, block: dict[str, Any]) -> Mappi
         return block or properties
     try:
         return {**properties, **block}
-    except Exception as error:  # a mapping of the program's own, or another thread changes it
+    except BaseException as error:  # a mapping of the program's own, or another thread changes it
+        if is_for_the_host(error):
+            raise
         debug("a block's own properties go without the others: %r", error)
         return block

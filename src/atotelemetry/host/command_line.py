@@ -13,6 +13,7 @@ import sys
 from _thread import get_ident
 
 from atotelemetry.host.debug import debug
+from atotelemetry.host.interrupts import is_for_the_host
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,26 +33,24 @@ class CommandLine:
         self._parsed: tuple[Any, list[str]] | None = None  # argparse's outermost parser, and its arguments
         self._undo: list[Callable[[], None]] = []
         for name in _CLICKS:
-            self._follow_click(getattr(sys.modules.get(f"{name}.globals"), "_local", None))
+            _try(self._follow_click, getattr(sys.modules.get(f"{name}.globals"), "_local", None))
         self.is_inside = self._context is not None
         """Whether a command of click or typer was running already."""
-        self._follow_argparse(getattr(sys.modules.get("argparse"), "ArgumentParser", None))
+        _try(self._follow_argparse, getattr(sys.modules.get("argparse"), "ArgumentParser", None))
 
     def properties(self) -> dict[str, Any]:
         """Return `command` and `options` as far as they are known now. Never raises."""
-        try:
-            if self._context is not None:
-                return _of_click(self._context)
-            if self._parsed is not None:
-                return _of_argparse(*self._parsed)
-        except Exception as error:  # another version of a framework, or a class of the program's own
-            debug("the command line cannot be read: %r", error)
-        return {}
+        known = None
+        if self._context is not None:
+            known = _try(_of_click, self._context)
+        elif self._parsed is not None:
+            known = _try(_of_argparse, *self._parsed)
+        return known or {}
 
     def stop(self) -> None:
-        """Leave the frameworks as they were."""
+        """Leave the frameworks as they were. Never raises."""
         while self._undo:
-            self._undo.pop()()
+            _try(self._undo.pop())
 
     # ---- click and typer
 
@@ -123,10 +122,18 @@ class _Contexts(list):  # type: ignore[type-arg] # `typing` costs a host millise
     def append(self, context: Any) -> None:
         list.append(self, context)
         if self.entered is not None:
-            try:
-                self.entered(context)
-            except Exception as error:
-                debug("a command cannot be read: %r", error)
+            _try(self.entered, context)
+
+
+def _try(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function that looks at a framework: another version of it, or a class of the program's own, may raise."""
+    try:
+        return function(*arguments)
+    except BaseException as error:
+        if is_for_the_host(error):
+            raise
+        debug("the command line cannot be read: %r", error)
+        return None
 
 
 def _of_click(context: Any) -> dict[str, Any]:

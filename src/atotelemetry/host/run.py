@@ -73,7 +73,7 @@ class Run(Capture):
         properties = joined(self._properties, block)
         if error is None:
             code = block.get("exit_code", 0)
-            more.update(exit_code=code, outcome="error" if code else "ok")
+            more.update(exit_code=code, outcome="ok" if type(code) is int and code == 0 else "error")
         else:
             outcome = self._outcome(error)
             if outcome is None:

@@ -268,15 +268,19 @@ class Telemetry:
         are never told. What is put into the dict `run` is on the end event, and wins. A number that a decorated
         function returns is its exit code.
         """
-        made = load("atotelemetry.host.run").Run(
-            self._event,
-            lambda error, known, since: self._exception(error, known, since, handled=False),
-            self._exit_properties,
-            lambda: self.client.disabled,
-            start,
-            end,
-            properties,
-        )
+        try:
+            made = load("atotelemetry.host.run").Run(
+                self._event,
+                lambda error, known, since: self._exception(error, known, since, handled=False),
+                self._exit_properties,
+                lambda: self.client.disabled,
+                start,
+                end,
+                properties,
+            )
+        except Exception as error:
+            debug("a run goes without its command line: %r", error)
+            made = self.capture(start, end, properties)
         return made if main is None else made(main)
 
     def capture_event(
