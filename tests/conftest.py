@@ -36,7 +36,11 @@ _PRIVATE = frozenset(
 )
 
 # Tests that share a costly fixture, by how their ids start: in a parallel run one worker takes them all.
-_TOGETHER = ("tests/demo/test_demo.py::", "tests/sender/test_deadline.py::test_a_stalled_sender_is_gone")
+_TOGETHER = (
+    "tests/demo/test_demo.py::",
+    "tests/sender/test_deadline.py::test_a_stalled_sender_is_gone",
+    "tests/test_installed_cli.py::",
+)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -84,7 +88,6 @@ def private_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
             patch.setenv(name, str(home))
         patch.setenv("XDG_CONFIG_HOME", str(home / ".config"))
         patch.setenv("XDG_CACHE_HOME", str(home / ".cache"))  # senders note there that a network failed
-        patch.setenv("XDG_CACHE_HOME", str(home / ".cache"))
         patch.setenv(MARK, new_mark())
         yield
 

@@ -49,8 +49,8 @@ BAD = [
     ("http://a b", "a space"),
     ("http://x/\ty", "a control character"),
     ("http://caf\udce9", "not readable"),
-    (5, "a text, not int"),
-    (b"http://x", "a text, not bytes"),
+    (5, "must be a text"),
+    (b"http://x", "must be a text"),
 ]
 
 
