@@ -395,3 +395,34 @@ def test_a_run_inside_a_run(telemetry, events):
     outer_start, _, inner_end, outer_end = events
     assert ended([outer_start, outer_end])["command"] == "build"
     assert said(inner_end, "command") == {"command": "other"}
+
+
+def test_runs_that_overlap(telemetry, events):
+    """As tasks do: the first that began ends first, a thousand times. Nothing of them stays."""
+    parse = argparse.ArgumentParser.parse_known_args
+    last = telemetry.run(start="", end="")
+    last.__enter__()
+    for _ in range(1000):
+        run = telemetry.run(start="", end="")
+        run.__enter__()
+        last.__exit__(None, None, None)
+        last = run
+        assert argparse.ArgumentParser.parse_known_args is not parse
+    assert argparse_program().parse_args(["other", "plain"]).mode == "plain"
+    last.__exit__(None, None, None)
+
+
+def test_another_library_that_replaces_the_same(telemetry, monkeypatch, tmp_path):
+    """A function that was put in front of ours goes on working after the run."""
+    parse = argparse.ArgumentParser.parse_known_args
+    with captured(telemetry) as events:
+        with telemetry.run():
+            ours = argparse.ArgumentParser.parse_known_args
+            theirs = lambda *given: ours(*given)  # noqa: E731, PLW0108 - another object
+            monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", theirs)
+        assert argparse_program().parse_args(["other", "plain"]).mode == "plain"
+        monkeypatch.undo()
+        with telemetry.run():
+            argparse_program().parse_args(["build"])
+    assert said(events[-1], "command") == {"command": "build"}
+    assert argparse.ArgumentParser.parse_known_args is parse

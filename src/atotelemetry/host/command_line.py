@@ -10,7 +10,7 @@ Values never leave: a name is told only if the program declared it as a command 
 from __future__ import annotations
 
 import sys
-from _thread import get_ident
+from _thread import allocate_lock, get_ident
 
 from atotelemetry.host.debug import debug
 from atotelemetry.host.interrupts import is_for_the_host
@@ -24,6 +24,12 @@ __all__ = ["CommandLine"]
 
 _CLICKS = ("click", "typer._click")  # typer has a copy of its own
 
+# argparse's function is replaced by one of ours while any run follows it: runs may overlap, on threads or as tasks.
+_following: list[CommandLine] = []
+_replaced: list[tuple[Any, Any]] = []  # argparse's function and ours, if ours is in place
+# Never waited for: a fork may have copied it while another thread held it. Without it nothing is changed.
+_changing = allocate_lock()
+
 
 class CommandLine:
     """Follows the frameworks on this thread, from its making to `stop`."""
@@ -31,6 +37,8 @@ class CommandLine:
     def __init__(self) -> None:
         self._context: Any = None  # click's innermost
         self._parsed: tuple[Any, list[str]] | None = None  # argparse's outermost parser, and its arguments
+        self._thread = get_ident()
+        self._is_parsing = False
         self._undo: list[Callable[[], None]] = []
         for name in _CLICKS:
             _try(self._follow_click, getattr(sys.modules.get(f"{name}.globals"), "_local", None))
@@ -66,9 +74,12 @@ class CommandLine:
         variables["stack"] = contexts
 
         def undo() -> None:
+            contexts.entered = None
             # Another thread has another dict. Whoever replaced the list meanwhile goes on with theirs.
             if local.__dict__.get("stack") is contexts:
-                after = [] if before is None else before
+                # That of a run that overlapped and has ended goes, too.
+                is_over = before is None or (type(before) is _Contexts and before.entered is None)
+                after = [] if is_over else before
                 after[:] = contexts
                 local.__dict__["stack"] = after
 
@@ -85,33 +96,59 @@ class CommandLine:
     # ---- argparse
 
     def _follow_argparse(self, parser_class: Any) -> None:
-        before = getattr(parser_class, "__dict__", {}).get("parse_known_args")
-        if before is None:
+        if parser_class is None or not _changing.acquire(blocking=False):
             return
-        thread: int | None = get_ident()
-
-        def parse_known_args(parser: Any, args: Any = None, namespace: Any = None) -> Any:
-            nonlocal thread
-            if get_ident() != thread:  # also subparsers, which their parser calls
-                return before(parser, args, namespace)
-            args = list(sys.argv[1:] if args is None else args)
-            self._parsed = parser, list(args)
-            ours, thread = thread, None
-            try:
-                return before(parser, args, namespace)
-            finally:
-                thread = ours
-
-        parse_known_args.__doc__ = before.__doc__
-        parser_class.parse_known_args = parse_known_args
+        try:
+            if not _replaced:
+                before = parser_class.__dict__["parse_known_args"]
+                _replaced.append((before, _listening(before)))
+                parser_class.parse_known_args = _replaced[0][1]
+            _following.append(self)
+        finally:
+            _changing.release()
 
         def undo() -> None:
-            nonlocal thread
-            thread = None
-            if parser_class.__dict__.get("parse_known_args") is parse_known_args:
-                parser_class.parse_known_args = before
+            _following.remove(self)
+            if _following or not _changing.acquire(blocking=False):
+                return
+            try:
+                # Where another library built on ours, ours stays, and calls argparse's.
+                if not _following and _replaced and parser_class.__dict__["parse_known_args"] is _replaced[0][1]:
+                    parser_class.parse_known_args = _replaced.pop()[0]
+            finally:
+                _changing.release()
 
         self._undo.append(undo)
+
+    def hears(self, parser: Any, arguments: list[str]) -> bool:
+        """Remember a parser's arguments; False on another thread, and for the subparsers that a parser calls."""
+        if get_ident() != self._thread or self._is_parsing:
+            return False
+        self._parsed = parser, arguments
+        self._is_parsing = True
+        return True
+
+    def parsed(self) -> None:
+        """Be told that the parser is done."""
+        self._is_parsing = False
+
+
+def _listening(before: Callable[..., Any]) -> Callable[..., Any]:
+    """Return argparse's `parse_known_args` with the runs that follow it listening."""
+
+    def parse_known_args(parser: Any, args: Any = None, namespace: Any = None) -> Any:
+        if not _following:
+            return before(parser, args, namespace)
+        args = list(sys.argv[1:] if args is None else args)  # as argparse does
+        heard = [one for one in list(_following) if one.hears(parser, list(args))]
+        try:
+            return before(parser, args, namespace)
+        finally:
+            for one in heard:
+                one.parsed()
+
+    parse_known_args.__doc__ = before.__doc__
+    return parse_known_args
 
 
 class _Contexts(list):  # type: ignore[type-arg] # `typing` costs a host milliseconds
