@@ -122,8 +122,8 @@ def _stream(telemetry: Telemetry, known_id: object, *, with_exception: bool) -> 
     lines: list[bytes] = []
     divert(client, lines.append)
     # Otherwise the first event would create the file, as it does in the first real run.
-    telemetry._go_by(str(known_id or _NEW_ID))  # noqa: SLF001 - this command is the only one to pretend
-    stream = client._stream  # noqa: SLF001
+    telemetry.go_by(str(known_id or _NEW_ID))
+    stream = client.stream
     stream.settings["api_key"] = _KEY
     stream.settings["host"] = client.host or _NOWHERE  # only the program itself knows it; it is not in the body
     name = "build" if telemetry.app == "atopile" else "run"

@@ -91,7 +91,7 @@ def _send(app: str, known_id: str | None, key: str, host: str, timeout: float, p
             )
             client = telemetry.client
             # Without an id PostHog makes no person of the event; a new one is for the first real run to keep.
-            telemetry._go_by(known_id or "")  # noqa: SLF001 - this command is the only one to pretend
+            telemetry.go_by(known_id or "")
             started = time.perf_counter()
             uuid = telemetry.capture_event(EVENT, {"test": True})
             accepted = client.flush(timeout + _GRACE, delivered=True) and uuid is not None

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["FAILURES", "PAUSE", "cache_directory", "encode", "note_of", "pause_left", "read"]
+__all__ = ["PAUSE", "cache_directory", "encode", "note_of", "pause_left", "read"]
 
-FAILURES = 2
+_FAILURES = 2
 """So many senders in a row whose first attempt failed by the network open the breaker."""
 
 PAUSE = 60.0
@@ -80,7 +80,7 @@ def pause_left(app: str, address: str, now: float) -> float:
         return 0.0
     failures, at = read(path)
     is_recent = 0 <= now - at < PAUSE  # a time to come is a clock that was wrong
-    return at + PAUSE - now if failures >= FAILURES and is_recent else 0.0
+    return at + PAUSE - now if failures >= _FAILURES and is_recent else 0.0
 
 
 def _origin(address: str) -> str:

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from atotelemetry.host.child import Sender
     from atotelemetry.host.stream import Stream
 
-__all__ = ["MAX_FAILURES", "NETWORK_DOWN", "NO_SENDER", "Attempts"]
+__all__ = ["MAX_FAILURES", "Attempts"]
 
 MAX_FAILURES = 3
 """So many senders in a row that could not be started, or never read their input, end the attempts."""
 
-NO_SENDER = "no sender"
-NETWORK_DOWN = "network down"
+_NO_SENDER = "no sender"
+_NETWORK_DOWN = "network down"
 
 _SHORTAGE_PAUSE = 10.0  # after so many attempts in vain for want of descriptors, processes or memory
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
@@ -36,7 +36,7 @@ class Attempts:
         self._insists = self._patient = patient
         self._failures = 0
         self._paused_until = 0.0
-        self.reason = NO_SENDER
+        self.reason = _NO_SENDER
         self.are_over = False
         """Whether no sender will be started any more."""
 
@@ -49,7 +49,7 @@ class Attempts:
             pause = 0.0 if self._insists or urgent else self._stream.network_pause()
             if pause:
                 debug("the network is down: no sender for %d s", pause)
-                self._pause(NETWORK_DOWN, pause)
+                self._pause(_NETWORK_DOWN, pause)
                 return None
             hello = self._stream.hello()
             return start_sender(urgent=urgent), hello
@@ -70,7 +70,7 @@ class Attempts:
 
     def resume(self, *, insists: bool) -> None:
         """End a pause for a flush; one for a dead network only if the flush insists."""
-        if insists or self.reason != NETWORK_DOWN:
+        if insists or self.reason != _NETWORK_DOWN:
             self._paused_until = 0.0
             self._insists = insists or self._patient
 
@@ -89,7 +89,7 @@ class Attempts:
             return
         if temporary:
             self._failures = 0
-            self._pause(NO_SENDER, _SHORTAGE_PAUSE)
+            self._pause(_NO_SENDER, _SHORTAGE_PAUSE)
         else:
             self._give_up(f"{self._failures} senders in a row failed: {reason}")
 
@@ -97,5 +97,5 @@ class Attempts:
         self.reason, self._paused_until = reason, monotonic() + seconds
 
     def _give_up(self, reason: str) -> None:
-        self.reason, self.are_over = NO_SENDER, True
+        self.reason, self.are_over = _NO_SENDER, True
         debug("telemetry gave up: %s", reason)

@@ -78,8 +78,8 @@ class Capture:
         """Return a new one for each call of a decorated function."""
         return Capture(self._event, self._left, self._start, self._end, self._properties)
 
-    def _returned(self, value: object) -> None:
-        """Be told what a decorated function returned."""
+    def returned(self, value: object) -> None:
+        """Take the result of a decorated function."""
 
     def __call__(self, function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
         """Capture every call of `function`; for a coroutine or generator function, until its object ends."""
@@ -103,7 +103,7 @@ class Capture:
                 block = again()
                 with block:
                     value = await target(*args, **kwargs)
-                    block._returned(value)  # noqa: SLF001 - our own
+                    block.returned(value)
                     return value
 
         elif flags & _ASYNC_GENERATOR:
@@ -138,7 +138,7 @@ class Capture:
                 block = again()
                 with block:
                     value = target(*args, **kwargs)
-                    block._returned(value)  # noqa: SLF001 - our own
+                    block.returned(value)
                     return value
 
         wrapped: Callable[Parameters, Result] = wraps(function)(wrapper)

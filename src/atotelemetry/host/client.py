@@ -110,30 +110,7 @@ class TelemetryClient:
         patient: bool = False,
         wait_for_delivery: bool | None = None,
     ) -> None:
-        check(
-            app=app,
-            app_version=app_version,
-            api_key=api_key,
-            host=host,
-            queue_size=queue_size,
-            before_send=before_send,
-            endpoint=endpoint,
-            protocol=protocol,
-            disable_geoip=disable_geoip,
-            historical_migration=historical_migration,
-            compression=compression,
-            max_retries=max_retries,
-            request_timeout=request_timeout,
-            sender_deadline=sender_deadline,
-            properties=properties,
-            run_properties=run_properties,
-            in_app=in_app,
-            source_lines=source_lines,
-            scrub=scrub,
-            on_error=on_error,
-            patient=patient,
-            wait_for_delivery=wait_for_delivery,
-        )
+        check(**locals())  # nothing but the arguments so far
         fault = fault_of_address(host) if host else ""
         if fault:
             raise ValueError(fault)
@@ -166,17 +143,18 @@ class TelemetryClient:
 
             self._before_send = BeforeSend(before_send, common)
             common = {}  # `before_send` has them in front of it, in each event
-        self._stream = Stream(settings, common)
+        self.stream = Stream(settings, common)
         self._feeder = Feeder(
             queue_size=queue_size,
-            stream=self._stream,
+            stream=self.stream,
             on_error=on_error,
             patient=patient,
             wait_for_delivery=wait_for_delivery,
         )
         self._counts = self._feeder.counts
         self._refuses = False  # for any reason
-        self._switched_off = False  # by the host
+        self.switched_off = False
+        """Whether the host set `disabled`."""
         self._locked = False
         self._left_out = False  # by chance, as `sample_rate` says
         self._encoder: Encoder | None = None  # made at the first event of a process
@@ -201,8 +179,8 @@ class TelemetryClient:
 
     @disabled.setter
     def disabled(self, disabled: bool) -> None:
-        self._switched_off = bool(disabled)
-        self._refuses = self._switched_off or self._locked or self._left_out
+        self.switched_off = bool(disabled)
+        self._refuses = self.switched_off or self._locked or self._left_out
         if disabled:
             self._feeder.discard()
 
@@ -215,6 +193,22 @@ class TelemetryClient:
         """Be disabled for good, because the person says no: the feeder starts no sender and writes nothing any more."""
         self._refuses = self._locked = True
         self._feeder.discard(for_good=True)
+
+    def divert(self, around: Callable[[Feeder], Any]) -> Callable[[], None]:
+        """Replace the feeder by `around(feeder)` and take events even while disabled. Returns a function that ends it.
+
+        Needs no key and no consent: nothing is sent.
+        """
+        feeder, refused, reasons = self._feeder, self._refuses, (self.switched_off, self._locked)
+        self._feeder = around(feeder)
+        self._refuses = False
+
+        def undo() -> None:
+            self._feeder = feeder
+            # A no that was said meanwhile stays.
+            self._refuses = refused or reasons != (self.switched_off, self._locked)
+
+        return undo
 
     # ---- capture
 
@@ -275,7 +269,7 @@ class TelemetryClient:
             if line is None:
                 name, line = encoder.line(event, distinct_id, properties, timestamp, context, uuid)
         except BaseException as error:
-            if self._refuse(error):
+            if self.refuse(error):
                 raise
             return None
         # As `_queue`, without the call.
@@ -327,7 +321,7 @@ class TelemetryClient:
         except BaseException as error:
             if claimed is not None:
                 reports.release(claimed[0])
-            if self._refuse(error):
+            if self.refuse(error):
                 raise
             return None
         if self._queue(line):
@@ -346,7 +340,7 @@ class TelemetryClient:
             return False  # no stack left to say so
         return False
 
-    def _refuse(self, error: BaseException) -> bool:
+    def refuse(self, error: BaseException) -> bool:
         """Count an event that never came as far as the queue; whether `error` is meant for the host."""
         is_interrupted = is_for_the_host(error)
         try:

@@ -56,21 +56,10 @@ class _Diversion:
 def divert(client: TelemetryClient, take: Callable[[bytes], object]) -> Callable[[], None]:
     """Give every event of `client` to `take`, as the line that a sender would read, and start no sender.
 
-    Needs no key and no consent: nothing is sent. `take` is called on the thread that captures; what it raises loses the
-    event, no more. Returns a function that ends the diversion.
+    Needs no key and no consent: nothing is sent. `take` is called on the thread that captures. An exception in it loses
+    the event, no more. Returns a function that ends the diversion.
     """
-    # The one place, beside the client itself, that decides where an event goes.
-    feeder, refused, reasons = client._feeder, client._refuses, (client._switched_off, client._locked)  # noqa: SLF001
-    diversion = _Diversion(feeder, take)
-    client._feeder = diversion  # type: ignore[assignment]  # noqa: SLF001
-    client._refuses = False  # noqa: SLF001
-
-    def undo() -> None:
-        client._feeder = feeder  # noqa: SLF001
-        # A no that was said meanwhile stays.
-        client._refuses = refused or reasons != (client._switched_off, client._locked)  # noqa: SLF001
-
-    return undo
+    return client.divert(lambda feeder: _Diversion(feeder, take))
 
 
 def pretend_person(telemetry: Telemetry, distinct_id: str) -> Callable[[], None]:
@@ -88,14 +77,14 @@ def read_event(client: TelemetryClient, line: bytes) -> dict[str, Any]:
     """Return the event in a diverted line, with the properties that the sender would be told once for all."""
     json = load("msgspec").json
     event: dict[str, Any] = json.decode(line)
-    hello = json.decode(client._stream.hello())  # noqa: SLF001 - as in `divert`
+    hello = json.decode(client.stream.hello())
     event["properties"] = {**hello.get("properties", {}), **event["properties"]}
     return event
 
 
 def show_on_stderr(client: TelemetryClient) -> None:
     """Print every event of `client` on stderr, with the properties that the sender would be told once for all."""
-    stream = client._stream  # noqa: SLF001 - as in `divert`
+    stream = client.stream
 
     def show(line: bytes) -> None:
         is_exception = b'"event":"$exception"' in line

@@ -195,7 +195,7 @@ class Feeder:
         return self.wait_for_answers(deadline) if delivered else True
 
     def hand_over(self, deadline: Deadline, *, insists: bool, stop: bool) -> bool:
-        """Do only that. With `insists` also while the network is down."""
+        """Wait until every event put so far is in the pipe. With `insists` also while the network is down."""
         if self._work.is_done_here():
             return False  # a logging handler or a finalizer, run by the very thread that it would wait for
         self._work.recover()
@@ -228,7 +228,7 @@ class Feeder:
         return ends_everybody() if self._wait_for_delivery is None else self._wait_for_delivery
 
     def is_settled(self) -> bool:
-        """Whether, beyond that, the fate of every event is known."""
+        """Whether nothing is left to do and the fate of every event is known."""
         return self.is_over() and self._senders.have_answered()
 
     def fate(self) -> tuple[int, dict[str, int]]:
@@ -311,7 +311,7 @@ class Feeder:
         self._left_early = self._stuck = self._waiting()
 
     def after_fork_in_parent(self) -> None:
-        """Go on: at once where there is something to do and Python does not mind, else with the next event or flush."""
+        """Go on at once if there is something to do and Python allows it, else with the next event or flush."""
         self._work.fork_ends()
         goes_on = self._waiting() and not self._left_early
         if _MAY_START_AFTER_FORK:
@@ -379,7 +379,7 @@ class Feeder:
                 self._running = False
 
     def _make_way(self) -> None:
-        """Raise `_Interrupted` for a fork that wants the work: when nothing is queued, or it has waited long enough."""
+        """Raise `_Interrupted` if a fork wants the work, and nothing is queued or it has waited long enough."""
         if self._work.fork_is_due() and (not self.qsize() or self._work.fork_insists()):
             raise _Interrupted
 
@@ -478,7 +478,7 @@ class Feeder:
         return request
 
     def _hand_over(self, deadline: Deadline | None) -> None:
-        """Write the outbox into a sender's pipe; what a dying sender did not take goes to the next one."""
+        """Write the outbox into a sender's pipe. The next sender gets the lines that a dying one did not take."""
         while len(self._outbox) and not self._discards and not self._gave_up():
             sender = self._sender or self._start_sender(deadline)
             if sender is None:
@@ -560,7 +560,7 @@ class Feeder:
         return self._attempts.are_over
 
     def _let_go(self, sender: Sender) -> None:
-        """Close the pipe of a sender that does not, or shall not, get all of it."""
+        """Close the pipe of a sender without an `end`."""
         self._outbox.start_again()
         self._sender = None
         sender.close()
@@ -597,7 +597,7 @@ class Feeder:
             self._report()
 
     def _report(self) -> None:
-        """Tell the log and the host of losses that they have not heard of."""
+        """Tell the log and the host of new losses."""
         for reason, count in self._losses().items():
             before = self._reported.get(reason, 0)
             if count == before:

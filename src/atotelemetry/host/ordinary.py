@@ -18,9 +18,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["ROOM", "NotOrdinary", "copy_of_ordinary"]
+__all__ = ["copy_of_ordinary"]
 
-ROOM = 600_000
+_ROOM = 600_000
 """Characters that one event may hold on the fast path. JSON takes six bytes at most for one."""
 
 _MAX_DEPTH = 12
@@ -43,11 +43,11 @@ _DICTS = frozenset((dict,)).issuperset
 _chain = chain.from_iterable
 
 
-class NotOrdinary(Exception):
+class _NotOrdinary(Exception):
     """A value that the fast path does not take."""
 
 
-def copy_of_ordinary(value: Any, room: int = ROOM, depth: int = 0) -> tuple[Any, int]:
+def copy_of_ordinary(value: Any, room: int = _ROOM, depth: int = 0) -> tuple[Any, int]:
     """Copy an exact dict, list or tuple; also return how many characters of `room` are left, less than 0 for too many.
 
     Raises an `Exception` if it is not ordinary, and anything that a metaclass of the host's raises.
@@ -57,7 +57,7 @@ def copy_of_ordinary(value: Any, room: int = ROOM, depth: int = 0) -> tuple[Any,
     names: Any = None
     if type(value) is dict:
         if len(value) > _MAX_ENTRIES or depth > _MAX_DEPTH:
-            raise NotOrdinary
+            raise _NotOrdinary
         copied = value.copy()
         names = tuple(copied)
         if names not in _checked_names:
@@ -65,7 +65,7 @@ def copy_of_ordinary(value: Any, room: int = ROOM, depth: int = 0) -> tuple[Any,
         values = copied.values()
     else:
         if len(value) > _MAX_LENGTH or depth > _MAX_DEPTH:
-            raise NotOrdinary
+            raise _NotOrdinary
         copied = values = list(value)
         if len(copied) > _FEW:
             kinds = set(map(type, copied))
@@ -82,18 +82,18 @@ def copy_of_ordinary(value: Any, room: int = ROOM, depth: int = 0) -> tuple[Any,
             continue
         elif kind is int:
             if not -_SMALL < item < _SMALL and not _SMALLEST_INTEGER <= item <= _LARGEST_INTEGER:
-                raise NotOrdinary
+                raise _NotOrdinary
         elif kind is list or kind is dict or kind is tuple:
             has_containers = True
         else:
-            raise NotOrdinary
+            raise _NotOrdinary
     if has_containers:
         for name in names or range(len(copied)):
             item = copied[name]
             kind = type(item)
             if kind is list or kind is dict or kind is tuple:
                 if room < 0:
-                    raise NotOrdinary
+                    raise _NotOrdinary
                 copied[name], room = copy_of_ordinary(item, room, depth + 1)
     return copied, room
 
@@ -105,7 +105,7 @@ _checked_names: set[tuple[str, ...]] = set()
 def _check_names(names: tuple[Any, ...]) -> None:
     """Raise unless all keys of a dict are exact strs, and not long."""
     if not _TEXTS(map(type, names)) or sum(map(len, names)) > _MAX_NAMES:
-        raise NotOrdinary
+        raise _NotOrdinary
     if len(_checked_names) >= _MAX_CHECKED:
         _checked_names.clear()
     _checked_names.add(names)

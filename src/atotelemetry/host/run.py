@@ -87,7 +87,7 @@ class Run(Capture):
     def _again(self) -> Run:
         return Run(*self._made_with)
 
-    def _returned(self, value: object) -> None:
+    def returned(self, value: object) -> None:
         """Take a number that `main` returns for the exit code, as `sys.exit(main())` does. Click ignores it."""
         *_, block, line = self._running[-1]
         if type(value) is int and line is not None and not line.is_inside:

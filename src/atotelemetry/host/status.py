@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from atotelemetry.host.choice import FileChoice
 
-__all__ = ["Report", "choose", "log_file", "status", "status_text"]
+__all__ = ["Report", "choose", "status", "status_text"]
 
 # How much of the end of the log is searched for the last summary.
 LOG_TAIL_BYTES = 64 * 1024
@@ -49,7 +49,7 @@ class Report:
         return f"Report(text={self.text!r}, exit_code={self.exit_code!r})"
 
 
-def log_file(app: str) -> str | None:
+def _log_file(app: str) -> str | None:
     """Return the file that the senders of `app` write their log to, if a variable names one."""
     return os.environ.get(f"{environment_prefix(app)}_TELEMETRY_LOG") or os.environ.get("ATO_TELEMETRY_LOG") or None
 
@@ -73,7 +73,7 @@ def status(
     fault = fault_of_address(endpoint) if endpoint else ""
     if fault and mode == "on":
         mode, reason = "off", f"{variable}: {fault}"
-    log = log_file(app)
+    log = _log_file(app)
     return {
         "app": app,
         "telemetry": mode,

@@ -207,7 +207,7 @@ class Telemetry:
         # The run's id is random, and what this run forks has the same.
         if sample_rate < 1 and int(run_id()[:8], 16) >= sample_rate * 0x1_0000_0000:
             self.client.leave_out()
-        self.client._stream.holds = self._consent.holds  # noqa: SLF001 - asked where events are written
+        self.client.stream.holds = self._consent.holds
         if not self._consent.enabled:
             self.client.lock()
         elif self._consent.mode == "log":
@@ -361,7 +361,7 @@ class Telemetry:
                 known = {**more, **known}
             return client.capture(event, distinct_id=person, properties=known)
         except BaseException as error:
-            if client._refuse(error):  # noqa: SLF001 - one layer in two: what is lost here is lost, too
+            if client.refuse(error):
                 raise
             return None
 
@@ -379,7 +379,7 @@ class Telemetry:
             person, known = self._person_and_properties(installation, properties, since)
             return client.capture_exception(caught, distinct_id=person, properties=known, handled=handled)
         except BaseException as error:
-            if client._refuse(error):  # noqa: SLF001
+            if client.refuse(error):
                 raise
             return None
 
@@ -464,7 +464,7 @@ class Telemetry:
         client = self.client
         if client.disabled:
             # Without a key, or in the test suite of a host that switched us off, nothing would ever be sent.
-            is_due = self._consent.mode == "waiting" and client.api_key and client.host and not client._switched_off  # noqa: SLF001
+            is_due = self._consent.mode == "waiting" and client.api_key and client.host and not client.switched_off
             if is_due and self._notice_given.acquire(False):
                 load("atotelemetry.host.notice").give(self.app, self._consent.path, self._notice)
             return None
@@ -476,14 +476,15 @@ class Telemetry:
             if known is None:
                 client.lock()
                 return None
-            self._go_by(known)
+            self.go_by(known)
         return self._distinct_id
 
-    def _go_by(self, installation: str) -> None:
+    def go_by(self, installation: str) -> None:
         """Take `installation` for the id of this installation, and let the sender salt the project's id with it."""
         self._distinct_id = installation
         if self.app != "atopile":
-            self.client._stream.settings["salt"] = installation  # noqa: SLF001 - known at the first event, before any sender
+            # Before the first event, and so before any sender.
+            self.client.stream.settings["salt"] = installation
 
 
 def _with_own(properties: Mapping[str, Any] | None, since: float | None) -> dict[str, Any]:

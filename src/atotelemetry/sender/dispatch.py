@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from atotelemetry.sender.tally import Tally
     from atotelemetry.wire import Hello
 
-__all__ = ["RETRY_DELAY", "Dispatcher", "TimeLeft", "backoff", "retry_pause", "utc_now"]
+__all__ = ["RETRY_DELAY", "Dispatcher", "backoff", "retry_pause", "utc_now"]
 
 RETRY_DELAY = 0.5
 """Before the first retry; doubled for each further one."""
@@ -38,7 +38,7 @@ _SMALLEST_LIMIT_BYTES = 64 * 1024
 _ELSEWHERE = "elsewhere"  # the kind of an outcome: to be sent again, to another endpoint
 
 
-class TimeLeft(Protocol):
+class _TimeLeft(Protocol):
     """The clock of a dispatcher; `watchdog.Countdown` is one."""
 
     def left(self) -> float | None:
@@ -90,7 +90,7 @@ class Dispatcher:
         settings: Hello,
         *,
         post: Callable[[Request, int, float | None], Outcome],
-        time: TimeLeft,
+        time: _TimeLeft,
         journal: Journal,
         tally: Tally,
         endpoints: Endpoints | None = None,
