@@ -19,8 +19,8 @@ stdin pipe of a short-lived, detached child process (the *sender*), and the send
     capture() ─encode─▶ bounded queue ─▶ feeder thread ══pipe══▶ sender: read ─▶ batch ─▶ POST ─▶ PostHog
 
 The folders are the processes: `host/` runs inside the CLI, `sender/` in the child, `command/` when a person calls
-`atotelemetry`; `wire.py` defines the lines in the pipe. Names are resolved at their first use, so this import costs
-nothing.
+`atotelemetry`; `wire.py` defines the lines in the pipe. Names are resolved at their first use, so this import takes
+about a millisecond.
 """
 
 from __future__ import annotations
