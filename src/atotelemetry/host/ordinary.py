@@ -34,7 +34,7 @@ _ROW = 300  # characters that a row of numbers counts as
 _MAX_NAMES = 4_096  # characters of the names in a dict
 _MAX_CHECKED = 64
 _SMALLEST_INTEGER, _LARGEST_INTEGER = -(2**63), 2**63 - 1
-_SMALL = 2**30 - 1  # Python compares integers below it faster
+_SMALL, _SMALL_NEGATIVE = 2**30 - 1, -(2**30) + 1  # Python compares integers between them faster
 
 _SCALARS = frozenset((str, int, float, bool, type(None))).issuperset
 _NUMBERS = frozenset((int, float, bool, type(None))).issuperset
@@ -78,11 +78,11 @@ def copy_of_ordinary(value: Any, room: int = _ROOM, depth: int = 0) -> tuple[Any
         kind = type(item)
         if kind is str:
             room -= len(item)
+        elif kind is int:
+            if (item > _SMALL or item < _SMALL_NEGATIVE) and not _SMALLEST_INTEGER <= item <= _LARGEST_INTEGER:
+                raise _NotOrdinary
         elif kind is float or kind is bool or item is None:
             continue
-        elif kind is int:
-            if not -_SMALL < item < _SMALL and not _SMALLEST_INTEGER <= item <= _LARGEST_INTEGER:
-                raise _NotOrdinary
         elif kind is list or kind is dict or kind is tuple:
             has_containers = True
         else:
