@@ -24,11 +24,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from atotelemetry.testing import CaptureServer
 from support_processes import (
     MARK,
     PATIENCE,
@@ -42,9 +44,7 @@ from support_processes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from atotelemetry.testing import CaptureServer
+    from collections.abc import Iterable, Iterator
 
 needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="senders are found through /proc")
 
@@ -271,6 +271,19 @@ class Hosts:
         """Wait until this test's senders have ended."""
         wait_until_no_sender(self.mark, timeout)
 
+    def stop_the_sender(self, host: Host) -> int:
+        """Stop the sender of a host that has handed over one event, once that has arrived; return its process id."""
+        assert host.hear() == "ready"
+        self.server.wait_for_events(1)
+        (sender,) = self.senders()
+        os.kill(sender, signal.SIGSTOP)
+        ends_at = time.monotonic() + PATIENCE
+        while not describe(sender).startswith("T"):
+            assert time.monotonic() < ends_at, describe(sender)
+            time.sleep(0.01)
+        host.tell()
+        return sender
+
     # ---- what arrived
 
     def arrived(self) -> Counter[str]:
@@ -322,6 +335,21 @@ class Hosts:
             left += [f"{path} was written" for path in directory.rglob("*")]
         shutil.rmtree(self.temp, ignore_errors=True)
         return left
+
+
+@contextmanager
+def hosts_in(directory: Path, *, may_choose: bool = False) -> Iterator[Hosts]:
+    """Hosts, their senders and a server. They leave nothing, but a `telemetry.yaml` if they `may_choose`."""
+    directory.mkdir(exist_ok=True)
+    with CaptureServer() as server:
+        started = Hosts(directory, server)
+        try:
+            yield started
+        finally:
+            if may_choose:
+                shutil.rmtree(started.home / ".config", ignore_errors=True)
+            left = started.close()
+        assert not left, "left behind: " + "; ".join(left)
 
 
 def children(pid: int) -> dict[int, str]:

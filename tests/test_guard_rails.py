@@ -285,7 +285,8 @@ def test_an_event_that_has_left_leaves_nothing_behind(new_client, monkeypatch):
 
 def test_an_event_on_the_wire_is_its_properties_and_little_more():
     """Names and fixed fields add at most 200 bytes to an event's properties and name."""
-    line = wire.encode_event("0" * 36, "built", "1" * 36, "2026-01-01T00:00:00.000000Z", PROPERTIES)
+    event = wire.OutgoingEvent("0" * 36, "built", "1" * 36, "2026-01-01T00:00:00.000000Z", PROPERTIES)
+    line = wire.encode(event)
     assert len(line) - len(json.dumps(PROPERTIES, separators=(",", ":"))) - len("built") <= 200
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
-from atotelemetry.testing import CaptureServer
-from support_hosts import Hosts, needs_proc, read_to_end
+from support_hosts import hosts_in, needs_proc, read_to_end
 
 pytestmark = needs_proc
 
@@ -51,17 +49,9 @@ server.server_close()
 @pytest.fixture
 def hosts(tmp_path):
     """Real programs in a home of their own. They may create their `telemetry.yaml` and nothing else."""
-    with CaptureServer() as server:
-        directory = tmp_path / "hosts"
-        directory.mkdir()
-        started = Hosts(directory, server)
-        started.environment |= server.environment("mytool")
-        try:
-            yield started
-        finally:
-            shutil.rmtree(started.home / ".config", ignore_errors=True)
-            left = started.close()
-        assert not left, "left behind: " + "; ".join(left)
+    with hosts_in(tmp_path / "hosts", may_choose=True) as started:
+        started.environment |= started.server.environment("mytool")
+        yield started
 
 
 def program(hosts, framework):

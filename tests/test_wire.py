@@ -19,17 +19,15 @@ from atotelemetry.wire import (
     CorruptLine,
     End,
     Event,
-    EventTooLarge,
     Hello,
     LineDecoder,
     LineError,
     LineTooLong,
     NotAnEvent,
     Outcome,
+    OutgoingEvent,
     Ready,
-    WireError,
     encode,
-    encode_event,
 )
 
 UUID = "0193b5a4-7c1e-7d33-9c1e-8f2a7d9b6e10"
@@ -49,7 +47,7 @@ JSON = st.recursive(
 
 
 def event_line(name: str = "built", properties: object = None, context: object = None) -> bytes:
-    return encode_event(UUID, name, "me", "2026-01-02T03:04:05.000006Z", properties or {}, context)
+    return encode(OutgoingEvent(UUID, name, "me", "2026-01-02T03:04:05.000006Z", properties or {}, context))
 
 
 def decode(*parts: bytes) -> list:
@@ -106,7 +104,7 @@ STREAM = (
 @given(st.text(UNICODE, min_size=1), st.text(UNICODE), st.dictionaries(st.text(UNICODE), JSON, max_size=5))
 def test_any_text_and_any_json_comes_back(name, distinct_id, properties):
     """Whatever JSON an event holds, one line carries it whole."""
-    line = encode_event(UUID, name, distinct_id, "now", properties, properties)
+    line = encode(OutgoingEvent(UUID, name, distinct_id, "now", properties, properties))
     assert b"\n" not in line
     (event,) = decode(line + b"\n")
     assert (event.event, event.distinct_id, event.uuid, event.timestamp) == (name, distinct_id, UUID, "now")
@@ -479,27 +477,13 @@ def test_an_endless_line_that_ends_with_the_stream_is_reported_once():
     assert decoder.line_number == 1
 
 
-def test_an_event_over_the_limit_is_refused_when_encoded():
-    """What the reader would drop is refused by the writer, who can still cut it; the error knows the size."""
-    frame_bytes = len(event_line(properties={"a": ""}))
-    fits = event_line(properties={"a": "x" * (MAX_EVENT_BYTES - frame_bytes)})
-    assert len(fits) == MAX_EVENT_BYTES
-    with pytest.raises(EventTooLarge) as caught:
-        event_line(properties={"a": "x" * (MAX_EVENT_BYTES - frame_bytes + 1)})
-    assert caught.value.size_bytes == MAX_EVENT_BYTES + 1
-    assert str(caught.value) == f"event of {MAX_EVENT_BYTES + 1} bytes, the limit is {MAX_EVENT_BYTES}"
-
-
 # Errors
 
 
 def test_the_errors_are_one_tree():
-    """Whoever wants to catch everything of this module catches `WireError`; a lost line is a `LineError`."""
-    assert issubclass(EventTooLarge, WireError)
-    assert not issubclass(EventTooLarge, LineError)
+    """Every lost line is a `LineError`."""
     for kind in (CorruptLine, NotAnEvent, LineTooLong):
         assert issubclass(kind, LineError)
-        assert issubclass(kind, WireError)
         error = kind(3, "why")
         assert (error.line_number, error.detail, error.args) == (3, "why", (3, "why"))
 
@@ -510,7 +494,6 @@ def test_the_errors_say_what_happened():
     assert str(CorruptLine(4, "why")) == "line 4: not valid JSON (why)"
     assert str(NotAnEvent(4, "why")) == "line 4: not an event (why)"
     assert str(LineTooLong(4)) == f"line 4: longer than {MAX_EVENT_BYTES} bytes"
-    assert str(EventTooLarge(5)) == f"event of 5 bytes, the limit is {MAX_EVENT_BYTES}"
 
 
 @pytest.mark.parametrize(
@@ -519,7 +502,7 @@ def test_the_errors_say_what_happened():
     ids=["object", "lone surrogate", "nested object"],
 )
 def test_values_without_json_form_are_the_callers_business(value):
-    """`encode_event` says by an ordinary exception that a value must be made plain first."""
+    """`encode` says by an ordinary exception that a value must be made plain first."""
     with pytest.raises((TypeError, ValueError, OverflowError)):
         event_line(properties={"a": value})
 

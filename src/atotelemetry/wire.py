@@ -34,7 +34,6 @@ __all__ = [
     "CorruptLine",
     "End",
     "Event",
-    "EventTooLarge",
     "Hello",
     "LineDecoder",
     "LineError",
@@ -44,9 +43,7 @@ __all__ = [
     "Outcome",
     "OutgoingEvent",
     "Ready",
-    "WireError",
     "encode",
-    "encode_event",
 ]
 
 PROTOCOL_VERSION = 1
@@ -60,22 +57,7 @@ MAX_ANSWER_BYTES = 4096
 encode = msgspec.json.Encoder().encode
 
 
-class WireError(Exception):
-    """Something that cannot cross the pipe."""
-
-
-class EventTooLarge(WireError):
-    """An event whose encoding is over `MAX_EVENT_BYTES`."""
-
-    def __init__(self, size_bytes: int) -> None:
-        super().__init__(size_bytes)
-        self.size_bytes = size_bytes
-
-    def __str__(self) -> str:
-        return f"event of {self.size_bytes} bytes, the limit is {MAX_EVENT_BYTES}"
-
-
-class LineError(WireError):
+class LineError(Exception):
     """A line of the stream that was lost; `line_number` counts from 1.
 
     `is_hello`: the line looks like a damaged hello. Later events must not go to the previous server.
@@ -210,26 +192,6 @@ class OutgoingEvent(msgspec.Struct, omit_defaults=True, gc=False):
     timestamp: Any
     properties: Any
     context: Any = None
-
-
-def encode_event(
-    uuid: str,
-    event: str,
-    distinct_id: str,
-    timestamp: object,
-    properties: object,
-    context: object = None,
-) -> bytes:
-    """Encode one event line, without its newline.
-
-    Raises `EventTooLarge` over `MAX_EVENT_BYTES`, and whatever msgspec raises (`TypeError`, `ValueError`,
-    `OverflowError`, `UnicodeEncodeError`, `RecursionError`, …) for a value that has no JSON form: the caller then
-    makes the values plain.
-    """
-    line = encode(OutgoingEvent(uuid, event, distinct_id, timestamp, properties, context))
-    if len(line) > MAX_EVENT_BYTES:
-        raise EventTooLarge(len(line))
-    return line
 
 
 class LineDecoder:

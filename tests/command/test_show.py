@@ -12,7 +12,7 @@ import pytest
 
 from atotelemetry.testing import CaptureServer
 from support_home import ID, files_below, store
-from support_hosts import Hosts, needs_proc
+from support_hosts import hosts_in, needs_proc
 
 pytestmark = needs_proc
 
@@ -21,16 +21,10 @@ SECRET = "phc_this_is_the_key"
 
 @pytest.fixture
 def hosts(tmp_path):
-    with CaptureServer() as server:
-        started = Hosts(tmp_path, server)
-        started.environment["ATO_SERVICES_TELEMETRY_URL"] = server.url
-        try:
-            yield started
-            assert server.connection_count == 0, "it only shows"
-        finally:
-            shutil.rmtree(started.home / ".config", ignore_errors=True)
-            left = started.close()
-        assert not left, "left behind: " + "; ".join(left)
+    with hosts_in(tmp_path, may_choose=True) as started:
+        started.environment["ATO_SERVICES_TELEMETRY_URL"] = started.server.url
+        yield started
+        assert started.server.connection_count == 0, "it only shows"
 
 
 def show(hosts, *arguments, cwd=None, **variables):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
 
 import pytest
 
-from atotelemetry.testing import Answer, CaptureServer
+from atotelemetry.testing import Answer
 from support_home import ID, files_below, store
-from support_hosts import Hosts, needs_proc
+from support_hosts import hosts_in, needs_proc
 
 pytestmark = needs_proc
 
@@ -20,14 +19,8 @@ KEY = "phc_this_is_the_key"
 
 @pytest.fixture
 def hosts(tmp_path):
-    with CaptureServer() as server:
-        started = Hosts(tmp_path, server)
-        try:
-            yield started
-        finally:
-            shutil.rmtree(started.home / ".config", ignore_errors=True)
-            left = started.close()
-        assert not left, "left behind: " + "; ".join(left)
+    with hosts_in(tmp_path, may_choose=True) as started:
+        yield started
 
 
 def send(hosts, *arguments, **variables):

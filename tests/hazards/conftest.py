@@ -6,21 +6,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from atotelemetry.testing import CaptureServer
-from support_hosts import Hosts
+from support_hosts import hosts_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from support_hosts import Hosts
+
 
 @pytest.fixture
 def hosts(tmp_path: Path) -> Iterator[Hosts]:
     """Hosts, their senders and a server; afterwards nothing of it may be left."""
-    with CaptureServer() as server:
-        started = Hosts(tmp_path, server)
-        try:
-            yield started
-        finally:
-            left = started.close()
-        assert not left, "left behind: " + "; ".join(left)
+    with hosts_in(tmp_path) as started:
+        yield started

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
 import pytest
 
 from atotelemetry.testing import Answer
 from support_home import ID
-from support_hosts import PATIENCE, describe, needs_proc
+from support_hosts import needs_proc
 
 pytestmark = needs_proc
 
@@ -30,19 +29,6 @@ stats = client.stats
 say(stats.captured == stats.queued + stats.dropped + stats.handed_over)
 say((stats.handed_over, stats.on_the_way) == (stats.delivered + stats.lost, 0))
 """
-
-
-def stop_the_sender(hosts, host):
-    assert host.hear() == "ready"
-    hosts.server.wait_for_events(1)
-    (sender,) = hosts.senders()
-    os.kill(sender, signal.SIGSTOP)
-    ends_at = time.monotonic() + PATIENCE
-    while not describe(sender).startswith("T"):
-        assert time.monotonic() < ends_at, describe(sender)
-        time.sleep(0.01)
-    host.tell()
-    return sender
 
 
 def names(hosts):
@@ -65,7 +51,7 @@ say(stats.delivered, set(stats.lost_by_reason) <= {"disabled", "unreadable line"
 """
         + ADDS_UP
     )
-    sender = stop_the_sender(hosts, host)
+    sender = hosts.stop_the_sender(host)
     assert host.hear() == "None"
     assert host.hear() == "True"
     os.kill(sender, signal.SIGCONT)
@@ -123,7 +109,7 @@ hear()
 say(client.flush(20), client.stats.dropped_by_reason.get("disabled", 0) > 0)
 """
     )
-    sender = stop_the_sender(hosts, host)
+    sender = hosts.stop_the_sender(host)
     assert host.hear() == "True"
     os.kill(sender, signal.SIGCONT)
     host.tell()

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 
-from support_hosts import PATIENCE, describe, needs_proc
+from support_hosts import needs_proc
 
 pytestmark = needs_proc
 
@@ -26,20 +26,6 @@ for number in range(1, 500):
 """
 
 
-def stop_the_sender(hosts, host):
-    """Stop the sender of a host that has handed over one event, once that has arrived; return its process id."""
-    assert host.hear() == "ready"
-    hosts.server.wait_for_events(1)
-    (sender,) = hosts.senders()
-    os.kill(sender, signal.SIGSTOP)
-    ends_at = time.monotonic() + PATIENCE
-    while not describe(sender).startswith("T"):
-        assert time.monotonic() < ends_at, describe(sender)
-        time.sleep(0.01)
-    host.tell()
-    return sender
-
-
 def test_captures_stay_fast_and_are_dropped_and_counted(hosts):
     """With pipe and queue full, `capture` says no at once, and what it could not take is counted."""
     host = hosts.start(
@@ -54,7 +40,7 @@ say(client.flush(20))
 say(client.stats.handed_over == accepted)
 """
     )
-    sender = stop_the_sender(hosts, host)
+    sender = hosts.stop_the_sender(host)
     for _ in range(3):
         assert host.hear() == "True True"
     # Thawed, it takes what was queued: nothing of that is lost.
@@ -78,7 +64,7 @@ for options in ({}, {"delivered": True}):
 os._exit(0)
 """
     )
-    stop_the_sender(hosts, host)
+    hosts.stop_the_sender(host)
     done = host.finish()
     assert (done.returncode, done.stdout, done.stderr) == (0, "False True\nFalse True\n", "")
 
@@ -92,7 +78,7 @@ say(client.stats.handed_over)
 say(time.monotonic())
 """
     )
-    sender = stop_the_sender(hosts, host)
+    sender = hosts.stop_the_sender(host)
     handed_over, leaving_at = int(host.hear()), float(host.hear())
     done = host.finish()
     took = time.monotonic() - leaving_at
@@ -152,7 +138,7 @@ threading.Thread(target=press, daemon=True).start()
 say(time.monotonic())
 """
     )
-    stop_the_sender(hosts, host)
+    hosts.stop_the_sender(host)
     leaving_at = float(host.hear())
     done = host.finish()
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

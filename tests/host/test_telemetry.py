@@ -9,7 +9,6 @@ import inspect
 import io
 import json
 import logging
-import shutil
 import sys
 import threading
 import time
@@ -28,7 +27,7 @@ from atotelemetry.host.divert import divert
 from atotelemetry.host.telemetry import Telemetry
 from atotelemetry.testing import CaptureServer
 from support_home import ID, files_below, fresh_home, store
-from support_hosts import Hosts, children, needs_proc
+from support_hosts import children, hosts_in, needs_proc
 
 NOWHERE = "http://127.0.0.1:9"  # never connected to: what these clients capture is diverted
 
@@ -78,16 +77,8 @@ def recorded(file):
 @pytest.fixture
 def hosts(tmp_path):
     """Real hosts. They may create a `telemetry.yaml`, as first runs do, and nothing else."""
-    with CaptureServer() as server:
-        directory = tmp_path / "hosts"
-        directory.mkdir()
-        started = Hosts(directory, server)
-        try:
-            yield started
-        finally:
-            shutil.rmtree(started.home / ".config", ignore_errors=True)
-            left = started.close()
-        assert not left, "left behind: " + "; ".join(left)
+    with hosts_in(tmp_path / "hosts", may_choose=True) as started:
+        yield started
 
 
 def raise_it(error):
