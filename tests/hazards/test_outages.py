@@ -112,6 +112,29 @@ say(client.flush(20), dead.flush(20), dead.stats.dropped_by_reason)
     hosts.assert_arrived_once("one")
 
 
+def test_an_idle_host_costs_nothing_when_the_minute_is_over(hosts: Hosts) -> None:
+    """A flush dropped what waited; then nobody looks at the time again and again."""
+    path = note(hosts, hosts.server.url, 2)
+    source = f"""
+import time
+client = new_client()
+at = time.time() - {breaker.PAUSE - 1.5}
+with open(sys.argv[1], "w") as file:
+    file.write(f'{{{{"failures": 2, "at": {{at}}}}}}')
+client.capture("one", distinct_id="me")
+said = client.flush(20)
+while time.time() < at + {breaker.PAUSE + 0.1}:
+    time.sleep(0.1)
+whole, own = time.process_time(), time.thread_time()
+while time.thread_time() < own + 0.3:
+    pass  # so that this thread and another one get the same share of a busy machine
+own = time.thread_time() - own
+say(said, client.stats.dropped_by_reason, time.process_time() - whole - own < 0.1)
+"""
+    done = hosts.run(source, str(path))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "False {'network down': 1} True\n", "")
+
+
 def test_an_event_waits_for_the_end_of_the_minute(hosts: Hosts) -> None:
     """A host that lives on keeps it, and sends it then, without another event."""
     note(hosts, hosts.server.url, 2, ago=58.5)

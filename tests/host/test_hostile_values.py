@@ -227,6 +227,18 @@ def test_every_value_has_a_bounded_cost():
     assert run_host(f"SOURCES = {LARGE!r}\n{BOUNDED}") == "bounded\n"
 
 
+def test_a_lowered_limit_on_the_digits_of_integers_costs_only_the_digits():
+    """The interpreter refuses to turn the integer into text; everything beside it stays."""
+    said = run_host("""
+sys.set_int_max_str_digits(640)
+client.capture("numbers", properties={"a": 1, "large": 10**900, "l": [10**900, 2], 10**900: 3})
+import json
+print(json.loads(lines[0])["properties"])
+""")
+    large = "<integer of 2990 bits>"
+    assert f"'a': 1, 'large': '{large}', 'l': ['{large}', 2], '{large}': 3" in said
+
+
 def test_a_host_whose_code_is_slow_is_not_asked_for_long():
     """After 25 ms of CPU no more of its code is called; the event says which objects were not asked."""
     asked = []
@@ -267,6 +279,15 @@ class Panic(BaseException):
 
 # Only while something is captured: whoever shows a failed test asks the same questions.
 ARMED = []
+
+
+class HasNoTraceback(BaseException):
+    """Whoever asks for its traceback gets the next one."""
+
+    @property
+    def __traceback__(self):
+        if ARMED:
+            raise HasNoTraceback
 
 
 class Raises:
@@ -362,7 +383,10 @@ def raising(error: BaseException) -> dict[str, object]:
     }
 
 
-ERRORS = [SystemExit(3), Panic(), GeneratorExit(), SystemError(), MemoryError(), StopIteration(), RecursionError()]
+ERRORS = [
+    *(SystemExit(3), Panic(), HasNoTraceback(), GeneratorExit()),
+    *(SystemError(), MemoryError(), StopIteration(), RecursionError()),
+]
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)

@@ -412,7 +412,7 @@ class Feeder:
             due.append(max(0.0, self._looked_at + _LOOK_INTERVAL - monotonic()))
         if self._sender is not None and not (self._patient and self._holds_events()):
             due.append(idle.remaining())
-        if self._attempts.are_pausing():
+        if self._attempts.are_pausing() and len(self._outbox):  # without an event, nobody is there to end the pause
             due.append(self._attempts.pause_left())
         return min(due, default=None)
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 __all__ = ["is_for_the_host"]
 
+_traceback = BaseException.__dict__["__traceback__"].__get__  # a class of the host's may have another attribute there
+
 
 def is_for_the_host(error: BaseException) -> bool:
     """Whether `error` is Ctrl-C, or was raised by a signal handler of the host's (`sys.exit` at SIGTERM).
@@ -23,7 +25,7 @@ def is_for_the_host(error: BaseException) -> bool:
     if issubclass(kind, KeyboardInterrupt):
         return True
     handlers = _signal_handlers()
-    traceback = error.__traceback__
+    traceback = _traceback(error)
     while traceback is not None:
         if traceback.tb_frame.f_code in handlers:
             return True

@@ -366,7 +366,10 @@ class Walk:
         """Return an integer that does not fit into 64 bits as text, so that no reader rounds it."""
         bits = value.bit_length()
         self.left -= min(bits, _MAX_INTEGER_BITS) >> 6
-        return str(value) if bits <= _MAX_INTEGER_BITS else f"<integer of {bits} bits>"
+        try:
+            return str(value) if bits <= _MAX_INTEGER_BITS else f"<integer of {bits} bits>"
+        except ValueError:  # the host has lowered the interpreter's limit
+            return f"<integer of {bits} bits>"
 
     def name(self, key: Any, taken: dict[str, Any], clashes: dict[str, int]) -> str:
         """Return the name of an entry: its key, numbered if `taken` has it already."""
