@@ -50,7 +50,7 @@ def test_a_new_user(hosts):
     ]
     assert "- there is no id yet: a random one is made and kept at the first run" in preface.splitlines()
     assert "- ATO_TELEMETRY_API_KEY is not set: without a key of its own atopile sends nothing" in preface.splitlines()
-    assert preface.endswith("\nNothing was sent now.")
+    assert preface.endswith("\nNone of this was sent.")
     request = json.loads(body)
     assert [event["event"] for event in request["batch"]] == ["cli:build_start", "cli:build_end"]
     assert {event["distinct_id"] for event in request["batch"]} == {"(a random id, made at the first run)"}

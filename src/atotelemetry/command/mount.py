@@ -43,7 +43,7 @@ def _parser(app: str) -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
     commands.add_parser("enable", help="let runs be measured")
     commands.add_parser("disable", help="let no run be measured any more")
-    add_show_arguments(commands.add_parser("show", help="print what a run here would send; sends nothing"))
+    add_show_arguments(commands.add_parser("show", help="print what a run here would send, without sending it"))
     return parser
 
 

@@ -190,7 +190,7 @@ def _preface(app: str, known: dict[str, object]) -> list[str]:
         lines.append("- there is no id yet: a random one is made and kept at the first run")
     if not known["api_key_set"] and not known["api_key_built_in"]:
         lines.append(f"- {known['api_key_variable']} is not set: without a key of its own {app} sends nothing")
-    lines.append("Nothing was sent now.")
+    lines.append("None of this was sent.")
     return lines
 
 
