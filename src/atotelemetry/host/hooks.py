@@ -38,8 +38,8 @@ class Hooks:
 
         if not self._installed:
             self._chain(sys, "excepthook", self._uncaught)
-            self._chain(threading, "excepthook", self._in_thread)
-            self._chain(sys, "unraisablehook", self._unraisable)
+            self._chain(threading, "excepthook", self._uncaught_value)
+            self._chain(sys, "unraisablehook", self._uncaught_value)
         if loop is not None and all(known is not loop for known, _, _ in self._loops):
             before = loop.get_exception_handler()
             handler = self._in_loop(before)
@@ -75,25 +75,15 @@ class Hooks:
 
         return excepthook
 
-    def _in_thread(self, before: Any) -> Any:
-        def excepthook(args: threading.ExceptHookArgs) -> None:
+    def _uncaught_value(self, before: Any) -> Any:
+        def hook(args: threading.ExceptHookArgs | sys.UnraisableHookArgs) -> None:
             try:
                 if self._installed:
                     self._report(args.exc_value)
             finally:
                 before(args)
 
-        return excepthook
-
-    def _unraisable(self, before: Any) -> Any:
-        def unraisablehook(unraisable: sys.UnraisableHookArgs) -> None:
-            try:
-                if self._installed:
-                    self._report(unraisable.exc_value)
-            finally:
-                before(unraisable)
-
-        return unraisablehook
+        return hook
 
     def _in_loop(self, before: Any) -> Any:
         def exception_handler(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -45,6 +45,11 @@ def _fact(name: str) -> Any:
     return _facts[name]
 
 
+def _text(name: str) -> str | None:
+    value: str | None = _fact(name)
+    return value
+
+
 class PropertyLoaders:
     """The properties of a run, one function each.
 
@@ -55,32 +60,27 @@ class PropertyLoaders:
     @staticmethod
     def email() -> str | None:
         """Return git's `user.email`."""
-        value: str | None = _fact("email")
-        return value
+        return _text("email")
 
     @staticmethod
     def current_git_hash() -> str | None:
         """Return the commit that is checked out in the working directory."""
-        value: str | None = _fact("current_git_hash")
-        return value
+        return _text("current_git_hash")
 
     @staticmethod
     def project() -> str | None:
         """Return the normalised URL of the remote `origin`: `github.com/acme/widget`."""
-        value: str | None = _fact("project")
-        return value
+        return _text("project")
 
     @staticmethod
     def project_id() -> str | None:
         """Return the SHA-256 of `project`."""
-        value: str | None = _fact("project_id")
-        return value
+        return _text("project_id")
 
     @staticmethod
     def ci_provider() -> str | None:
         """Return the name of the continuous integration service that this runs in."""
-        value: str | None = _fact("ci_provider")
-        return value
+        return _text("ci_provider")
 
     @staticmethod
     def platform() -> str:
@@ -102,26 +102,22 @@ class PropertyLoaders:
     @staticmethod
     def install_method() -> str:
         """Return how atopile was installed: "pip", "uv-tool", "dev" and others (see `facts/installed.py`)."""
-        value: str | None = _fact("install_method")
-        return value or "unknown"
+        return _text("install_method") or "unknown"
 
     @staticmethod
     def github_action_repository() -> str | None:
         """Return `GITHUB_ACTION_REPOSITORY`: owner and repository of the action that runs."""
-        value: str | None = _fact("github_action_repository")
-        return value
+        return _text("github_action_repository")
 
     @staticmethod
     def github_repository_owner() -> str | None:
         """Return `GITHUB_REPOSITORY_OWNER`."""
-        value: str | None = _fact("github_repository_owner")
-        return value
+        return _text("github_repository_owner")
 
     @staticmethod
     def github_repository() -> str | None:
         """Return `GITHUB_REPOSITORY`: owner and repository that the workflow runs for."""
-        value: str | None = _fact("github_repository")
-        return value
+        return _text("github_repository")
 
     @staticmethod
     def run_id() -> str:
