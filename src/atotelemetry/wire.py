@@ -197,7 +197,7 @@ class OutgoingEvent(msgspec.Struct, omit_defaults=True, gc=False):
 class LineDecoder:
     """Turns the bytes of a stream, cut anywhere, into messages and line errors.
 
-    Keeps at most one unfinished line of `MAX_EVENT_BYTES`; whatever is longer is dropped as it comes.
+    Keeps at most one unfinished line of `MAX_EVENT_BYTES`. The bytes of a longer line are dropped as they come.
     """
 
     def __init__(self) -> None:
@@ -285,7 +285,7 @@ class AnswerDecoder:
     def feed(self, data: bytes) -> list[Answer]:
         """Take the next bytes; return the answers that they completed, in order."""
         *lines, partial = (self._partial + data).split(b"\n")
-        self._partial = partial if len(partial) <= MAX_ANSWER_BYTES else b"\0"  # whatever follows, it is no JSON
+        self._partial = partial if len(partial) <= MAX_ANSWER_BYTES else b"\0"  # no JSON, however the line goes on
         answers: list[Answer] = []
         for line in lines:
             try:

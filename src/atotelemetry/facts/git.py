@@ -117,7 +117,7 @@ def _start(
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
-    """End a git and whatever it started. Never raises, never waits."""
+    """End a git and its child processes. Never raises, never waits."""
     if child.poll() is not None:
         return
     try:

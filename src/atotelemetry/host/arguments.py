@@ -8,7 +8,7 @@ __all__ = ["CaptureArgs"]
 
 
 class CaptureArgs(TypedDict, total=False):
-    """What `TelemetryClient.capture` takes by keyword."""
+    """The keyword arguments of `TelemetryClient.capture`."""
 
     distinct_id: object
     properties: dict[str, Any] | None

@@ -1,6 +1,6 @@
 """Whether a sender may be started now: failures in a row, pauses, and the end of all attempts.
 
-Runs in the host, only for whoever has the feeder's work.
+Runs in the host, on the thread that has the feeder's work.
 """
 
 from __future__ import annotations

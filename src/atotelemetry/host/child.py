@@ -1,6 +1,6 @@
 """Senders as their host knows them: a pipe to each, a pipe that its answers come through, the fate of its events.
 
-Runs in the host. Whoever has the feeder's work adds, writes, closes and settles. Any thread may look at the answers.
+Runs in the host. Only the thread with the feeder's work adds, writes, closes and settles. Any thread may read answers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MAX_UNANSWERED = 32  # ended senders; each of them costs a descriptor
 class Sender:
     """A sender from its start until the fate of its events is known.
 
-    `look` and what it reads may be used by any thread, also in a signal handler or a finalizer.
+    Any thread may call `look` and read its results, also in a signal handler or a finalizer.
     """
 
     def __init__(self, pid: int, pipe: int, answers: int, popen: Any = None) -> None:  # noqa: ANN401 - Windows' object for a child
@@ -46,11 +46,11 @@ class Sender:
         self.delivered = 0
         self.dropped: dict[str, int] = {}
         self.ready = False
-        """Whether it said that it reads its input. One that ends without that never worked."""
+        """Whether it answered `ready`. A sender that ends without that never worked."""
         self.left_alone = False
         """Whether the process that was spawned has left: the sender itself is nobody's child."""
         self.could_not_fork = False
-        """Whether it left because there was no process to be had."""
+        """Whether the process limit kept it from forking."""
         self.reaped = False
         """Whether no process of this sender is a child of ours any more."""
         self._pipe = pipe
@@ -108,7 +108,7 @@ class Sender:
             return
 
     def look(self) -> None:
-        """Read what it answered, and reap what is to be reaped. Never waits."""
+        """Read its answers, and reap its process if it has ended. Never waits."""
         if _is_owned(self._looking):
             return  # a signal handler or a finalizer, in the middle of this
         try:
@@ -138,7 +138,7 @@ class Sender:
         try:
             if "select" not in sys.modules and lock_held():
                 # Another thread imports something. Or it did: Ctrl-C in the wrong moment of an import leaves the
-                # interpreter's import lock locked for good, and whoever then imports something new waits for ever.
+                # interpreter's import lock locked for good, and the next import of a new module waits for ever.
                 raise ImportError  # noqa: TRY301 - the handler below has the answer
             import select  # only a full pipe needs it
 

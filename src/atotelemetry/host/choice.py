@@ -1,4 +1,4 @@
-"""What one configuration file says, how it is read in its plain form, and how a new one comes to be.
+"""One configuration file: its meaning, reading its plain form, creating a new one.
 
 Runs in the host, on the thread that builds the `Telemetry`. A leaf: `consent` decides with it, `choice_yaml` reads
 any other YAML, `edit` changes a file. A few lines here read the file as we write it, because importing PyYAML costs
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 FILE_NAME = "telemetry.yaml"
-# A file of two keys that is larger than this is not what we think it is.
+# No file of two keys is larger.
 MAX_FILE_BYTES = 64 * 1024
 # Everything a person may mean by yes and by no, beyond what YAML itself calls a boolean. Compared in lower case.
 ON_WORDS = frozenset(("true", "yes", "on", "1", "y", "t", "enable", "enabled"))
@@ -44,7 +44,7 @@ NO_CHOICE = "on by default: no telemetry key"
 
 
 class FileChoice:
-    """What one configuration file says.
+    """The meaning of one configuration file.
 
     `state` is "on", "off", "missing" (there is no file), or "damaged" (there is something that cannot be understood).
     `detail` quotes the deciding words or names the damage; `line` counts from 1. `id` is in lower case with dashes.
@@ -59,7 +59,7 @@ class FileChoice:
         self.id = id
 
     def reason(self, path: str) -> str:
-        """Say for people what decided, with file and line; `path` is the file this was read from."""
+        """Name the deciding file and line, for people; `path` is the file this was read from."""
         if self.state == "missing":
             return "no file yet: on by default" if path else "no home directory to keep a choice in: on by default"
         where = f"{path}, line {self.line}" if self.line else path
@@ -70,7 +70,7 @@ class FileChoice:
 
 
 def said(value: object) -> bool | None:
-    """Return what `value`, a bool or a word of a person's, means; None when it is neither yes nor no."""
+    """Return the meaning of a bool or of a person's word; None when it is neither yes nor no."""
     if isinstance(value, bool):
         return value
     word = str(value).strip().lower()

@@ -1,4 +1,4 @@
-"""What any YAML that a person wrote says about telemetry.
+"""The meaning of any YAML that a person wrote.
 
 Runs in the host, loaded only for a file that `choice` cannot read by itself, because PyYAML is expensive to import. The
 text is parsed to nodes, never to Python objects. Nodes know where they stand, so the answer can name a line, and `edit`
@@ -40,7 +40,7 @@ class DamagedError(ValueError):
 
 
 def interpret(raw: bytes) -> FileChoice:
-    """Say what the content of a configuration file means. Never "missing"; raises only what a broken PyYAML raises.
+    """Return the meaning of a configuration file's content. Never "missing"; raises only if PyYAML is broken.
 
     Keys count in any case of letters. Where `telemetry` stands twice, one "no" is enough.
     """
@@ -103,7 +103,7 @@ def compose(text: str) -> MappingNode:
 
 
 def read_mapping(mapping: MappingNode) -> FileChoice:
-    """Say what a file means that holds this mapping."""
+    """Return the meaning of a file that holds this mapping."""
     ids = [value for _, value in _pairs(mapping, "id") if not _is_empty(value)]
     found_id = canonical(ids[-1].value) if ids and isinstance(ids[-1].value, str) else None
     deciding: FileChoice | None = None
@@ -135,7 +135,7 @@ def own_pairs(mapping: MappingNode, name: str) -> list[tuple[Node, Node]]:
 
 
 def _pairs(mapping: MappingNode, name: str) -> list[tuple[Node, Node]]:
-    """Return the same, looking into what the mapping merges (`<<: *defaults`) when it has none of its own."""
+    """Return the pairs of `mapping` whose key is `name`; if it has none, those of the mappings it merges (`<<`)."""
     levels, seen = [mapping], set()
     while levels:
         level = levels.pop(0)

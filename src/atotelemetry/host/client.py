@@ -173,7 +173,7 @@ class TelemetryClient:
     def disabled(self) -> bool:
         """True makes every capture a no-op: no thread, no process, no file. May be set at any time.
 
-        Setting it to True also drops what is queued, and what the sender has not posted.
+        Setting it to True also drops the queue, and the events that the sender has not posted.
         """
         return self._refuses
 
@@ -360,8 +360,8 @@ class TelemetryClient:
         """Hand over every event captured so far; True when that was done within `timeout` seconds (None: no limit).
 
         The sender then drains and exits by itself; the next capture starts a new one. With `delivered=True` this also
-        waits, within the same timeout, for the senders' answers, and is True only if everything captured since the last
-        such call was accepted by the server. Never raises.
+        waits for the senders' answers, within the same timeout. It is then True only if the server accepted everything
+        captured since the last such call. Never raises.
         """
         try:
             return self._feeder.flush(timeout, delivered=delivered)
@@ -403,7 +403,7 @@ class TelemetryClient:
         debug("telemetry is off: %s", reason)
 
     def _make_encoder(self) -> Encoder:
-        """Load what the first event of a process needs. Raises when that cannot be, or not now."""
+        """Load the modules that a first event needs. Raises when that cannot be, or not now."""
         reason = reason_not_to_start_threads() or ("a sub-interpreter has no threads of ours" * is_sub_interpreter())
         if reason:
             self._turn_off(reason)

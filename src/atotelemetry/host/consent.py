@@ -53,7 +53,7 @@ announced: set[str] = set()
 
 
 class Consent:
-    """What was decided for this run, and why. A yes may become a no, never the other way.
+    """The decision for this run, and its reason. A yes may become a no, never the other way.
 
     `enabled` is whether events are taken: in mode "on", and in mode "log", where they are shown and nothing is sent.
     The other modes are "off" and "waiting": for the notice that a run at a terminal prints, before the first run that
@@ -202,7 +202,7 @@ def read_consent(app: str = "atopile", *, in_ci: bool = False, notice: bool = Fa
             return Consent("waiting", reason, path, creates=False)
         return Consent("on", choice.reason(path), path, choice.id, creates=not notice)
     except Exception as error:
-        # Whatever went wrong, nobody agreed to anything.
+        # Nobody agreed to anything.
         return _off(f"damaged: {type(error).__name__} while reading {path or 'the configuration'}", path)
 
 
@@ -254,7 +254,7 @@ def read_choice(path: str) -> FileChoice:
 
 
 def choice_in(raw: bytes) -> FileChoice:
-    """Say what the content of a configuration file means; never raises."""
+    """Return the meaning of a configuration file's content; never raises."""
     if len(raw) > MAX_FILE_BYTES:
         return FileChoice("damaged", f"larger than {MAX_FILE_BYTES} bytes")
     try:
@@ -276,7 +276,7 @@ def _off(reason: str, path: str = "", known_id: str | None = None) -> Consent:
 
 
 def _said_by_variables(app: str) -> Consent | None:
-    """Return what the environment decides, None if it leaves the decision to others. One no outweighs any yes.
+    """Return the environment's decision, None if it makes none. One no outweighs any yes.
 
     Names and values count in any case of letters. Empty variables are unset ones. A value that is neither off, on nor
     log (or a synonym) counts as off: somebody tried to say something.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["CUT_PROPERTY", "MAX_REPR", "clipped", "cut_mark", "cut_to_fit", "unused", "without_surrogates"]
 
 CUT_PROPERTY = "$atotelemetry_cut"
-"""The property that lists what was cut."""
+"""The property that lists the cut properties."""
 
 MAX_REPR = 1024
 """Characters of a name, or of a text that describes a value."""

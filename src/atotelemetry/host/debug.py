@@ -1,4 +1,4 @@
-"""One DEBUG line for whoever looks, nothing for everybody else.
+"""One DEBUG line in the host's log, if the host looks at it.
 
 Runs in the host, on any thread. A host that never imported `logging` cannot have a handler that would show the line,
 so `logging` (milliseconds to import) is only looked up, never loaded. A handler may itself capture telemetry: the

@@ -70,7 +70,7 @@ def capture(
     event_end: str | Callable[[], str],
     properties: Mapping[str, Any] | None = None,
 ) -> Capture:
-    """Capture the beginning and the end of what happens inside; see `Telemetry.capture`."""
+    """Capture the beginning and the end of a block; see `Telemetry.capture`."""
     return _get_telemetry().capture(event_start, event_end, properties)
 
 

@@ -45,7 +45,7 @@ class _Diversion:
         return True
 
     def fate(self) -> tuple[int, dict[str, int]]:
-        """Return what `Feeder.fate` does: each event that was taken has arrived."""
+        """Return the counts as `Feeder.fate` does: each event that was taken has arrived."""
         return self._feeder.handed_over, {}
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a feeder has

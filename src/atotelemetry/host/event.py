@@ -51,7 +51,7 @@ class BeforeSend:
         self._thread = _local()  # `inside`: this thread is inside the function
 
     def __call__(self, message: dict[str, Any]) -> Any:
-        """Return what the host makes of the event. Raises `Lost`."""
+        """Return the event as the host filtered it. Raises `Lost`."""
         if getattr(self._thread, "inside", False):
             # It would be called for this event, too, without end.
             raise Lost("captured inside before_send")
@@ -137,7 +137,7 @@ class Encoder:
             if context is not None:
                 message["context"] = context if type(context) is dict else walk.properties(context)
             filtered = self._before_send(message)
-            walk = values.Walk()  # what the host did meanwhile is no part of the cost
+            walk = values.Walk()  # the host's own time is no part of the cost
             message = filtered if type(filtered) is dict else walk.properties(filtered)
             name = walk.uuid(message.get("uuid")) or name
             event = message.get("event")
@@ -175,7 +175,7 @@ class Encoder:
 
 
 def _plain(walk: Walk, value: object) -> dict[str, Any]:
-    """Return what stands where an object must, as plain values (but for lone surrogates)."""
+    """Return properties or a context as a plain dict (but for lone surrogates)."""
     if type(value) is dict:
         try:
             copied, room = copy_of_ordinary(value)

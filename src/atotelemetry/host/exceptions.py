@@ -55,7 +55,7 @@ _attributes_of = BaseException.__dict__["__dict__"].__get__
 def current_exception(exception: object = None) -> BaseException | None:
     """Find the exception that a caller means.
 
-    `exception` is an exception, a `sys.exc_info()` tuple, or None or True for the exception being handled, as for the
+    `exception` is an exception or a `sys.exc_info()` tuple. None and True mean the exception being handled, as in the
     functions of PostHog and the standard library. Anything else means none. Never raises.
     """
     if exception is None or exception is True:
@@ -130,7 +130,7 @@ def _unmark(exception: BaseException, name: str) -> None:
 
 
 def _leaves(exception: BaseException) -> Iterator[BaseException]:
-    """Yield the members of a group and of the groups in it, those that are no groups, in bounds."""
+    """Yield the exceptions in a group and in its inner groups, up to a limit. Groups themselves are left out."""
     waiting = [exception]
     seen = 0
     while waiting and seen < _MAX_WALKED:
@@ -215,7 +215,7 @@ def _describe(
 
 
 def _describe_briefly(exception: BaseException, message: str, *, handled: bool) -> tuple[str, list[dict[str, object]]]:
-    """Do the same with the type and the message alone."""
+    """Return both with the type and the message alone."""
     name = clip(_qualified_name(exception), _MAX_TYPE_BYTES)
     mechanism = {"type": "generic", "handled": bool(handled), "exception_id": 0}
     return f"{name}: {message}\n", [{"type": name, "value": message, "module": None, "mechanism": mechanism}]
@@ -250,7 +250,7 @@ class Node:
         "width",
     )
 
-    # What `print_all` adds.
+    # Set by `print_all`.
     summaries: dict[int, FrameSummary]
     rendering: TracebackException
 
@@ -287,8 +287,8 @@ class Node:
 def _walk(exception: BaseException, message: str) -> tuple[Node, bool]:
     """Link `exception` to everything behind it; also tell whether that was all of it.
 
-    In the order of the standard library's `TracebackException`, last found first, and like there a hidden context
-    counts as found: where two exceptions share a third, it is shown under the same one.
+    The order is that of the standard library's `TracebackException`: last found first. A hidden context counts as
+    found, too. So an exception that two others share is shown under the same one as there.
     """
     root = Node(exception, message)
     found = {id(exception)}

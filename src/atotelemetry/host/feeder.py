@@ -1,9 +1,8 @@
 """The bounded queue, and the thread that empties it into a sender's pipe.
 
-Runs in the host. `put` is called by whoever captures: any thread, a signal handler, a `__del__` in the middle of
-another `put`. So it takes no lock of ours (`SimpleQueue.put` is reentrant by contract). Everything else, starting
-senders, writing to them, ending them and settling their accounts, is *the work*. Whoever holds the lock of that name
-does it:
+Runs in the host. Any thread may call `put`, also a signal handler, or a `__del__` in the middle of another `put`. So it
+takes no lock of ours (`SimpleQueue.put` is reentrant by contract). Everything else, starting senders, writing to them,
+ending them and settling their accounts, is *the work*. It is done under the lock of that name, by one of these:
 
 - the feeder's thread, started by the first event;
 - a `flush` that finds no thread and cannot start one (interpreter exit, or the host is out of threads);
@@ -13,7 +12,7 @@ The mutable state of the work is one outbox, at most one sender that is fed, and
 events are on the way. Pipes are non-blocking, so that a stuck sender holds up nobody: the work waits, the queue fills,
 `put` says no. Flush requests travel through the same queue as the events and so come after every event before them.
 
-This is one long file, because each method under "the work" relies on having it, and changes the same few attributes.
+This is one long file: every method under "the work" needs that lock and changes the same few attributes.
 """
 
 from __future__ import annotations
@@ -47,12 +46,12 @@ FEEDER_IDLE = 10.0
 
 _RETRY_SPAWN = 0.1  # between attempts: a process limit may be a moment's
 _LOOK_INTERVAL = 0.25  # how often the thread looks for answers while any are due
-_REAP_INTERVAL = 0.002  # the same, for the few milliseconds until the spawned process has left
+_REAP_INTERVAL = 0.002  # how often it looks in the few milliseconds until the spawned process has left
 _REAP_PATIENCE = 0.05  # how long a flush waits for that
 _WRITE_BYTES = 64 * 1024  # gather about a pipe's capacity for one write
 _FORK_PATIENCE = 0.1  # how long a fork waits for the queue to drain
 _LOOK_UP = 0.01  # how often a wait that a fork may end looks for one
-_LOOK_UP_OFTEN = 0.001  # the same, where a fork has waited for this pipe before
+_LOOK_UP_OFTEN = 0.001  # how often, if a fork has waited for this pipe before
 # Python warns a program that forks with threads. Up to 3.12 it counts them before it calls our hook, later after.
 _MAY_START_AFTER_FORK = sys.version_info < (3, 13)
 _CUT_OFF = b"\xff\n"  # ends a line that the pipe has only a part of: no JSON, so nobody takes it for an event
@@ -82,7 +81,7 @@ class _Discard:
 
 
 class _Interrupted(Exception):
-    """A fork wants the work: whoever has it next goes on where it stopped."""
+    """A fork wants the work. The next thread to have it goes on where it stopped."""
 
 
 class _OutOfTime(Exception):
@@ -152,7 +151,7 @@ class Feeder:
         self._reported: dict[str, int] = {}
         self._losses_told = 0
 
-    # ---- called by whoever captures
+    # ---- called by any thread
 
     def put(self, line: bytes) -> bool:
         """Queue one encoded event; False when the queue is full. Never blocks, never raises but for lack of memory."""
@@ -167,7 +166,7 @@ class Feeder:
         return True
 
     def discard(self, *, for_good: bool = False) -> None:
-        """Drop what waits here, and tell the sender to drop what it has not posted. Never waits.
+        """Drop the events in the queue, and tell the sender to drop those it has not posted. Never waits.
 
         `for_good`: and every event from here on.
         """
@@ -213,7 +212,7 @@ class Feeder:
                 return False
 
     def forget(self) -> None:
-        """Hand over what is queued and end the thread and the sender, without waiting: the client is gone."""
+        """Hand over the queue, then end the thread and the sender. The client is gone. Never waits."""
         self.forgotten = True
         if not self.is_over():
             self.put_unbounded(_Flush(insists=False, stop=True))
@@ -288,11 +287,11 @@ class Feeder:
     # ---- around a fork, on the thread that forks
 
     def before_fork(self) -> None:
-        """Take the work away from whoever does it, and let the feeder's thread end.
+        """Take the work away, and let the feeder's thread end.
 
-        So nothing is half done in the child, and Python 3.12 and later, which warn a program that forks while it has
-        threads, do not count ours. A fork waits for the queue to drain, but not for long, and not twice for a pipe that
-        takes nothing.
+        So nothing is half done in the child. And Python, which since 3.12 warns a program that forks while it has
+        threads, does not count ours. A fork waits a moment for the queue to drain, but only once for a pipe that takes
+        nothing.
         """
         if self._work.is_done_here():
             self._work.acquire()  # a signal handler or a finalizer of the host's, in the middle of the work
@@ -339,7 +338,7 @@ class Feeder:
             if self.qsize() and not self._work.fork_is_due():
                 self._start_thread()  # an event or a request that came in the last moment
             elif self.forgotten and self.is_over() and not self.waits_for_delivery():
-                self._senders.let_go()  # nobody is left who could ask for the answers
+                self._senders.let_go()  # nobody is left to ask for the answers
         except Exception as error:
             # A bug of ours is no traceback on the host's terminal. The next event starts a new thread.
             debug("the feeder failed: %r", error)
@@ -356,7 +355,7 @@ class Feeder:
                 self._work.release()
 
     def _do_work(self, deadline: Deadline | None) -> None:
-        """Take what is queued and hand it over; for ever, or until `deadline` or an empty queue if there is one."""
+        """Hand over the queue: for ever, or with a `deadline` until that has passed or the queue is empty."""
         self._work.begin()
         try:
             if self._rested_since and monotonic() - self._rested_since > FEEDER_IDLE and not len(self._outbox):
@@ -439,7 +438,7 @@ class Feeder:
             self._look()
 
     def _obey(self, request: _Discard, deadline: Deadline | None) -> None:
-        """Drop what waits, and end the sender, which drops what it holds."""
+        """Drop the events that wait, and end the sender, which drops those it holds."""
         try:
             self._hand_over(deadline)
             self._end_sender(deadline)

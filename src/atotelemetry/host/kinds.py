@@ -66,7 +66,7 @@ class Types:
         self.time: Any = type(moment.timetz())
         self.timedelta: Any = type(moment - moment)
         self.timezone: Any = type(moment.tzinfo)
-        # In msgspec's order, which decides what a class with several of these bases is.
+        # In msgspec's order: a class with several of these bases counts as the first of them.
         self.early: list[tuple[type, Handler]] = [
             (type, _type),
             (list, _list),
@@ -108,7 +108,7 @@ class Types:
 
     def handler(self, kind: type) -> Handler:
         """Return how to convert a value of class `kind`."""
-        # A MagicMock's class has `__fspath__` and the like: a mock is a mock, whatever it can imitate.
+        # A MagicMock's class has `__fspath__` and the like; it is described as a mock all the same.
         if _is_from(kind, "unittest.mock", "NonCallableMock"):
             return _described
         for base, handler in self.early:
@@ -121,7 +121,7 @@ class Types:
         for base, handler in self.late:
             if issubclass(kind, base):
                 return handler
-        # What is not loaded cannot have made the value, so these are looked up and never imported.
+        # A module that is not loaded cannot have made the value, so these are looked up and never imported.
         for module, name, handler in _OF_OTHERS:
             if _is_from(kind, module, name):
                 return handler
@@ -146,7 +146,7 @@ def types() -> Types:
 
 
 def attribute(kind: type, name: str) -> Any:
-    """Return what `kind` or a base defines as `name`, without running a descriptor or a metaclass's code."""
+    """Return the attribute `name` of `kind` or of a base, without running a descriptor or a metaclass's code."""
     for base in _mro(kind):
         found = _namespace(base).get(name, _MISSING)
         if found is not _MISSING:
@@ -264,7 +264,7 @@ def _type(_walk: Walk, value: Any, _depth: int) -> Any:
 
 
 def uuid(walk: Walk, value: Any, _depth: int) -> str:
-    """Return the text of a UUID, whatever a subclass makes of `str`. Raises if it has no number."""
+    """Return the text of a UUID, also of a subclass that overrides `__str__`. Raises if it has no number."""
     number = walk.types.uuid.__dict__["int"].__get__(value)
     if type(number) is not int or not 0 <= number < 1 << 128:
         raise ValueError(number)
@@ -324,7 +324,7 @@ def _timedelta(walk: Walk, value: Any, _depth: int) -> Any:
 
 
 def enum_value(value: Any) -> Any:
-    """Return the value of an Enum's member, past what its class makes of `value`."""
+    """Return the value of an Enum's member, also if its class overrides `value`."""
     return object.__getattribute__(value, "_value_")
 
 

@@ -39,7 +39,7 @@ def import_msgspec() -> None:
 
 
 def _execute(name: str) -> ModuleType:
-    """Do what importing a module of msgspec does, but let it find no `typing_extensions`."""
+    """Import a module of msgspec, but let it find no `typing_extensions`."""
     from _frozen_importlib_external import PathFinder  # what `importlib.machinery` would have to be loaded to name
 
     package = PathFinder.find_spec(_MSGSPEC)

@@ -1,4 +1,4 @@
-"""The options of `Telemetry` and `TelemetryClient`: what each may be, and the error that says so.
+"""The options of `Telemetry` and `TelemetryClient`: their allowed values, and the error that names them.
 
 Runs in the host, where one of the two is made. A wrong option is a mistake in the host's own code, so it raises there.
 """
@@ -95,7 +95,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def check(**options: object) -> None:
-    """Raise ValueError for the first option that is not what it may be."""
+    """Raise ValueError for the first option whose value is not allowed."""
     for name, (is_right, allowed) in _RULES.items():
         if name in options and not is_right(options[name]):
             raise ValueError(f"{name} must be {allowed}, not {options[name]!r}")

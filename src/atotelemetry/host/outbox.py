@@ -51,7 +51,7 @@ class Outbox:
         return events
 
     def start_again(self) -> None:
-        """Forget what a pipe took only a part of: nobody can read it any more."""
+        """Forget that a pipe took a part of a line: nobody can read that part any more."""
         self._hello = []
         self._written = 0
         self.cut_off = False

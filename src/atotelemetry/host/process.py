@@ -74,7 +74,7 @@ def flush_when_multiprocessing_ends() -> None:
 
 
 def flush_all_at_exit() -> None:
-    """Hand over what is left, within FLUSH_TIMEOUT for all clients. Called by the hook of the package."""
+    """Hand over the queues, within FLUSH_TIMEOUT for all clients. Called by the hook of the package."""
     deadline = Deadline(FLUSH_TIMEOUT)
     try:
         for reference in [*_clients]:

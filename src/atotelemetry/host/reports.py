@@ -1,4 +1,4 @@
-"""What one client knows about exceptions: whose code is the application's, and what was reported already.
+"""One client's memory of exceptions: the application's packages, and the exceptions reported already.
 
 Runs in the host, on the thread that captures an exception; loaded at the first one. There is no lock, because an
 exception may be captured in a signal handler: of threads at the same moment one may be admitted too many.
@@ -63,7 +63,7 @@ class Reports:
         return caught, repeated
 
     def describe(self, caught: BaseException, distinct_id: str, *, handled: bool) -> dict[str, object]:
-        """Return the properties that say what `caught` is. Never raises."""
+        """Return the properties that describe `caught`. Never raises."""
         return exception_properties(
             caught, distinct_id=distinct_id, handled=handled, own=self._own(), source_lines=self._source_lines
         )

@@ -97,7 +97,7 @@ class Counts:
 
     @property
     def losses(self) -> dict[str, int]:
-        """The same without those that the host wanted dropped."""
+        """Number of events lost in the host, by reason: without those that `before_send` dropped."""
         return {reason: count for reason, count in self.dropped.items() if reason != FILTERED}
 
     def drop(self, reason: str, count: int = 1, error: BaseException | None = None) -> None:

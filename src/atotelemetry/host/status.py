@@ -1,4 +1,4 @@
-"""What a person may ask and say about an application's telemetry, in words: status, enable, disable.
+"""A person's questions and choices about an application's telemetry, in words: status, enable, disable.
 
 Runs in the host or in the `atotelemetry` command, when a person asks; no measured run loads it. The key is never
 printed.
@@ -57,7 +57,7 @@ def _log_file(app: str) -> str | None:
 def status(
     app: str, *, endpoint: str = "", has_key: bool = False, in_ci: bool = False, notice: bool = False
 ) -> dict[str, object]:
-    """Return what is known about `app`'s telemetry, as `atotelemetry status --json` prints it. Never raises.
+    """Return the facts about `app`'s telemetry, as `atotelemetry status --json` prints them. Never raises.
 
     `endpoint` and `has_key` are the program's own, which variables override; `in_ci` and `notice` as for
     `read_consent`. Writes nothing.
@@ -94,7 +94,7 @@ def status(
 
 
 def status_text(found: dict[str, object]) -> str:
-    """Return what `status` found as lines for a person."""
+    """Return the result of `status` as lines for a person."""
     app, key = found["app"], found["api_key_variable"]
     brings = f"{app} brings its own" if found["api_key_built_in"] else f"{app} may bring its own"
     file = found["file"] or "none: there is no home directory to keep one in"
@@ -115,7 +115,7 @@ def status_text(found: dict[str, object]) -> str:
 
 
 def choose(app: str, *, enabled: bool, in_ci: bool = False, notice: bool = False) -> Report:
-    """Make the person's file say yes or no, and say what was done, or with exit code 1 why it could not be."""
+    """Make the person's file say yes or no. Report the change, or with exit code 1 the failure."""
     try:
         done = write_choice(app, enabled)
     except (OSError, ValueError) as error:

@@ -28,7 +28,7 @@ def _always() -> bool:
 
 
 class Stream:
-    """What one client's senders are told beside the events.
+    """The messages to one client's senders beside the events.
 
     `settings` are fields of `wire.Hello`, `properties` those that every event gets.
     """

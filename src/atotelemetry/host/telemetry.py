@@ -58,7 +58,7 @@ class Telemetry:
         host: base URL of the server. `<APP>_SERVICES_TELEMETRY_URL` overrides it; one that is no URL turns
             telemetry off.
 
-    What is on the events:
+    The content of the events:
         properties: added to every event; an event's own win.
         run_properties: which facts about the run the sender works out and adds: `RUN_PROPERTIES` by default, without
             `email` for applications other than atopile, which have to ask for it by name. So has everybody for
@@ -170,7 +170,7 @@ class Telemetry:
         self._ignore = ignore
         self._started = time.perf_counter()
         self._distinct_id: str | None = None
-        # Loaded for those who use it.
+        # Loaded only if it is used.
         self._identity = None if identity is None else load("atotelemetry.host.identity").Identity(identity)
         prefix = environment_prefix(app)
         self._consent = read_consent(app, **self._rules)
@@ -221,7 +221,7 @@ class Telemetry:
         event_end: str | Callable[[], str],
         properties: Mapping[str, Any] | None = None,
     ) -> Capture:
-        """Capture the beginning and the end of what happens inside: a context manager, and a decorator.
+        """Capture the beginning and the end of a block: a context manager, and a decorator.
 
         `event_start` is captured on entering; on leaving `event_end`, or `$exception` when an exception comes out. The
         exception goes on unchanged. Every event has `duration`, the seconds since the block was entered, and
@@ -263,8 +263,8 @@ class Telemetry:
         """Capture the beginning and the end of the program: `with telemetry.run() as run:`, or `@telemetry.run`.
 
         Both events have `properties`. The end event has `exit_code`, `outcome` (see `capture`) and `duration`, also
-        when an exception comes out, which is reported as well. Both have `command`, such as "build pcb", and
-        `options`, the names of the options that were used, as soon as click, typer or argparse has read them. Values
+        when an exception comes out, which is reported as well. As soon as click, typer or argparse has read the
+        command line, both have `command`, such as "build pcb", and `options`, the names of the options used. Values
         are never told. What is put into the dict `run` is on the end event, and wins. A number that a decorated
         function returns is its exit code.
         """
@@ -399,7 +399,7 @@ class Telemetry:
     def disabled(self) -> bool:
         """True makes every capture a no-op: no thread, no process, no file. May be set at any time.
 
-        Setting it to True also drops what is queued. Setting it to False opens nothing that a person closed.
+        Setting it to True also drops the queue. Setting it to False opens nothing that a person closed.
         """
         return self.client.disabled
 

@@ -56,7 +56,7 @@ class Work:
 
     def begin(self) -> None:
         """Note that this thread, which has the work, does it."""
-        assert self._is_mine()  # noqa: S101 - what every change of the feeder's state relies on
+        assert self._is_mine()  # noqa: S101 - every change of the feeder's state relies on it
         self._worker = get_ident()
 
     def end(self) -> None:
@@ -92,7 +92,7 @@ class Work:
         return monotonic() > self._insists_at
 
     def recover(self) -> None:
-        """Release what a fork kept: a signal handler raised in the middle of it, and Python lets nothing mend that."""
+        """Release the work if a fork kept it: a signal handler may raise in the middle of one."""
         while self._is_mine():
             self._lock.release()
             self._forks = 0
@@ -105,8 +105,8 @@ class Work:
 def reason_not_to_start_threads() -> str:
     """Why no thread of ours can run beside the host, or an empty string.
 
-    Where gevent or eventlet have turned threads into coroutines, one that waits in C, as the feeder does for its queue,
-    stops the whole program.
+    gevent and eventlet turn threads into coroutines. One that waits in C, as the feeder does for its queue, then stops
+    the whole program.
     """
     for library, is_patched, part in (
         ("gevent.monkey", "is_module_patched", "threading"),

@@ -90,7 +90,7 @@ class Walk:
         self.marks = 0
         self.cut: dict[str, None] = {}
         """The properties in which something was left out."""
-        self.open: set[int] = set()  # what the walk is inside of
+        self.open: set[int] = set()  # ids of the values that the walk is inside of
         self.types = types()
         self.known = self.types.exact.copy()  # by id, for a look-up by type would run a metaclass's `__hash__`
         self.kinds: list[type] = []  # kept alive, so that an id stays theirs
@@ -98,7 +98,7 @@ class Walk:
     # ---- the parts of an event
 
     def properties(self, value: object) -> dict[str, Any]:
-        """Convert what stands where an object must: something else is kept under a name of its own."""
+        """Convert properties or a context to a dict: any other value is kept under a name of its own."""
         try:
             if issubclass(type(value), dict):
                 return self._properties(value)  # type: ignore[arg-type]  # the line above says so
@@ -377,7 +377,7 @@ class Walk:
         return name if name not in taken else unused(name, taken, clashes)
 
     def key(self, key: Any) -> str:
-        """Return the text of a dict key: as msgspec or else the json module writes it, or else what describes it."""
+        """Return the text of a dict key, as msgspec or else the json module writes it, or else a description."""
         kind = type(key)
         if kind is str:
             return self.clean(key)

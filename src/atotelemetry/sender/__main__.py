@@ -168,8 +168,8 @@ def _detach(*, humble: bool) -> int:
 def _lower_session() -> None:
     """Lower the priority of our whole session, where the kernel groups processes by it (sched(7), autogroup).
 
-    There a session of our own is a group of our own, which gets as much of the machine as the host's, however nice we
-    are inside it.
+    There our own session is our own group. It gets as much of the machine as the host's, and our niceness counts only
+    inside it.
     """
     if sys.platform == "linux":
         autogroup = os.open("/proc/self/autogroup", os.O_WRONLY)
@@ -200,7 +200,7 @@ def _close_inherited() -> None:
 
 
 def _print_request(request: Request) -> None:
-    """Print a request's body, exactly: bytes, whatever the terminal's encoding is."""
+    """Print a request's body: the exact bytes, whose encoding is not the terminal's."""
     sys.stdout.buffer.write(request.body + b"\n")
     sys.stdout.buffer.flush()
 

@@ -181,7 +181,7 @@ class Connection:
         self._attempts.put(attempt)
 
     def abandon(self) -> None:
-        """Shut the socket down, which ends whatever waits for it, and let the thread end when it can."""
+        """Shut the socket down, which ends every wait for it, and let the thread end when it can."""
         with self._lock:
             self._abandoned = True
             self._shut_down()
@@ -400,7 +400,7 @@ def _summary(body: bytes) -> str:
 
 
 def _translate(error: Exception) -> Outcome:
-    """Turn whatever the HTTP library raised into an outcome."""
+    """Turn an error of the HTTP library into an outcome."""
     from atotelemetry.sender.certificates import why_not_trusted
     from atotelemetry.sender.proxy import UnusableProxy
 

@@ -54,8 +54,8 @@ class _TimeLeft(Protocol):
 def backoff(attempt: int, retry_after: float | None, spread: float) -> float:
     """Return the seconds to wait before retry number `attempt` (from 0).
 
-    `RETRY_DELAY`, doubling up to half a minute, longer by up to a quarter (`spread` is 0 to 1) so that many senders do
-    not come back as one. A server's `retry_after` wins when it is longer.
+    `RETRY_DELAY`, doubling up to half a minute. Up to a quarter is added (`spread` is 0 to 1), so that many senders do
+    not come back at once. A server's `retry_after` wins when it is longer.
     """
     delay: float = min(RETRY_DELAY * 2.0 ** min(attempt, 100), _LONGEST_DELAY) * (1 + _JITTER * spread)
     return delay if retry_after is None else max(delay, retry_after)
@@ -149,7 +149,7 @@ class Dispatcher:
     def _send(self, events: list[Prepared]) -> tuple[Outcome, list[Prepared]]:
         """Post one request, as often as it makes sense.
 
-        Return the last outcome, and the events that it is about: those that the server gave no verdict on before.
+        Return the last outcome, and its events: those without a verdict in an earlier answer.
         """
         exchange = self._endpoints.exchange(events, utc_now())
         outcome = self._try(exchange)

@@ -1,9 +1,9 @@
 """The life of a sender: read, gather, deliver, drain, and be gone in time.
 
 Runs in the sender. The *reader*, a thread, takes lines from stdin into the bounded buffer. The *deliverer*, the caller
-of `run`, makes requests of the buffer's events and gives each to a *lane*, a thread that makes all its attempts. At the
-end of the input, or at SIGTERM, the countdown starts. When it is over the watchdog ends the process, whatever the other
-threads are stuck in.
+of `run`, makes requests of the buffer's events. Each goes to a *lane*, a thread that makes all its attempts. At the
+end of the input, or at SIGTERM, the countdown starts. When it is over the watchdog ends the process, even if its other
+threads are stuck.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ class Sender:
                 common = {**common, "$process_person_profile": msgspec.Raw(b"false")}
         try:
             if event.event == "$exception":
-                from atotelemetry.sender.scrub import masked  # for those who need it
+                from atotelemetry.sender.scrub import masked  # only for exceptions
 
                 event, common = masked(event, common, self._settings.scrub)
             return batch.prepare(event, common, uuid=uuid, distinct_id=distinct_id, timestamp=timestamp)

@@ -141,7 +141,7 @@ class Scrubber:
         return {name: self._raw(value) if self._is_meant(name) else value for name, value in properties.items()}
 
     def encoded(self, encoded: bytes) -> bytes:
-        """Do the same with an encoded object; null, or nothing, stays as it is."""
+        """Mask the properties in an encoded object; null, or nothing, stays as it is."""
         if encoded in (b"", b"null"):
             return encoded
         return encode(self.properties(msgspec.json.decode(encoded, type=dict[str, msgspec.Raw])))

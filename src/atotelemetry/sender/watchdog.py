@@ -1,4 +1,4 @@
-"""Ends the process at its deadline, whatever the rest of it is stuck in.
+"""Ends the process at its deadline, even if its other threads are stuck.
 
 Runs in the sender. Two alarms. A thread still reports the events that were lost (`report_stuck`). Behind it a native
 timer ends the process (`kill_after`). It needs neither Python nor its lock, because a library may hold the lock for
@@ -132,7 +132,7 @@ def cancel_kill() -> None:
 
 
 def _kill_by_alarm(seconds: float) -> None:
-    """Do the same by a signal that nobody handles, which needs no thread. The exit status is that signal's."""
+    """Kill the process after `seconds` by SIGALRM, which needs no thread. The exit status is that signal's."""
     signal = _signal()
     if hasattr(signal, "setitimer"):
         try:
