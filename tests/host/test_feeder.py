@@ -597,14 +597,15 @@ def test_a_sender_has_a_life(feeder, spawner):
     wait_until(lambda: sender.life == GONE)
 
 
-def test_losses_are_told_on_the_feeders_thread(new_feeder, spawner):
+@pytest.mark.parametrize("raised", [RuntimeError, SystemExit])
+def test_losses_are_told_on_the_feeders_thread(new_feeder, spawner, raised):
     """`on_error` hears each reason with the number of new losses; what it raises is not heard of."""
     heard: list[tuple[str, int, bool]] = []
     main = threading.get_ident()
 
     def on_error(reason: str, count: int) -> None:
         heard.append((reason, count, threading.get_ident() == main))
-        raise RuntimeError("a host's bug")
+        raise raised("a host's bug")
 
     feeder = new_feeder(on_error=on_error)
     for number in range(5):
@@ -632,6 +633,19 @@ def test_a_sender_that_never_answers_is_given_up(feeder, spawner, monkeypatch):
     monkeypatch.setattr(child_module, "_NO_ANSWER", 0.0)
     wait_until(lambda: feeder.fate() == (0, {"no answer": 4}))
     assert [sender.life for sender in spawner.senders] == [GONE] * 4
+
+
+def test_too_many_senders_that_are_still_starting_are_no_failures(feeder, spawner, monkeypatch):
+    """A host that flushes often on a busy machine is no reason to give up."""
+    monkeypatch.setattr(child_module, "_MAX_UNANSWERED", 2)
+    spawner.plan = ["live"] * 8
+    for number in range(1, 8):
+        feeder.put(event(number))
+        spawner.sender(number).answers_itself = False
+        assert feeder.flush(PATIENCE)
+    wait_until(lambda: feeder.fate() == (0, {"no answer": 5}))
+    assert feeder.put(event(8))
+    assert feeder.flush(PATIENCE)
 
 
 def test_delivered_is_false_after_a_full_queue(new_feeder, spawner):

@@ -228,22 +228,28 @@ class Senders:
         return delivered, lost
 
     def settle(self, fed: Sender | None) -> list[Sender]:
-        """Close the accounts of senders that are gone, and of those that will not answer; return these senders."""
+        """Close the accounts of senders that are gone, and of those that will not answer; return these senders.
+
+        Not those that are let go only because there are too many: nothing speaks against them.
+        """
         delivered, settled, senders = self._accounts
         ended = [sender for sender in senders if sender is not fed]
         too_many, long_ago = ended[:-_MAX_UNANSWERED], monotonic() - _NO_ANSWER
-        closed = []
+        closed, judged = [], []
         for sender in ended:
+            is_one_too_many = sender in too_many and sender.life != GONE
             if sender in too_many or sender.ended_at < long_ago:
                 sender.abandon()
             elif sender.life != GONE or not sender.reaped:
                 continue
             closed.append(sender)
+            if not is_one_too_many:
+                judged.append(sender)
             delivered += sender.delivered
             settled = add_counts(dict(settled), sender.lost)
         if closed:
             self._accounts = (delivered, settled, tuple(sender for sender in senders if sender not in closed))
-        return closed
+        return judged
 
     def let_go(self) -> None:
         """Close every descriptor: in a process that was forked, these senders are the parent's."""

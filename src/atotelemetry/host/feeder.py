@@ -607,5 +607,5 @@ class Feeder:
             if self._on_error is not None:
                 try:
                     self._on_error(reason, count - before)
-                except Exception as error:
+                except BaseException as error:
                     debug("on_error raised: %r", error)
