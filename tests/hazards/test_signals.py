@@ -35,6 +35,15 @@ WAYS_TO_DIE = {
 }
 
 
+def press_ctrl_c(terminal: int) -> bytes:
+    """Press Ctrl-C once the host says that it is ready; return everything that is shown after that."""
+    shown = b""
+    while b"ready" not in shown:
+        shown += os.read(terminal, 1000)
+    os.write(terminal, b"\x03")
+    return read_to_end(terminal)
+
+
 @pytest.mark.parametrize("way", WAYS_TO_DIE)
 def test_a_host_that_ends_without_saying_goodbye_loses_nothing(hosts, way):
     """A CLI that leaves by `os._exit`, crashes, or becomes another program: all it captured before arrives, once."""
@@ -102,11 +111,7 @@ def test_ctrl_c_kills_the_cli_but_not_its_telemetry(hosts):
     source = CAPTURES_THREE + "say('ready')\nsignal.pause()"
     host, terminal = hosts.start_on_terminal(hosts.command(source), environment={"NO_COLOR": "1"})
     with os.fdopen(terminal, "rb", buffering=0):
-        shown = b""
-        while b"ready" not in shown:
-            shown += os.read(terminal, 1000)
-        os.write(terminal, b"\x03")
-        shown = read_to_end(terminal)
+        shown = press_ctrl_c(terminal)
         returncode = host.finish().returncode
     assert shown.count(b"Traceback") == shown.count(b"\nKeyboardInterrupt") == 1  # the host's own
     assert returncode == -signal.SIGINT
@@ -128,11 +133,7 @@ except KeyboardInterrupt:
     python, script = hosts.command(source)
     host, terminal = hosts.start_on_terminal(["/bin/sh", "-c", '"$0" "$1" | { trap "" INT; cat; }', python, script])
     with os.fdopen(terminal, "rb", buffering=0):
-        shown = b""
-        while b"ready" not in shown:
-            shown += os.read(terminal, 1000)
-        os.write(terminal, b"\x03")
-        shown = read_to_end(terminal)
+        shown = press_ctrl_c(terminal)
         host.finish()
     assert b"Traceback" not in shown
     hosts.assert_arrived_once(*THREE, "interrupted")

@@ -202,7 +202,7 @@ def test_an_event_that_moves_on_while_it_is_counted_is_not_counted_twice(new_cli
 
         @property
         def handed_over(self):
-            client._counts.capture()
+            client.counts.capture()
             self.count += 1
             return self.count
 

@@ -134,7 +134,7 @@ def _stream(telemetry: Telemetry, known_id: object, *, with_exception: bool) -> 
             _fail()
         except ValueError as error:
             telemetry.capture_exception(error)
-    return b"\n".join([stream.hello(), *lines, stream.end(client._counts), b""])  # noqa: SLF001
+    return b"\n".join([stream.hello(), *lines, stream.end(client.counts), b""])
 
 
 def _fail() -> None:

@@ -151,7 +151,7 @@ class TelemetryClient:
             patient=patient,
             wait_for_delivery=wait_for_delivery,
         )
-        self._counts = self._feeder.counts
+        self.counts = self._feeder.counts
         self._refuses = False  # for any reason
         self.switched_off = False
         """Whether the host set `disabled`."""
@@ -273,11 +273,11 @@ class TelemetryClient:
                 raise
             return None
         # As `_queue`, without the call.
-        self._counts.capture()
+        self.counts.capture()
         try:
             if self._feeder.put(line):
                 return name
-            self._counts.drop(self._feeder.refusal)
+            self.counts.drop(self._feeder.refusal)
         except Exception:
             return None  # no stack left to say so
         return None
@@ -331,11 +331,11 @@ class TelemetryClient:
 
     def _queue(self, line: bytes) -> bool:
         """Count an event, and hand its line to the feeder; False when it is lost there."""
-        self._counts.capture()
+        self.counts.capture()
         try:
             if self._feeder.put(line):
                 return True
-            self._counts.drop(self._feeder.refusal)
+            self.counts.drop(self._feeder.refusal)
         except Exception:
             return False  # no stack left to say so
         return False
@@ -384,13 +384,13 @@ class TelemetryClient:
         # Read the counters last stage first, so an event that moves meanwhile is never counted twice.
         delivered, lost = self._feeder.fate()
         handed_over = self._feeder.handed_over
-        dropped = self._counts.dropped
-        return Stats(self._counts.captured, handed_over, dropped, delivered, lost)
+        dropped = self.counts.dropped
+        return Stats(self.counts.captured, handed_over, dropped, delivered, lost)
 
     def _lose(self, reason: str, error: BaseException | None = None) -> None:
         """Count an event that never came as far as the queue."""
-        self._counts.capture()
-        self._counts.drop(reason, error=error)
+        self.counts.capture()
+        self.counts.drop(reason, error=error)
 
     # ---- the life of the process
 
@@ -422,7 +422,7 @@ class TelemetryClient:
     def after_fork_in_child(self, *, unharmed: bool) -> None:
         """Start anew: the parent's events are the parent's. Called by `process`."""
         self._feeder.after_fork_in_child()
-        self._counts = self._feeder.counts
+        self.counts = self._feeder.counts
         self._encoder = None
         if not unharmed and not self._refuses:
             self._turn_off("this process was forked in the middle of an import of ours")

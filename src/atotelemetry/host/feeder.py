@@ -485,7 +485,7 @@ class Feeder:
                     return
                 continue
             try:
-                self._write(sender, self._outbox.rest(), deadline, self._count)
+                self._write(sender, self._outbox.rest(), deadline)
             except _Discarded:
                 break
             except _OutOfTime:
@@ -495,7 +495,7 @@ class Feeder:
             except OSError:  # EPIPE, or EBADF after a host closed descriptors that are not its own
                 self._let_go(sender)
                 if not sender.ready:
-                    sleep(_RETRY_SPAWN if deadline is None else deadline.remaining(_RETRY_SPAWN))
+                    sleep(_within(deadline, _RETRY_SPAWN))
                 self._look()
         if self._discards and self._sender is not None:
             cut = self._outbox.cut()  # the sender answers for it, as for a line that it cannot read
@@ -513,29 +513,23 @@ class Feeder:
         if count:
             self.counts.drop(reason, count)
 
-    def _write(
-        self,
-        sender: Sender,
-        data: memoryview,
-        deadline: Deadline | None,
-        wrote: Callable[[int], object] | None = None,
-    ) -> None:
-        """Write all of `data`, telling `wrote` of each part of events. Raises `OSError` when the reader is gone."""
+    def _write(self, sender: Sender, data: memoryview, deadline: Deadline | None, *, ends: bool = False) -> None:
+        """Write the outbox's `data`, or with `ends` the last line. Raises `OSError` when the reader is gone."""
         while data:
             try:
                 count = os.write(sender.pipe, data)
             except BlockingIOError:
                 if deadline is not None and deadline.passed():
                     raise _OutOfTime from None
-                if wrote is not None and self._discards:
+                if self._discards and not ends:
                     raise _Discarded from None
                 self._make_way()
                 look_up = _LOOK_UP_OFTEN if self._stuck else _LOOK_UP
-                sender.wait_writable(look_up if deadline is None else deadline.remaining(look_up))
+                sender.wait_writable(_within(deadline, look_up))
             else:
                 self._stuck = False
-                if wrote is not None:
-                    wrote(count)
+                if not ends:
+                    self._count(count)
                 data = data[count:]
 
     # ---- one sender after the other
@@ -545,7 +539,7 @@ class Feeder:
         started = self._attempts.start(urgent=self.waits_for_delivery())
         if started is None:
             if not self._attempts.are_over and not self._attempts.are_pausing():
-                sleep(_RETRY_SPAWN if deadline is None else deadline.remaining(_RETRY_SPAWN))
+                sleep(_within(deadline, _RETRY_SPAWN))
             return None
         self._sender, hello = started
         self._senders.add(self._sender)
@@ -572,7 +566,7 @@ class Feeder:
         try:
             # A pipe takes so short a line as a whole or not at all (pipe(7), PIPE_BUF).
             line = self._stream.end(self.counts, discard=bool(self._discards)) + b"\n"
-            self._write(sender, memoryview(_CUT_OFF + line if self._outbox.cut_off else line), deadline)
+            self._write(sender, memoryview(_CUT_OFF + line if self._outbox.cut_off else line), deadline, ends=True)
         except (OSError, _OutOfTime):
             pass  # it sees the end of its input
         self._sender = None
@@ -609,3 +603,7 @@ class Feeder:
                     self._on_error(reason, count - before)
                 except BaseException as error:
                     debug("on_error raised: %r", error)
+
+
+def _within(deadline: Deadline | None, seconds: float) -> float:
+    return seconds if deadline is None else deadline.remaining(seconds)

@@ -1,7 +1,7 @@
 """The network: the thread of one connection, and the way to the server. The only file that knows httpx.
 
-Runs in the sender. One lane at a time gives a connection an attempt, and waits for it as long as it
-wants to. httpx is imported by the first connection, so that a sender with nothing to send never pays for it.
+Runs in the sender. One lane at a time gives a connection an attempt, and waits for it as long as it wants to. The first
+connection imports httpx, so that a sender with nothing to send never pays for it.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Network:
     def client(self, url: httpx.URL) -> tuple[httpx.Client, str]:
         """Return a client for requests to `url`, and the proxy that it uses (empty: none).
 
-        Raises `UnusableProxy` when the proxy that a person wants cannot be used.
+        Raises `UnusableProxy` when the proxy that a person names cannot be used.
         """
         library = import_httpx()
         with self._finding_out:
