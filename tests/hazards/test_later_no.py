@@ -119,6 +119,25 @@ say(client.flush(20), client.stats.dropped_by_reason.get("disabled", 0) > 0)
     assert sorted(names(hosts)) == ["again", "before"]
 
 
+def test_a_no_in_the_middle_of_a_capture(hosts):
+    """The event that is being made is dropped, too; a yes after it holds for the next one."""
+    done = hosts.run("""
+def before_send(message):
+    if message["event"] == "caught":
+        client.disabled = True
+    return message
+client = new_client(before_send=before_send)
+say(client.capture("caught", distinct_id="me"), client.stats.dropped_by_reason)
+client.disabled = False
+client.capture("taken", distinct_id="me")
+say(client.flush(20), client.stats.captured, client.stats.handed_over)
+""")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "None {'disabled': 1}\nTrue 2 1\n", "")
+    hosts.server.wait_for_events(1)
+    hosts.wait_until_no_sender()
+    assert names(hosts) == ["taken"]
+
+
 def test_a_no_with_nothing_queued_starts_nothing(hosts):
     """The first word of a program may be no: no thread, no process."""
     done = hosts.run(

@@ -183,6 +183,8 @@ class TelemetryClient:
         self._refuses = self.switched_off or self._locked or self._left_out
         if disabled:
             self._feeder.discard()
+        elif not self._refuses:
+            self._feeder.admit()
 
     def leave_out(self) -> None:
         """Be disabled in this process, because the run is not in the sample."""

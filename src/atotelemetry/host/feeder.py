@@ -171,15 +171,19 @@ class Feeder:
         `for_good`: and every event from here on.
         """
         request = _Discard()
-        if for_good:
-            self._discards_for_good = True
-            self._room, self.refusal = 0, DISABLED
+        self._discards_for_good = self._discards_for_good or for_good
+        self._room, self.refusal = 0, DISABLED  # also for an event that another thread is about to put
         self._discards.append(request)  # first, so that nothing in the queue is written any more
         if self._running or self._waiting() or self._sender is not None:
             self.put_unbounded(request)
             self._start_thread()
         elif not for_good:
             self._discards.remove(request)
+
+    def admit(self) -> None:
+        """Take events again after a `discard`, unless that was for good."""
+        if not self._discards_for_good and not self._gave_up():
+            self._room, self.refusal = self._queue_size, QUEUE_FULL
 
     def flush(self, timeout: float | None, *, delivered: bool = False, stop: bool = False) -> bool:
         """Wait until every event put so far is in the pipe, then end the sender; see `TelemetryClient.flush`.
