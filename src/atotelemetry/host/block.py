@@ -55,7 +55,7 @@ class Capture:
         self._entered: list[tuple[str, float, dict[str, Any]]] = []
 
     def __enter__(self) -> dict[str, Any]:
-        """Return a dict; what is put into it is on the event on leaving, too, and wins over `properties`."""
+        """Return a dict; its values are on the event on leaving, too, and win over `properties`."""
         start, end = named(self._start), named(self._end)
         self._event(start, self._properties, None)
         block: dict[str, Any] = {}
@@ -159,7 +159,7 @@ def named(name: str | Callable[[], str]) -> str:
 
 
 def joined(properties: Mapping[str, Any] | None, block: dict[str, Any]) -> Mapping[str, Any] | None:
-    """Return the properties of a block under those that it was given on the way."""
+    """Return the properties of a block, updated with the values put into its dict."""
     if not block or properties is None:
         return block or properties
     try:

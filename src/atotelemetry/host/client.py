@@ -54,7 +54,7 @@ class TelemetryClient:
         app_version: its version; None lets the sender look up the installed distribution named `app`.
         queue_size: events that may wait in the host.
         before_send: called with the assembled event, a dict with `uuid`, `event`, `distinct_id`, `timestamp`,
-            `properties` and perhaps `context`. What it returns is sent; None, or an exception, drops the event.
+            `properties` and perhaps `context`. Its result is sent; None, or an exception, drops the event.
         endpoint: "auto" posts a lone event to /capture/ and several to /batch/; "capture" or "batch": always that one.
         protocol: "v1" uses PostHog's newer endpoint, which gives a verdict on every event. A server without it gets the
             events by "v0".

@@ -2,7 +2,7 @@
 
 Runs in the host, on the thread that runs `Telemetry.run`. While such a run lasts, click's stack of contexts is a list
 that remembers, and argparse's `parse_known_args` is a function that remembers; afterwards both are as before. A
-framework that is not loaded when the run begins is not followed. What cannot be read is left out.
+framework that is not loaded when the run begins is not followed. Unreadable parts are left out.
 
 Values never leave: a name is told only if the program declared it as a command or an option.
 """

@@ -1,7 +1,7 @@
 """May this person's run be measured, and under which random id: variables, a project's no, `telemetry.yaml`, CI.
 
 Runs in the host, on the thread that builds the `Telemetry`, once a run; `Consent.holds` runs on the feeder's thread.
-Reading never writes and never raises: what cannot be understood counts as "no". The file as we write it is read by
+Reading never writes and never raises: a file that makes no sense counts as "no". The file as we write it is read by
 `choice`; every other YAML (flow style, quotes, document markers, …) by `choice_yaml`, because importing PyYAML costs
 more than all the rest of a run.
 """
@@ -124,8 +124,8 @@ class Consent:
 class TelemetryConfig:
     """The content of `telemetry.yaml`, as atopile has it: `telemetry`, a bool, and `id`, a `uuid.UUID`.
 
-    `telemetry=None` means True, `id=None` a new random id. A word such as "no" is understood as in the file; what is
-    not understood counts as False. An `id` that is no UUID raises ValueError, as `uuid.UUID` does.
+    `telemetry=None` means True, `id=None` a new random id. A word such as "no" is understood as in the file; an
+    unknown one counts as False. An `id` that is no UUID raises ValueError, as `uuid.UUID` does.
     """
 
     __slots__ = ("_id", "telemetry")
@@ -156,7 +156,7 @@ class TelemetryConfig:
 
     @classmethod
     def load(cls, app: str = "atopile") -> TelemetryConfig:
-        """Read what applies to this run, environment included, for `app`; never raises.
+        """Read the choice for this run of `app`, environment included; never raises.
 
         Creates the file at the very first run, unless the user opted out.
         """

@@ -64,7 +64,7 @@ def cut_to_fit(
     `properties` are plain, `encode` will encode them, and `cut` names those that were cut before. The longest values
     are cut first. A text keeps its beginning and says how long it was; a text that says how large it was replaces a
     container. Where that does not suffice, as with a hundred thousand small properties, the last ones are left out. The
-    property `CUT_PROPERTY` lists what was cut. Never raises an `Exception`.
+    property `CUT_PROPERTY` lists all that were cut. Never raises an `Exception`.
     """
     try:
         return _cut_to_fit(properties, limit_bytes, encode, cut)
@@ -81,7 +81,7 @@ def _cut_to_fit(
     value_bytes = {name: len(encode(value)) for name, value in result.items()}
     total = 1 + sum(name_bytes.values()) + sum(value_bytes.values())
     cut = dict.fromkeys([*already, *(name for name in result if name not in properties)])
-    # The sum is exact for an encoder that writes no spaces. What exceeds it by far is not encoded whole to find out.
+    # The sum is exact for an encoder that writes no spaces. So properties far too large are never encoded whole.
     if not cut and total <= limit_bytes and len(encode(properties)) <= limit_bytes:
         return dict(properties)
     note_bytes = min(_NOTE_BYTES, limit_bytes // 4)

@@ -57,7 +57,7 @@ def _get_telemetry_client() -> TelemetryClient:
 
 
 def _flush_telemetry_on_exit() -> None:
-    """Hand over what the default instance captured, within FLUSH_TIMEOUT, and disable it.
+    """Hand over the default instance's events, within FLUSH_TIMEOUT, and disable it.
 
     The package does this by itself at interpreter exit; this is for a host that ends in another way.
     """

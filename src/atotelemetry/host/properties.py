@@ -121,7 +121,7 @@ class PropertyLoaders:
 
     @staticmethod
     def run_id() -> str:
-        """Return the random UUID that this process's events carry as `run_id`; the same in what it forks."""
+        """Return the random UUID that this process's events carry as `run_id`; the same in forked processes."""
         return run_id()
 
 

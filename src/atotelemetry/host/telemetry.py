@@ -1,6 +1,6 @@
 """`Telemetry`: one application's consent, identity and run, in front of a `TelemetryClient`.
 
-Runs in the host, on the thread that captures. The host adds only what only the host knows (`duration`, `run_id`); the
+Runs in the host, on the thread that captures. The host adds only `duration` and `run_id`, which only it knows; the
 git facts, versions and the rest are the sender's work.
 """
 
@@ -65,9 +65,9 @@ class Telemetry:
             "project", the normalised address of the repository.
         identity: called for each event, on the thread that captures. Returns the distinct id of the person who is
             signed in, or (distinct id, e-mail), or None for the installation's id. Neither can be overridden by an
-            event's properties. Its e-mail wins over git's. What it raises counts as None.
+            event's properties. Its e-mail wins over git's. An exception in it counts as None.
         before_send: called with each event, a dict with `uuid`, `event`, `distinct_id`, `timestamp`, `properties` and
-            perhaps `context`. What it returns is sent; None, or an exception, drops the event.
+            perhaps `context`. Its result is sent; None, or an exception, drops the event.
         disable_geoip: ask PostHog not to look up a place for the address that the events come from.
         historical_migration: mark the events as an import of old ones.
 
@@ -77,7 +77,7 @@ class Telemetry:
             Runs without a terminal then never send before that. None, the default for atopile alone: the first run
             sends, and prints nothing.
         sample_rate: the share of runs that are measured, from 0 to 1. A run is measured as a whole or not at all, as
-            its `run_id` decides; what it forks goes by the same id. Below 1, each event has it as `sample_rate`.
+            its `run_id` decides; forked processes go by the same id. Below 1, each event has it as `sample_rate`.
 
     Exceptions:
         ignore: classes of exceptions that are no failures, beside the exits that are known (see `capture`).
@@ -176,7 +176,7 @@ class Telemetry:
         self._consent = read_consent(app, **self._rules)
         variable = f"{prefix}_SERVICES_TELEMETRY_URL"
         address = os.environ.get(variable) or ""
-        # A wrong address is the person's mistake here, not the programmer's, who would be told by an exception.
+        # A wrong address is the person's mistake here, not the programmer's, so it raises nothing.
         fault = fault_of_address(address) if address else ""
         if fault:
             debug("telemetry is off: %s: %s", variable, fault)
@@ -204,7 +204,7 @@ class Telemetry:
             patient=patient,
             wait_for_delivery=wait_for_delivery,
         )
-        # The run's id is random, and what this run forks has the same.
+        # The run's id is random, and forked processes have the same.
         if sample_rate < 1 and int(run_id()[:8], 16) >= sample_rate * 0x1_0000_0000:
             self.client.leave_out()
         self.client.stream.holds = self._consent.holds
@@ -225,9 +225,9 @@ class Telemetry:
 
         `event_start` is captured on entering; on leaving `event_end`, or `$exception` when an exception comes out. The
         exception goes on unchanged. Every event has `duration`, the seconds since the block was entered, and
-        `properties` as they are at that moment: what is put into the dict meanwhile is on the later event. So is what
-        is put into the dict that `with … as block` gives. A name may be a function without arguments, which is called
-        on entering.
+        `properties` as they are at that moment: a value put into the dict meanwhile is on the later event. So is a
+        value put into the dict that `with … as block` gives. A name may be a function without arguments, which is
+        called on entering.
 
         An exit is no exception: `SystemExit`, `KeyboardInterrupt`, click's and typer's `Exit`, `Abort` and
         `ClickException` (with `UsageError`), and the classes in `ignore`. `event_end` is captured then, with
@@ -265,7 +265,7 @@ class Telemetry:
         Both events have `properties`. The end event has `exit_code`, `outcome` (see `capture`) and `duration`, also
         when an exception comes out, which is reported as well. As soon as click, typer or argparse has read the
         command line, both have `command`, such as "build pcb", and `options`, the names of the options used. Values
-        are never told. What is put into the dict `run` is on the end event, and wins. A number that a decorated
+        are never told. Values put into the dict `run` are on the end event, and win. A number that a decorated
         function returns is its exit code.
         """
         try:
@@ -424,7 +424,7 @@ class Telemetry:
         return status.Report(status.status_text(self.known()))
 
     def known(self) -> dict[str, object]:
-        """Return what `status` says, as values."""
+        """Return the facts behind `status`, as values."""
         from atotelemetry.host import status  # as above
 
         client = self.client
@@ -488,11 +488,11 @@ class Telemetry:
 
 
 def _with_own(properties: Mapping[str, Any] | None, since: float | None) -> dict[str, Any]:
-    """Return what only the host knows, under the caller's properties, which win. `since` None is now."""
+    """Return `duration` and `run_id` with the caller's properties, which win. `since` None is now."""
     known: dict[str, Any] = {"duration": 0.0 if since is None else time.perf_counter() - since, "run_id": run_id()}
     if properties is None:
         return known
     if type(properties) is not dict:
-        properties = load("atotelemetry.host.values").Walk().properties(properties)  # only for what is no ordinary dict
+        properties = load("atotelemetry.host.values").Walk().properties(properties)  # only for other mappings
     known.update(properties)
     return known
