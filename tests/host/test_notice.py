@@ -20,6 +20,7 @@ import sys
 from atotelemetry import Telemetry
 {made} = Telemetry(app="mytool", api_key="phc_test", host={host!r}, run_properties=(){options})
 print("made", flush=True)
+sys.stdin.read()
 {body}
 telemetry.client.flush(20, delivered=True)
 print("done", flush=True)
@@ -46,13 +47,18 @@ def run(file, tmp_path, server, monkeypatch):
                     [sys.executable, "-c", source],
                     env={**os.environ, **variables},
                     cwd=tmp_path,
-                    stdin=subprocess.DEVNULL,
+                    stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=slave if terminal else subprocess.PIPE,
                     text=True,
                 )
                 for _ in range(at_once)
             ]
+            # None goes on before all have looked: a program that starts after the first event is the next run.
+            made = "".join(process.stdout.readline() for process in processes)
+            for process in processes:
+                process.stdin.close()
+                process.stdin = None  # `communicate` would flush it
             ended = [process.communicate(timeout=60) for process in processes]
             assert [process.returncode for process in processes] == [0] * at_once
             os.write(slave, b"\0")  # the end of what there is to read
@@ -63,7 +69,7 @@ def run(file, tmp_path, server, monkeypatch):
             os.close(master)
             os.close(slave)
         shown = screen[:-1].decode().replace("\r\n", "\n") if terminal else "".join(errors for _, errors in ended)
-        return "".join(output for output, _ in ended), shown
+        return made + "".join(output for output, _ in ended), shown
 
     return run_program
 
