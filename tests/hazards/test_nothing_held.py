@@ -73,6 +73,24 @@ os.dup2(high, 200)  # as shells do, far from the rest
         assert len(hosts.wait_for_senders()) == 1
 
 
+@pytest.mark.skipif(not hasattr(os, "sysconf"), reason="no limit on descriptors")
+def test_a_descriptor_above_a_limit_that_was_lowered(hosts):
+    """It was opened before: a sender starts nevertheless, and lets go of it."""
+    source = """
+import resource
+os.dup2(0, 200)
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+client = new_client()
+client.capture("one", distinct_id="me")
+say(client.flush(20))
+"""
+    done = hosts.run(source)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+    (sender,) = hosts.wait_for_senders()
+    hosts.server.wait_for_requests(1)
+    assert 200 not in open_files(sender)
+
+
 def test_a_running_sender_has_its_pipe_and_the_null_device_and_no_more_of_the_host(hosts):
     """While the host runs: stdin is the host's pipe, output goes nowhere, and it answers through one pipe more."""
     host = hosts.start(

@@ -277,7 +277,10 @@ def _inheritable_descriptors() -> list[int]:
             descriptors = [int(name) for name in os.listdir(listing)]
         except (OSError, ValueError):
             continue
-        return [descriptor for descriptor in descriptors if descriptor > 2 and _is_inheritable(descriptor)]  # noqa: PLR2004
+        # `posix_spawn` refuses to close one above a limit that was lowered; the sender does it.
+        limit = os.sysconf("SC_OPEN_MAX")
+        closable = [number for number in descriptors if number > 2 and (number < limit or limit < 0)]  # noqa: PLR2004
+        return [number for number in closable if _is_inheritable(number)]
     return []  # the sender closes them first of all
 
 
