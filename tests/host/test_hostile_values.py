@@ -389,6 +389,19 @@ ERRORS = [
 ]
 
 
+def test_bytes_whose_buffer_raises(recorder):
+    """As a value, a name or an id; Python asks them for one since 3.12 (PEP 688)."""
+
+    class Buffer(bytes):
+        def __buffer__(self, flags):
+            raise GeneratorExit
+
+    client, lines = recorder
+    value = Buffer(b"x")
+    assert client.capture(value, distinct_id=value, properties={"before": 1, "v": value})
+    assert json.loads(lines[0])["properties"]["before"] == 1
+
+
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_nothing_that_a_value_raises_comes_out(recorder, error):
     """Not as a value, a key, a name, an id, a time or all the properties; each event arrives, and the count adds up."""

@@ -150,6 +150,10 @@ class Walk:
             return clipped(str.__str__(self.ask(str, value)), limit)
         except Exception:
             return self.described(value)
+        except BaseException as error:
+            if is_for_the_host(error):
+                raise
+            return self.described(value)  # bytes with a `__buffer__` of their own (PEP 688)
 
     def uuid(self, value: object) -> str | None:
         """Return a UUID, or a text that is one, in its canonical form; None for anything else."""
