@@ -428,6 +428,22 @@ def test_nothing_that_a_value_raises_comes_out(recorder, error):
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_a_block_raises_its_own_exception_whatever_that_says_of_itself(error, monkeypatch):
+    """An exit code that raises makes it a failure, and takes nothing's place."""
+    monkeypatch.setenv("TOOL_TELEMETRY", "on")
+    telemetry = Telemetry(app="tool", api_key="key", host="http://127.0.0.1:9", run_properties=())
+    monkeypatch.setattr(telemetry.client._feeder, "put", lambda _line: True)
+
+    class Code(int):
+        def __int__(self):
+            raise error
+
+    with pytest.raises(SystemExit) as caught, telemetry.capture("start", "end"):
+        raise SystemExit(Code(3))
+    assert type(caught.value.code) is Code
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_nothing_comes_out_of_a_block_but_what_the_block_raises(error, monkeypatch):
     """Not from the function that names its events, and not from its properties."""
     monkeypatch.setenv("TOOL_TELEMETRY", "on")

@@ -18,6 +18,7 @@ from atotelemetry.host.client import DEFAULT_QUEUE_SIZE, FLUSH_TIMEOUT, Telemetr
 from atotelemetry.host.consent import read_consent, take_identity
 from atotelemetry.host.debug import debug
 from atotelemetry.host.home import is_app_name
+from atotelemetry.host.interrupts import is_for_the_host
 from atotelemetry.host.lazy import load
 from atotelemetry.host.options import check
 
@@ -336,10 +337,11 @@ class Telemetry:
         if self.client.disabled:
             return {}
         try:
-            exit_properties: dict[str, Any] | None = load("atotelemetry.host.outcome").exit_properties(
-                error, self._ignore
-            )
-        except Exception as fault:
+            outcome = load("atotelemetry.host.outcome")
+            exit_properties: dict[str, Any] | None = outcome.exit_properties(error, self._ignore)
+        except BaseException as fault:
+            if is_for_the_host(fault):
+                raise
             debug("an exception is taken for a failure: %r", fault)
             return None
         return exit_properties
