@@ -319,7 +319,7 @@ class Feeder:
         goes_on = self._waiting() and not self._left_early
         if _MAY_START_AFTER_FORK:
             goes_on = self._waiting() or not self._senders.are_settled()
-        if goes_on and not self._work.fork_is_due():
+        if goes_on and not self._work.is_forking():
             self._start_thread()
 
     def after_fork_in_child(self) -> None:

@@ -69,7 +69,8 @@ class Work:
 
     def fork_begins(self, patience: float) -> Deadline:
         """Ask for the work, for a fork on this thread; return how long it may wait."""
-        self.recover()
+        if not (self._forker == get_ident() and self.is_forking()):
+            self.recover()  # else a signal handler forks in the middle of a fork, which goes on afterwards
         self._forks += 1
         self._forker = get_ident()
         self._insists_at = monotonic() + patience
@@ -81,11 +82,14 @@ class Work:
             self._lock.release()
         self._forks = max(0, self._forks - 1)
 
+    def is_forking(self) -> bool:
+        """Whether a thread forks, or waits to."""
+        # The time, because a signal handler that raises in the middle of a fork leaves it counted.
+        return self._forks > 0 and monotonic() < self._insists_at + _FORK_INSISTENCE
+
     def fork_is_due(self) -> bool:
         """Whether another thread forks, or waits to."""
-        # The time, because a signal handler that raises in the middle of a fork leaves it counted.
-        begun = self._forks and self._forker != get_ident()
-        return bool(begun and monotonic() < self._insists_at + _FORK_INSISTENCE)
+        return self._forker != get_ident() and self.is_forking()
 
     def fork_insists(self) -> bool:
         """Whether that fork has waited long enough for the queue to drain."""
