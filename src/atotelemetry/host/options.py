@@ -5,8 +5,6 @@ Runs in the host, where one of the two is made. A wrong option is a mistake in t
 
 from __future__ import annotations
 
-from atotelemetry.facts.run import KNOWN_PROPERTIES, RUN_PROPERTIES
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,7 +13,6 @@ if TYPE_CHECKING:
 __all__ = ["check"]
 
 _LONGEST = 1e9  # seconds; JSON has no infinity to tell the sender
-_RUN_PROPERTIES = {*KNOWN_PROPERTIES, "app_version"}  # the last one is `atopile_version` of other applications
 _ENDPOINTS = ("auto", "capture", "batch")
 _PROTOCOLS = ("v0", "v1")
 
@@ -48,6 +45,19 @@ def _are_names(value: object) -> bool:
     return isinstance(value, (tuple, list)) and all(isinstance(one, str) for one in value)
 
 
+def _are_run_properties(value: object) -> bool:
+    if value is None or value == ():
+        return True
+    known = _run_properties()
+    return isinstance(value, (tuple, list)) and all(name in known for name in value)
+
+
+def _run_properties() -> tuple[str, ...]:
+    from atotelemetry.facts.run import KNOWN_PROPERTIES  # an import that a client without run properties does not need
+
+    return (*KNOWN_PROPERTIES, "app_version")  # the last one is `atopile_version` of other applications
+
+
 def _are_classes(value: object) -> bool:
     return isinstance(value, tuple) and all(issubclass(type(one), type) for one in value)
 
@@ -63,7 +73,7 @@ _TEXT_OR_NONE = (_is_text_or_none, "a text")
 _SECONDS = (_is_duration, "a positive number of seconds")
 
 # In the order in which they are looked at.
-_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+_RULES: dict[str, tuple[Callable[[Any], bool], str | Callable[[], str]]] = {
     "app": (lambda value: isinstance(value, str), "a text"),
     "app_version": _TEXT_OR_NONE,
     "api_key": _TEXT_OR_NONE,  # None is an environment variable that is not set: telemetry is off
@@ -82,10 +92,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("disable_geoip", "historical_migration", "source_lines", "patient"), _BOOL),
     **dict.fromkeys(("in_ci", "report_uncaught"), _BOOL),
     "properties": (lambda value: value is None or hasattr(value, "keys"), "a dict"),
-    "run_properties": (
-        lambda value: value is None or (_are_names(value) and _RUN_PROPERTIES.issuperset(value)),
-        f"a tuple of {', '.join((*RUN_PROPERTIES, 'app_version', 'project'))}",
-    ),
+    "run_properties": (_are_run_properties, lambda: f"a tuple of {', '.join(_run_properties())}"),
     "in_app": (_are_names, "a tuple of names"),
     "scrub": (lambda value: isinstance(value, bool) or _are_names(value), "True, False or a tuple of names"),
     "notice": (lambda value: value is ... or value is None or isinstance(value, (bool, str)), "True, a text or None"),
@@ -98,4 +105,5 @@ def check(**options: object) -> None:
     """Raise ValueError for the first option whose value is not allowed."""
     for name, (is_right, allowed) in _RULES.items():
         if name in options and not is_right(options[name]):
-            raise ValueError(f"{name} must be {allowed}, not {options[name]!r}")
+            meant = allowed if isinstance(allowed, str) else allowed()
+            raise ValueError(f"{name} must be {meant}, not {options[name]!r}")
