@@ -630,7 +630,7 @@ def test_a_wrong_setting_is_told_with_what_is_allowed():
     ):
         with pytest.raises(ValueError, match=f"^{re.escape(allowed)}$"):
             TelemetryClient("key", "http://127.0.0.1:9", **wrong)
-    with pytest.raises(ValueError, match=r"run_properties must be a tuple of email, .*, project, not "):
+    with pytest.raises(ValueError, match=r"run_properties must be a tuple of app_version, email, .*, project, not "):
         TelemetryClient("key", "http://127.0.0.1:9", run_properties=("emial",))
 
 

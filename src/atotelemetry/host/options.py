@@ -55,7 +55,7 @@ def _are_run_properties(value: object) -> bool:
 def _run_properties() -> tuple[str, ...]:
     from atotelemetry.facts.run import KNOWN_PROPERTIES  # an import that a client without run properties does not need
 
-    return (*KNOWN_PROPERTIES, "app_version")  # the last one is `atopile_version` of other applications
+    return ("app_version", *KNOWN_PROPERTIES)  # the first one is `atopile_version` of other applications
 
 
 def _are_classes(value: object) -> bool:
