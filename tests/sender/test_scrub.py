@@ -16,7 +16,7 @@ from atotelemetry.testing import CaptureServer
 from atotelemetry.wire import Event
 from support_sender import END, hello, run_sender, to
 
-HOMES = ["/root", "/data/people/bob/", r"D:\People\Bob"]
+HOMES = ["/boss", "/data/people/bob/", r"D:\People\Bob"]
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmNHl0w5N"
 KEY_BLOCK = "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nIBAAKC\n-----END RSA PRIVATE KEY-----"
 
@@ -24,14 +24,14 @@ KEY_BLOCK = "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nIBAAKC\n-----END RSA PRIVA
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('File "/root/project/a.py", line 3', 'File "~/project/a.py", line 3'),
-        ("/root", "~"),
+        ('File "/boss/project/a.py", line 3', 'File "~/project/a.py", line 3'),
+        ("/boss", "~"),
         ("[Errno 2] No such file: '/data/people/bob/x'", "[Errno 2] No such file: '~/x'"),
-        ("file:///root/x and (/root/y), PATH=/bin:/root/bin", "file://~/x and (~/y), PATH=/bin:~/bin"),
+        ("file:///boss/x and (/boss/y), PATH=/bin:/boss/bin", "file://~/x and (~/y), PATH=/bin:~/bin"),
         (r"D:\People\Bob\x and 'D:\\People\\Bob\\y'", r"~\x and '~\\y'"),
         (
-            "/mnt/root/x /rootfs /root.bak /data/people/bobby ./root",
-            "/mnt/root/x /rootfs /root.bak /data/people/bobby ./root",
+            "/mnt/boss/x /bossfs /boss.bak /data/people/bobby ./boss",
+            "/mnt/boss/x /bossfs /boss.bak /data/people/bobby ./boss",
         ),
         ("/home/alice/p.py, /Users/eve: and /mnt/c/Users/zed/x", "~/p.py, ~: and ~/x"),
         (r"C:\Users\Bob Smith\x 'c:\\Users\\bob\\y' C:/Users/bob/z", r"~\x '~\\y' ~/z"),
