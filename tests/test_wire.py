@@ -19,6 +19,7 @@ from atotelemetry.wire import (
     CorruptLine,
     End,
     Event,
+    Forked,
     Hello,
     LineDecoder,
     LineError,
@@ -27,6 +28,7 @@ from atotelemetry.wire import (
     Outcome,
     OutgoingEvent,
     Ready,
+    Watch,
     encode,
 )
 
@@ -150,6 +152,7 @@ def test_a_hello_comes_back_as_it_was_encoded():
         properties=msgspec.Raw(b'{"a": 1.50}'),
         run_properties=("email",),
         cwd="/somewhere",
+        watch=Watch(pid=7, started=123456, began=1700000000.5, crash=True, hang_after=300.0, vanished="gone"),
     )
     (read,) = decode(encode(hello) + b"\n")
     assert type(read) is Hello
@@ -170,6 +173,20 @@ def test_an_end_comes_back_as_it_was_encoded():
     """The counts of an end are read back, and are 0 when it has none."""
     assert decode(encode(End(captured=7, dropped=2)) + b"\n") == [End(captured=7, dropped=2)]
     assert decode(b'{"type":"end"}\n') == [End(captured=0, dropped=0)]
+
+
+def test_a_forked_comes_back_as_it_was_encoded():
+    """The mark of a fork is a line of its own; later versions may say more in it."""
+    assert encode(Forked()) == b'{"type":"forked"}'
+    assert decode(b'{"type":"forked"}\n{"type":"forked","child":7}\n') == [Forked(), Forked()]
+
+
+def test_a_watch_says_what_it_can():
+    """A system without start times gives none, and each report may be wanted alone."""
+    hello = b'{"type":"hello","protocol":1,"api_key":"k","host":"h","watch":{"pid":7,"began":1}}\n'
+    assert decode(hello)[0].watch == Watch(pid=7, began=1.0)
+    (error,) = decode(hello.replace(b'"pid":7,', b""))
+    assert error.is_hello, "a watch without a process is a hello that cannot be used"
 
 
 def test_raw_values_are_never_touched():
@@ -303,6 +320,7 @@ def test_damage_costs_the_damaged_lines_alone(lines):
         (b'{"event":"e","distinct_id":[]}', NotAnEvent, "not an event (Expected `int | str | null`"),
         (b'{"event":"e","timestamp":1}', NotAnEvent, "not an event (Expected `str | null`"),
         (b'{"type":"hello"}', NotAnEvent, "not an event (Object missing required field"),
+        (b'{"type":"forked","event":7}', NotAnEvent, "not an event (Expected `str`"),
         (b'{"type":"end","captured":"many"}', NotAnEvent, "not an event (Expected `int`"),
     ],
 )

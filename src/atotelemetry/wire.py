@@ -2,10 +2,11 @@
 
 Pure: bytes in, messages out. No I/O, no clock, no threads, so both processes and every test can use it freely. The host
 encodes each event once; the sender keeps an event's `properties` and `context` as raw JSON (`msgspec.Raw`) and never
-re-encodes a value. Three kinds of line:
+re-encodes a value. Four kinds of line:
 
     {"type": "hello", …}   first: settings of this run, and the properties common to all its events
     {"uuid": …, "event": …, …}   any number: in the form that PostHog takes
+    {"type": "forked"}     after each fork of a watched host
     {"type": "end", …}     last: the host's counts
 
 A second pipe leads back, for the sender's answers:
@@ -34,6 +35,7 @@ __all__ = [
     "CorruptLine",
     "End",
     "Event",
+    "Forked",
     "Hello",
     "LineDecoder",
     "LineError",
@@ -43,6 +45,7 @@ __all__ = [
     "Outcome",
     "OutgoingEvent",
     "Ready",
+    "Watch",
     "encode",
 ]
 
@@ -94,6 +97,22 @@ class LineTooLong(LineError):
         return f"line {self.line_number}: longer than {MAX_EVENT_BYTES} bytes"
 
 
+class Watch(msgspec.Struct, kw_only=True):
+    """The host that a sender reports the end of: which process it is, and which reports are wanted."""
+
+    pid: int
+    started: int | None = None
+    """The process's start time, field 22 of `/proc/PID/stat`. None where the system has none."""
+    began: float
+    """When the run began: seconds since 1970."""
+    crash: bool = False
+    """Whether to report the end of the host if it comes without `end`."""
+    hang_after: float | None = None
+    """Seconds of silence after which the host is asked for its stacks. None: never."""
+    vanished: str = "run_vanished"
+    """Name of the event for an end that leaves no dump."""
+
+
 class Hello(msgspec.Struct, tag="hello", tag_field="type", kw_only=True, omit_defaults=True):
     """Settings for one sender: the first line of a stream."""
 
@@ -131,6 +150,12 @@ class Hello(msgspec.Struct, tag="hello", tag_field="type", kw_only=True, omit_de
     """Whether events ask PostHog not to look up a place for the sender's address."""
     patient: bool = False
     """Whether events are kept through an outage: retried while the host lives; without room the oldest are dropped."""
+    watch: Watch | None = None
+    """The host to report the end of. None: no report is wanted."""
+
+
+class Forked(msgspec.Struct, tag="forked", tag_field="type"):
+    """The host has forked. From now on the end of the input without `end` does not mean that the host was ended."""
 
 
 class End(msgspec.Struct, tag="end", tag_field="type", kw_only=True, omit_defaults=True):
@@ -180,7 +205,7 @@ class Event(msgspec.Struct, kw_only=True):
     """
 
 
-Message = Hello | End | Event
+Message = Hello | Forked | End | Event
 
 
 class OutgoingEvent(msgspec.Struct, omit_defaults=True, gc=False):
@@ -261,6 +286,8 @@ class LineDecoder:
                 return msgspec.json.decode(line, type=Hello)
             if event.type == "end":
                 return msgspec.json.decode(line, type=End)
+            if event.type == "forked":
+                return Forked()
         except msgspec.ValidationError as error:
             return NotAnEvent(self.line_number, str(error), is_hello=_names_a_hello(line))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -16,7 +16,7 @@ import msgspec
 from atotelemetry.sender import reasons
 from atotelemetry.sender.settings import fault_of
 from atotelemetry.sender.tally import drop
-from atotelemetry.wire import PROTOCOL_VERSION, End, Event, Hello, LineDecoder, LineError
+from atotelemetry.wire import PROTOCOL_VERSION, Event, Forked, Hello, LineDecoder, LineError, Message
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -121,7 +121,7 @@ class Reader:
         ended = self._sort(self._decoder.feed(data) if data else self._decoder.close(), items)
         return items, ended or not data
 
-    def _sort(self, messages: Sequence[Event | Hello | End | LineError], items: list[Event | Hello]) -> bool:
+    def _sort(self, messages: Sequence[Message | LineError], items: list[Event | Hello]) -> bool:
         """Count decoded lines, collect those for the buffer; return whether they say that the input ends."""
         for message in messages:
             if isinstance(message, Event):
@@ -138,6 +138,8 @@ class Reader:
             elif isinstance(message, Hello):
                 if not self._greet(message, items):
                     return True
+            elif isinstance(message, Forked):
+                continue
             else:
                 if message.dropped:
                     self._journal.detail(f"the host captured {message.captured} events and dropped {message.dropped}")
