@@ -1,7 +1,37 @@
-"""A repository for each test that asks for one."""
+"""What the tests of several modules share: repositories, homes, clients whose events are kept, real hosts."""
 
 from __future__ import annotations
 
-from support_git import empty_repository, git, head, repository
+from typing import TYPE_CHECKING
 
-__all__ = ["empty_repository", "git", "head", "repository"]
+import pytest
+
+from atotelemetry.host import consent, default
+from support_client import debug_lines, recorder
+from support_git import empty_repository, git, head, repository
+from support_home import fresh_home
+from support_hosts import hosts_in
+from support_telemetry import recorded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from support_hosts import Hosts
+
+__all__ = ["debug_lines", "empty_repository", "git", "head", "recorded", "recorder", "repository"]
+
+
+@pytest.fixture
+def file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Give the test a home without a file, and no default instance yet; return where the file would be."""
+    monkeypatch.setattr(default, "_defaults", {})
+    monkeypatch.setattr(consent, "_run_ids", {})
+    return fresh_home(monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[Hosts]:
+    """Real hosts. They may create a `telemetry.yaml`, as first runs do, and nothing else."""
+    with hosts_in(tmp_path / "hosts", may_choose=True) as started:
+        yield started

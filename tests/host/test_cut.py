@@ -1,0 +1,98 @@
+"""An event that is too large: which properties are cut, how, and how the event says so."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from atotelemetry.host.cut import CUT_PROPERTY, cut_to_fit
+from support_values import encode
+
+LIMIT = 900 * 1024
+
+
+def test_what_fits_is_copied():
+    """Properties that fit come back as they are, in a new dict."""
+    properties = {"a": 1, "b": ["x"]}
+    result = cut_to_fit(properties, LIMIT, encode)
+    assert result == properties
+    assert result is not properties
+
+
+def test_the_longest_text_is_cut():
+    """A long text keeps as much of its beginning as fits and says how long it was; the others stay whole."""
+    properties = {"short": "s", "long": "0123456789" * 500_000, "list": list(range(1000)), "last": None}
+    result = cut_to_fit(properties, LIMIT, encode)
+    assert LIMIT - 5000 < len(encode(result)) <= LIMIT
+    assert result["long"].startswith("0123456789" * 80_000)
+    assert result["long"].endswith("… [cut: 5000000 characters]")
+    assert result[CUT_PROPERTY] == ["long"]
+    assert {name: result[name] for name in ("short", "list", "last")} == {
+        name: properties[name] for name in ("short", "list", "last")
+    }
+
+
+def test_a_large_container_is_replaced():
+    """A list or dict is not torn apart: a text says how large it was."""
+    value = {"rows": ["x" * 100] * 10_000}
+    result = cut_to_fit({"data": value, "n": 1}, LIMIT, encode)
+    assert result == {"data": f"[cut: {len(encode(value))} bytes]", "n": 1, CUT_PROPERTY: ["data"]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\x00" * 2_000_000, "😀" * 500_000, "\x00" * 150_000 + "a" * 2_000_000, "a" * 500_000 + '"\n\x01' * 500_000],
+    ids=["escapes", "emoji", "heavy beginning", "heavy end"],
+)
+@pytest.mark.parametrize("encoder", [encode, lambda value: json.dumps(value).encode()], ids=["msgspec", "json"])
+def test_text_whose_characters_take_several_bytes(text, encoder):
+    """Bytes are what is limited: text full of escapes is cut sooner, and still keeps what it can."""
+    result = cut_to_fit({"text": text, "n": 1}, LIMIT, encoder)
+    assert len(encoder(result)) <= LIMIT
+    assert result["n"] == 1
+    assert text.startswith(result["text"].split("…")[0])
+    assert len(encoder(result)) > LIMIT - 10_000
+
+
+def test_many_long_texts():
+    """Where cutting one does not suffice the next longest follow, and what was short stays whole."""
+    properties = {f"p{index}": str(index) * 3000 for index in range(1000)} | {"n": 1, "short": "x" * 60}
+    result = cut_to_fit(properties, LIMIT, encode)
+    assert len(encode(result)) <= LIMIT
+    assert len(result) == len(properties) + 1
+    assert (result["n"], result["short"]) == (1, "x" * 60)
+
+
+def test_a_hundred_thousand_small_properties():
+    """Small properties in great number lose their last ones, and the event says how many."""
+    properties = {f"property_{index}": index for index in range(100_000)}
+    result = cut_to_fit(properties, LIMIT, encode)
+    assert LIMIT - 10_000 < len(encode(result)) <= LIMIT
+    kept = len(result) - 1
+    assert list(result.items())[:kept] == list(properties.items())[:kept]
+    assert result[CUT_PROPERTY] == [f"and the last {100_000 - kept} properties"]
+
+
+def test_names_that_are_too_long():
+    """A name can be the large part; it is cut too, and no property vanishes because names became alike."""
+    properties = {"n" * 2_000_000: 1, "n" * 2_000_001: 2, "b": 3}
+    result = cut_to_fit(properties, LIMIT, encode)
+    assert len(encode(result)) < 10_000
+    assert sorted(value for name, value in result.items() if name != CUT_PROPERTY) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2, 10, 50, 100, 200, 500, 1000, 5000, 20_000])
+def test_every_limit_is_kept(limit):
+    """However small the limit, what comes back fits into it."""
+    properties = {f"p{index}": "x" * index for index in range(300)} | {"big": "y" * 10_000, "list": [1] * 1000}
+    assert len(encode(cut_to_fit(properties, limit, encode))) <= max(limit, 2)
+
+
+def test_an_encoder_that_fails():
+    """Cutting never raises, not even when what is to be measured cannot be encoded."""
+
+    def broken(value):
+        raise ValueError
+
+    assert cut_to_fit({"a": 1}, LIMIT, broken) == {}
