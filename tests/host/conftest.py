@@ -8,6 +8,7 @@ import pytest
 
 from atotelemetry.host import consent, default
 from support_client import debug_lines, recorder
+from support_feeder import feeder, new_feeder, spawner
 from support_git import empty_repository, git, head, repository
 from support_home import fresh_home
 from support_hosts import hosts_in
@@ -19,7 +20,18 @@ if TYPE_CHECKING:
 
     from support_hosts import Hosts
 
-__all__ = ["debug_lines", "empty_repository", "git", "head", "recorded", "recorder", "repository"]
+__all__ = [
+    "debug_lines",
+    "empty_repository",
+    "feeder",
+    "git",
+    "head",
+    "new_feeder",
+    "recorded",
+    "recorder",
+    "repository",
+    "spawner",
+]
 
 
 @pytest.fixture

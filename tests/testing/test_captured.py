@@ -15,7 +15,7 @@ from atotelemetry import Telemetry, TelemetryClient
 from atotelemetry.host import default as default_module
 from atotelemetry.testing import captured
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NOWHERE = "http://127.0.0.1:9"
 
 # The program of README's recipes.

@@ -1,0 +1,175 @@
+"""A feeder in a process that forks, and one that can have no thread."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+
+import pytest
+
+from atotelemetry.host import feeder as feeder_module
+from support_feeder import END, HELLO, PATIENCE, event, events, told, wait_until
+
+# Without a thread of its own
+
+
+@pytest.fixture
+def no_threads(monkeypatch):
+    """No more threads can be started, as at the end of an interpreter."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(feeder_module, "start_new_thread", refuse)
+
+
+@pytest.mark.usefixtures("no_threads")
+def test_without_threads_events_wait_for_a_flush(feeder, spawner):
+    """`put` takes them, and a flush hands them over on its own thread."""
+    lines = events(50)
+    assert all(feeder.put(line) for line in lines)
+    assert spawner.calls == 0
+    assert feeder.flush(PATIENCE)
+    assert spawner.sender(1).read_to_end() == [HELLO, *lines, END]
+
+
+@pytest.mark.usefixtures("no_threads")
+def test_without_threads_a_flush_is_still_over_in_time(feeder, spawner):
+    """With a sender that does not read it gives up at its timeout, and counts what it had taken as dropped."""
+    lines = events(100, 10_000)
+    for line in lines:
+        feeder.put(line)
+    started = time.monotonic()
+    assert not feeder.flush(0.1)
+    assert 0.09 < time.monotonic() - started < 2
+    arrived = spawner.sender(1).read_to_end()
+    whole = [line for line in arrived[1:] if line in lines]
+    assert feeder.handed_over == len(whole)
+    assert set(feeder.counts.dropped) == {"flush timed out"}
+    queued = feeder.qsize() - 1  # the flush itself still waits, too
+    assert feeder.handed_over + sum(feeder.counts.dropped.values()) + queued == 100
+
+
+@pytest.mark.usefixtures("no_threads")
+def test_without_threads_or_a_sender_a_flush_says_so(feeder, spawner):
+    """Three failures end it here, too."""
+    spawner.plan = [OSError("no")] * 5
+    feeder.put(event(1))
+    assert not feeder.flush(PATIENCE)
+    assert (spawner.calls, feeder.counts.dropped, feeder.refusal) == (3, {"no sender": 1}, "gave up")
+
+
+# Forks
+
+
+def test_a_fork_waits_for_what_is_queued_and_finds_no_thread(feeder, spawner):
+    """At the moment of a fork everything is in the pipe and the thread has ended; the next event starts another."""
+    lines = events(500)
+    for line in lines:
+        feeder.put(line)
+    feeder.before_fork()
+    assert (feeder.handed_over, feeder._running) == (500, False)
+    feeder.after_fork_in_parent()
+    feeder.put(event(500))
+    assert spawner.sender(1).read(event(500)) == [HELLO, *lines, event(500)]
+
+
+@pytest.mark.parametrize("may_start", [True, False])
+def test_a_parent_that_captures_nothing_more_still_ends_its_sender(feeder, spawner, monkeypatch, may_start):
+    """Where Python does not count the threads after the fork, the feeder goes on at once; else with the next event."""
+    monkeypatch.setattr(feeder_module, "_MAY_START_AFTER_FORK", may_start)
+    monkeypatch.setattr(feeder_module, "FEEDER_IDLE", 0.5)
+    feeder.put(event(1))
+    sender = spawner.sender(1)
+    sender.read(event(1))
+    feeder.before_fork()
+    feeder.after_fork_in_parent()
+    assert feeder._running == may_start
+    if not may_start:
+        feeder.put(event(2))
+    assert sender.read_to_end()[-1] == END
+
+
+def test_a_fork_stops_the_thread_in_the_middle_of_a_line(feeder, spawner):
+    """A full pipe holds up no fork; afterwards the line goes on where it was, and nothing is sent twice or lost."""
+    lines = [event(0, 700_000), *events(20, 10_000)]
+    for line in lines:
+        feeder.put(line)
+    wait_until(spawner.sender(1).is_full)
+    feeder.before_fork()
+    assert not feeder._running
+    assert (feeder.handed_over, feeder._outbox._written > 0, feeder._waiting()) == (0, True, True)
+    feeder.after_fork_in_parent()
+    feeder.put(event(99))
+    assert told(spawner.sender(1).read(event(99))) == told([HELLO, *lines, event(99)])
+    wait_until(lambda: feeder.handed_over == 22)
+
+
+def test_a_sender_that_died_during_a_fork_gets_no_half_line(feeder, spawner):
+    """The next one is sent the whole line, with a hello of its own in front."""
+    line = event(0, 700_000)
+    feeder.put(line)
+    wait_until(spawner.sender(1).is_full)
+    feeder.before_fork()
+    spawner.sender(1).die()
+    feeder.after_fork_in_parent()
+    feeder.put(event(1))
+    assert told(spawner.sender(2).read(event(1))) == told([HELLO, line, event(1)])
+
+
+def test_a_flush_goes_on_after_a_fork_of_another_thread(feeder, spawner):
+    """A flush that waits for a full pipe is not forgotten because a fork ended the thread that worked on it."""
+    line = event(0, 700_000)
+    feeder.put(line)
+    wait_until(spawner.sender(1).is_full)
+    flushed: list[bool] = []
+    flushing = threading.Thread(target=lambda: flushed.append(feeder.flush(PATIENCE)))
+    flushing.start()
+    wait_until(feeder.qsize)
+    feeder.before_fork()
+    feeder.after_fork_in_parent()
+    assert told(spawner.sender(1).read_to_end()) == told([HELLO, line, END])
+    flushing.join()
+    assert flushed == [True]
+
+
+def test_an_end_that_a_full_pipe_refuses_waits_for_the_fork(feeder, spawner):
+    """The sender is told its `end` after the fork, once, and not in the middle of anything."""
+    feeder.put(event(0))
+    sender = spawner.sender(1)
+    sender.read(event(0))
+    wait_until(lambda: feeder.handed_over == 1)
+    ballast = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            ballast += os.write(sender.pipe, b"\n" * 4096)
+    flushed: list[bool] = []
+    flushing = threading.Thread(target=lambda: flushed.append(feeder.flush(PATIENCE)))
+    flushing.start()
+    wait_until(lambda: not feeder.qsize())
+    feeder.before_fork()
+    assert not feeder._running
+    feeder.after_fork_in_parent()
+    assert [line for line in sender.read_to_end() if line] == [HELLO, event(0), END]
+    flushing.join()
+    assert (flushed, ballast > 0) == ([True], True)
+
+
+def test_a_child_forgets_what_its_parent_was_writing(feeder, spawner):
+    """After a fork the child has no line, no sender and no queue; the parent's pipe has one holder less."""
+    feeder.put(event(0, 700_000))
+    wait_until(spawner.sender(1).is_full)
+    feeder.put(event(1))
+    feeder.before_fork()
+    pipe = spawner.sender(1).pipe
+    parents = os.dup(pipe)
+    spawner.sender(1).answers_itself = False
+    feeder.after_fork_in_child()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(pipe)
+    os.close(parents)
+    assert not feeder._waiting()
+    feeder.put(event(2))
+    assert spawner.sender(2).read(event(2)) == [HELLO, event(2)]
