@@ -5,7 +5,7 @@ A leaf, used by every process.
 
 from __future__ import annotations
 
-__all__ = ["bounded", "environment_prefix", "printable", "seconds"]
+__all__ = ["bounded", "clip", "encodable", "environment_prefix", "printable", "seconds"]
 
 _LIMIT = 1000
 _SHORT = {9: r"\t", 10: r"\n", 13: r"\r"}
@@ -35,6 +35,21 @@ def _escape(code: int) -> str:
 def bounded(text: str) -> str:
     """Return a text that JSON can carry: no lone surrogates, at most 1000 characters."""
     return text[:_LIMIT].encode("utf-8", "replace").decode("utf-8")
+
+
+def clip(text: str, limit_bytes: int) -> str:
+    """Return `text` as JSON can carry it, cut to about `limit_bytes` of UTF-8; the end says so."""
+    kept = encodable(text[:limit_bytes], limit_bytes)
+    if len(text) <= limit_bytes and len(kept) >= len(text):
+        return kept
+    return f"{kept}... [cut]"
+
+
+def encodable(text: str, limit_bytes: int) -> str:
+    """Return the part of `text` that fits, with `?` for lone surrogates: they have no UTF-8."""
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "replace")[:limit_bytes].decode("utf-8", "ignore")
 
 
 def seconds(text: str, *, at_most: float) -> float | None:

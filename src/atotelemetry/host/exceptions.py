@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import sys
 
+from atotelemetry.facts.places import MAX_NAME_BYTES
+from atotelemetry.facts.text import clip
 from atotelemetry.host.frames import Frames, chosen, stack_of_the_caller, traceback_entries
 from atotelemetry.host.guarded import (
     MAX_MESSAGE_BYTES,
-    MAX_NAME_BYTES,
-    clip,
     clip_middle,
     is_exception,
     notes_of,

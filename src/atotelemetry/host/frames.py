@@ -1,22 +1,25 @@
 """The frames of an exception as PostHog reads them: whose they are, how they are called, and the lines around them.
 
-Runs in the host, on the thread that captures an exception.
-
-The rules are those of PostHog's ingestion (`rust/cymbal` in github.com/PostHog/posthog). The fingerprint of an issue is
-made of the type of each exception and of its in-app frames: `filename`, `module` and `function` of each. Without an
-in-app frame the first frame counts. Ingestion takes a frame out of the in-app ones when its `abs_path` lies in
-site-packages, dist-packages or lib/pythonX.Y. Without an `abs_path` it looks at the `filename` in the same way, and at
-the top of `module`: the name of a standard library module takes the frame out, too. It never puts one in.
-
-A CLI that pip has installed lives in site-packages. So an application's own frames have no `abs_path`, and a `filename`
-that begins with the package: the same on every machine, however the program was installed or started.
+Runs in the host, on the thread that captures an exception. `facts/places.py` has the rules.
 """
 
 from __future__ import annotations
 
 import sys
 
-from atotelemetry.host.guarded import MAX_LINE_BYTES, MAX_NAME_BYTES, clip, read
+from atotelemetry.facts.places import (
+    OWN_PACKAGE,
+    folded,
+    gap_frame,
+    is_in,
+    is_installed,
+    new_frame,
+    place,
+    slashes,
+    standard_library,
+)
+from atotelemetry.facts.text import clip
+from atotelemetry.host.guarded import MAX_LINE_BYTES, read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,15 +32,9 @@ __all__ = ["Frames", "chosen", "own_packages", "stack_of_the_caller", "traceback
 
 _CONTEXT_LINES = 5  # on each side, as PostHog's UI shows them
 _MAX_CONTEXT_BYTES = 64 * 1024  # of an event, without the lines that failed
-_LONGEST_CYCLE = 4  # functions that call each other in a recursion
 _MAX_CALLERS = 1_000
 
-_OWN_PACKAGE = __name__.partition(".")[0]
-_DECORATOR = f"{_OWN_PACKAGE}.host.block"
-# PostHog's list of standard library modules joins those of all versions. These are gone from the newest.
-_FORMER_STANDARD_LIBRARY = frozenset(
-    "aifc audioop cgi cgitb chunk crypt imghdr mailcap nntplib pipes sndhdr sunau telnetlib uu xdrlib".split()  # noqa: SIM905 - as long as a line
-)
+_DECORATOR = f"{OWN_PACKAGE}.host.block"
 
 
 def own_packages(app: str, maker: str, given: Sequence[str] = ()) -> tuple[str, ...]:
@@ -57,7 +54,7 @@ def own_packages(app: str, maker: str, given: Sequence[str] = ()) -> tuple[str, 
         package = ".".join(parts[:size])
         if _has(package, "__path__") and _has(package, "__file__"):  # a namespace package has no file
             return (*named, package)
-    if len(parts) == 1 and not _has(maker, "__path__") and not _is_installed(_path_of(maker)):
+    if len(parts) == 1 and not _has(maker, "__path__") and not is_installed(_path_of(maker)):
         return ()
     return (*named, parts[0])
 
@@ -68,14 +65,14 @@ def _has(module: str, name: str) -> bool:
 
 def _path_of(module: str) -> str:
     path = read(sys.modules.get(module), "__file__", default=None)
-    return _slashes(path) if type(path) is str else ""
+    return slashes(path) if type(path) is str else ""
 
 
 def _is_no_library(module: object) -> bool:
     """Tell whether a module that is named like the application may be the application."""
     path = read(module, "__file__", default=None)
     if type(path) is str:
-        return not _slashes(path).startswith(_standard_library()) or _is_installed(_slashes(path))
+        return not slashes(path).startswith(standard_library()) or is_installed(slashes(path))
     return read(module, "__path__", default=None) is not None
 
 
@@ -99,7 +96,7 @@ def stack_of_the_caller() -> list[TracebackType]:
     entries: list[TracebackType] = []
     frame: FrameType | None = sys._getframe()  # noqa: SLF001 - the documented way to see one's caller
     while frame is not None and len(entries) < _MAX_CALLERS:
-        if entries or not _is_in(_OWN_PACKAGE, _raw_module(frame)):
+        if entries or not is_in(OWN_PACKAGE, _raw_module(frame)):
             entries.append(TracebackType(None, frame, frame.f_lasti, frame.f_lineno or 0))
         frame = frame.f_back
     entries.reverse()
@@ -114,12 +111,14 @@ def chosen(entries: Sequence[TracebackType], count: int) -> list[int]:
     at most, from both ends.
     """
     visible = [index for index, entry in enumerate(entries) if not _is_hidden(entry.tb_frame)]
-    folded = _folded(visible or list(range(len(entries))), entries)
-    if len(folded) <= count:
-        return folded
+    visible = visible or list(range(len(entries)))
+    # Compared by identity: to compare code objects by value is slow.
+    kept = folded(visible, [id(entries[index].tb_frame.f_code) for index in visible])
+    if len(kept) <= count:
+        return kept
     head, tail = count // 2, count - count // 2
-    left_out = sum(-index if index < 0 else 1 for index in folded[head:-tail])
-    return [*folded[:head], -left_out, *folded[-tail:]]
+    left_out = sum(-index if index < 0 else 1 for index in kept[head:-tail])
+    return [*kept[:head], -left_out, *kept[-tail:]]
 
 
 def _is_hidden(frame: FrameType) -> bool:
@@ -131,29 +130,6 @@ def _is_hidden(frame: FrameType) -> bool:
         return "__tracebackhide__" in names and frame.f_locals.get("__tracebackhide__") is True
     except Exception:
         return False
-
-
-def _folded(indexes: list[int], entries: Sequence[TracebackType]) -> list[int]:
-    # Compared by identity: to compare code objects by value is slow.
-    codes = [id(entries[index].tb_frame.f_code) for index in indexes]
-    total = len(codes)
-    folded: list[int] = []
-    start = 0
-    while start < total:
-        for period in range(1, _LONGEST_CYCLE + 1):
-            end = start + period
-            while end < total and codes[end] == codes[end - period]:
-                end += 1
-            length = (end - start) // period * period
-            if length >= 3 * period:
-                last = start + length - period
-                folded += [*indexes[start : start + period], 2 * period - length, *indexes[last : last + period]]
-                start += length
-                break
-        else:
-            folded.append(indexes[start])
-            start += 1
-    return folded
 
 
 class Frames:
@@ -171,7 +147,7 @@ class Frames:
         self, entries: Sequence[TracebackType], summaries: dict[int, FrameSummary], plan: Sequence[int]
     ) -> list[dict[str, Any]]:
         """Return the frames of one exception, entry point first, crash site last."""
-        frames = [_gap(-index) if index < 0 else self._frame(entries[index], summaries[index]) for index in plan]
+        frames = [gap_frame(-index) if index < 0 else self._frame(entries[index], summaries[index]) for index in plan]
         own = [number for number, frame in enumerate(frames) if frame["in_app"]]
         # The `<module>` frame of a script, of `-m` or of a console script differs, and some have none.
         if len(own) > 1 and frames[own[0]]["function"] == "<module>" and _is_main(entries[plan[own[0]]]):
@@ -221,19 +197,7 @@ class Frames:
             filename, path, in_app = self._place_of(summary.filename, module)
         except Exception:
             filename, path, in_app = "<unknown>", None, False
-        lineno = summary.lineno
-        return {
-            "platform": "python",
-            "filename": filename,
-            "abs_path": path,
-            "function": clip(summary.name, MAX_NAME_BYTES) or "<unknown>",
-            "module": module and clip(module, MAX_NAME_BYTES),
-            "lineno": lineno if lineno is not None and lineno >= 0 else None,
-            "pre_context": [],
-            "context_line": self._line(summary),
-            "post_context": [],
-            "in_app": in_app,
-        }
+        return new_frame((filename, path, in_app), summary.name, module, summary.lineno, self._line(summary))
 
     def _line(self, summary: FrameSummary) -> str | None:
         """Return the line that failed, with its indentation."""
@@ -251,46 +215,8 @@ class Frames:
         key = filename, module
         known = self._known.get(key)
         if known is None:
-            known = self._known[key] = self._place(filename, module)
+            known = self._known[key] = place(filename, module, self._own)
         return known
-
-    def _place(self, filename: str, module: str | None) -> tuple[str, str | None, bool]:
-        """Return a frame's `filename`, its `abs_path`, and whether it is the application's."""
-        if filename.startswith("<") or not filename:
-            return clip(filename, MAX_NAME_BYTES) or "<unknown>", None, False
-        path = _slashes(filename)
-        if _is_in(_OWN_PACKAGE, module):
-            in_app = False
-        elif self._own:
-            in_app = any(_is_in(name, module) for name in self._own)
-        else:
-            in_app = not _is_installed(path) and not path.startswith(_standard_library())
-        name = clip(_short_name(path.split("/"), module), MAX_NAME_BYTES)
-        top = (module or "").partition(".")[0]
-        # With an `abs_path`, even one that names no directory, PostHog does not look at the module's name.
-        shadows = in_app and (top in sys.stdlib_module_names or top in _FORMER_STANDARD_LIBRARY)
-        return name, name if shadows else None, in_app
-
-
-def _gap(left_out: int) -> dict[str, Any]:
-    """Return the frame that stands for those left out."""
-    return {
-        "platform": "python",
-        "filename": "<left out>",
-        "abs_path": None,
-        "function": f"<{left_out} frames left out>",
-        "module": None,
-        "lineno": None,
-        "pre_context": [],
-        "context_line": None,
-        "post_context": [],
-        "in_app": False,
-        "synthetic": True,
-    }
-
-
-def _is_in(package: str, module: str | None) -> bool:
-    return module is not None and (module == package or module.startswith(package + "."))
 
 
 def _raw_module(frame: FrameType) -> str | None:
@@ -323,34 +249,3 @@ def _lines(filename: str) -> list[str]:
 
 def _clipped(line: str) -> str:
     return clip(line.rstrip(), MAX_LINE_BYTES)
-
-
-def _short_name(parts: Sequence[str], module: str | None) -> str:
-    """Name a file as its module does (`package/module.py`), the same on every machine: issues are grouped by it."""
-    names = module.split(".") if module else []
-    stem = parts[-1].rpartition(".")[0] or parts[-1]
-    size = len(names) + (stem == "__init__")
-    tail = list(parts[-size:]) if size else []
-    if names and [*tail[:-1], *([stem] if stem != "__init__" else [])] == names:
-        return "/".join(tail)
-    if names and names[0] in parts[:-1]:  # a file that the package compiled: a template, a grammar
-        return "/".join(parts[len(parts) - 1 - list(reversed(parts[:-1])).index(names[0]) - 1 :])
-    return parts[-1]
-
-
-def _is_installed(path: str) -> bool:
-    return "/site-packages/" in path or "/dist-packages/" in path
-
-
-def _standard_library() -> str:
-    """Return the directory of the standard library, as every path below it begins."""
-    # `os` may be frozen into the interpreter; this one is a file.
-    import linecache  # loaded along with `traceback`
-
-    return _slashes(linecache.__file__).rpartition("/")[0] + "/"
-
-
-def _slashes(path: str) -> str:
-    import os
-
-    return os.path.normcase(path).replace("\\", "/") if os.sep == "\\" else path

@@ -5,6 +5,8 @@ Runs in the host, on the thread that captures, and only once an exception is des
 
 from __future__ import annotations
 
+from atotelemetry.facts.text import clip, encodable
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -12,8 +14,6 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_LINE_BYTES",
     "MAX_MESSAGE_BYTES",
-    "MAX_NAME_BYTES",
-    "clip",
     "clip_middle",
     "is_exception",
     "notes_of",
@@ -23,7 +23,6 @@ __all__ = [
 ]
 
 MAX_MESSAGE_BYTES = 8 * 1024
-MAX_NAME_BYTES = 300
 MAX_LINE_BYTES = 300  # where PostHog cuts a context line
 _MAX_NOTES = 100
 
@@ -73,28 +72,13 @@ def notes_of(exception: BaseException) -> object:
     return kept
 
 
-def clip(text: str, limit_bytes: int) -> str:
-    """Return `text` as JSON can carry it, cut to about `limit_bytes` of UTF-8; the end says so."""
-    kept = _encodable(text[:limit_bytes], limit_bytes)
-    if len(text) <= limit_bytes and len(kept) >= len(text):
-        return kept
-    return f"{kept}... [cut]"
-
-
 def clip_middle(text: str, limit_bytes: int) -> str:
     """Like `clip`, but keep both ends: a stack trace starts with the root cause and ends with the caught exception."""
     if len(text) <= limit_bytes:
-        whole = _encodable(text, limit_bytes)
+        whole = encodable(text, limit_bytes)
         if len(whole) >= len(text):
             return whole
     half = limit_bytes // 2
-    head = _encodable(text[:half], half)
-    tail = _encodable(text[-half:][::-1], half)[::-1]
+    head = encodable(text[:half], half)
+    tail = encodable(text[-half:][::-1], half)[::-1]
     return f"{head}\n[{len(text) - len(head) - len(tail)} characters left out]\n{tail}"
-
-
-def _encodable(text: str, limit_bytes: int) -> str:
-    """Return the part of `text` that fits, with `?` for lone surrogates: they have no UTF-8."""
-    if text.isascii():
-        return text
-    return text.encode("utf-8", "replace")[:limit_bytes].decode("utf-8", "ignore")

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sys
 
-from atotelemetry.host.guarded import MAX_LINE_BYTES, clip, plain_type_name, read
+from atotelemetry.facts.text import clip
+from atotelemetry.host.guarded import MAX_LINE_BYTES, plain_type_name, read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
