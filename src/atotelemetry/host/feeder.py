@@ -65,12 +65,14 @@ GAVE_UP = "gave up"
 class _Flush:
     """A request that travels through the queue behind the events it is about.
 
-    `insists` starts a sender also while the network is down. `stop` ends the thread.
+    `insists` starts a sender also while the network is down. `stop` ends the thread; `exits` ends it at once, because
+    the process ends, too.
     """
 
-    def __init__(self, *, insists: bool, stop: bool) -> None:
+    def __init__(self, *, insists: bool, stop: bool, exits: bool = False) -> None:
         self.insists = insists
-        self.stop = stop
+        self.stop = stop or exits
+        self.exits = exits
         self.handed_over = False
         self.done = allocate_lock()
         self.done.acquire()
@@ -139,6 +141,7 @@ class Feeder:
         self._native_id = 0  # of that thread
         self._thread = 0
         self._stopping = False  # the thread ends when it has handed over, and nobody of ours is left to reap
+        self._exiting = False  # the system reaps
         self._left_early = False  # whether the last fork found something that the pipe had not taken
         self._stuck = False  # it did, after it had waited, and the pipe has taken nothing since
         self._rested_since = 0.0
@@ -197,14 +200,14 @@ class Feeder:
         self._wait_for_reaping(Deadline(deadline.remaining(_REAP_PATIENCE)))
         return self.wait_for_answers(deadline) if delivered else True
 
-    def hand_over(self, deadline: Deadline, *, insists: bool, stop: bool) -> bool:
+    def hand_over(self, deadline: Deadline, *, insists: bool, stop: bool = False, exits: bool = False) -> bool:
         """Wait until every event put so far is in the pipe. With `insists` also while the network is down."""
         if self._work.is_done_here():
             return False  # a logging handler or a finalizer, run by the very thread that it would wait for
         self._work.recover()
         if self.is_over():
             return True
-        request = _Flush(insists=insists, stop=stop)
+        request = _Flush(insists=insists, stop=stop, exits=exits)
         self.put_unbounded(request)
         while True:
             # Again, if a fork took the work before it came to this request.
@@ -396,8 +399,10 @@ class Feeder:
         idle = Deadline(FEEDER_IDLE)
         while True:
             self._make_way()
-            if self._stopping and self._sender is None and not self.qsize() and self._senders.left_alone():
-                return None
+            if self._stopping and self._sender is None and not self.qsize():
+                # A thread that the interpreter meets while it shuts down costs the exit a millisecond.
+                if self._exiting or self._senders.left_alone():
+                    return None
             try:
                 return self._queue.get(True, self._until_something_is_due(idle))
             except Empty:
@@ -435,7 +440,7 @@ class Feeder:
             raise
         finally:
             self._attempts.insist_no_longer()
-        self._stopping = self._stopping or request.stop
+        self._stopping, self._exiting = self._stopping or request.stop, self._exiting or request.exits
         request.handed_over = handed_over and not self._attempts.are_over
         request.done.release()
         if not request.stop:  # most often the exit, which is not to wait for this

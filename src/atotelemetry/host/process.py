@@ -84,7 +84,7 @@ def flush_all_at_exit() -> None:
         feeders = [feeder for feeder in _feeders if not feeder.is_settled()]
         waiting = [feeder for feeder in feeders if feeder.waits_for_delivery()]
         for feeder in feeders:
-            feeder.hand_over(deadline, insists=feeder in waiting, stop=True)
+            feeder.hand_over(deadline, insists=feeder in waiting, exits=True)
         for feeder in waiting:
             feeder.wait_for_answers(deadline)
     except BaseException as error:
