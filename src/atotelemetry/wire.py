@@ -20,11 +20,26 @@ read, `tee` and replay one.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from atotelemetry.ids import is_uuid
+
+if TYPE_CHECKING:
+    from msgspec.json import Decoder, Encoder
+    from msgspec.json import decode as decode_json
+    from msgspec.msgpack import decode as decode_msgpack
+else:
+    try:  # `msgspec.json` would load what describes schemas, a tenth of a host's first event
+        from msgspec._core import JSONDecoder as Decoder
+        from msgspec._core import JSONEncoder as Encoder
+        from msgspec._core import json_decode as decode_json
+        from msgspec._core import msgpack_decode as decode_msgpack
+    except ImportError:
+        from msgspec.json import Decoder, Encoder
+        from msgspec.json import decode as decode_json
+        from msgspec.msgpack import decode as decode_msgpack
 
 __all__ = [
     "MAX_ANSWER_BYTES",
@@ -46,6 +61,8 @@ __all__ = [
     "OutgoingEvent",
     "Ready",
     "Watch",
+    "decode_json",
+    "decode_msgpack",
     "encode",
 ]
 
@@ -57,7 +74,7 @@ MAX_EVENT_BYTES = 900 * 1024
 # A pipe takes a line up to this size as a whole or not at all (pipe(7), PIPE_BUF).
 MAX_ANSWER_BYTES = 4096
 
-encode = msgspec.json.Encoder().encode
+encode = Encoder().encode
 
 
 class LineError(Exception):
@@ -178,7 +195,7 @@ class Outcome(msgspec.Struct, tag="outcome", tag_field="type", kw_only=True, omi
     """
 
     delivered: int = 0
-    dropped: dict[str, int] = msgspec.field(default_factory=dict)
+    dropped: dict[str, int] = {}
     """Number of events by reason (the reasons stand in `sender/reasons.py`)."""
     last: bool = False
     """Whether this sender says no more. Events that it was given and that are not counted here were never read."""
@@ -226,7 +243,7 @@ class LineDecoder:
     """
 
     def __init__(self) -> None:
-        self._decode_event = msgspec.json.Decoder(Event).decode
+        self._decode_event = Decoder(Event).decode
         self._partial = bytearray()
         self._skipping = False
         self.line_number = 0
@@ -283,9 +300,9 @@ class LineDecoder:
         try:
             event = self._decode_event(line)
             if event.type == "hello":
-                return msgspec.json.decode(line, type=Hello)
+                return decode_json(line, type=Hello)
             if event.type == "end":
-                return msgspec.json.decode(line, type=End)
+                return decode_json(line, type=End)
             if event.type == "forked":
                 return Forked()
         except msgspec.ValidationError as error:
@@ -306,7 +323,7 @@ class AnswerDecoder:
     """
 
     def __init__(self) -> None:
-        self._decode = msgspec.json.Decoder(Answer).decode
+        self._decode = Decoder(Answer).decode
         self._partial = b""
 
     def feed(self, data: bytes) -> list[Answer]:
@@ -325,7 +342,7 @@ class AnswerDecoder:
 def _names_a_hello(line: bytes | bytearray) -> bool:
     """Whether a line that cannot be read is, or was, a hello, perhaps glued to a torn line before it."""
     try:
-        return bytes(msgspec.json.decode(line, type=dict[str, msgspec.Raw]).get("type", b"")) == b'"hello"'
+        return bytes(decode_json(line, type=dict[str, msgspec.Raw]).get("type", b"")) == b'"hello"'
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         # Not even JSON. A hello begins with its mark; an event that merely quotes one names no key beside it.
         text = line.translate(None, b" \t\r")

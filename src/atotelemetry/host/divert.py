@@ -75,9 +75,9 @@ def pretend_person(telemetry: Telemetry, distinct_id: str) -> Callable[[], None]
 
 def read_event(client: TelemetryClient, line: bytes) -> dict[str, Any]:
     """Return the event in a diverted line, with the properties that the sender would be told once for all."""
-    json = load("msgspec").json
-    event: dict[str, Any] = json.decode(line)
-    hello = json.decode(client.stream.hello())
+    decode = load("atotelemetry.wire").decode_json
+    event: dict[str, Any] = decode(line)
+    hello = decode(client.stream.hello())
     event["properties"] = {**hello.get("properties", {}), **event["properties"]}
     return event
 
@@ -92,7 +92,7 @@ def show_on_stderr(client: TelemetryClient) -> None:
             event = read_event(client, line)
             if is_exception and stream.settings.get("scrub") is not False:
                 event["note"] = _UNMASKED
-            line = load("msgspec").json.encode(event)
+            line = load("atotelemetry.wire").encode(event)
         # In one write, so that the lines of several threads do not mix.
         sys.stderr.write(printable(line.decode()) + "\n")
 

@@ -80,9 +80,10 @@ class Encoder:
         if not hasattr(load("datetime"), "datetime_CAPI"):  # the last thing that the module gets
             # msgspec in company of a half-loaded `datetime` would crash the process.
             raise RuntimeError("captured in the middle of the import of datetime")
-        # The real class of `datetime`, from a value that msgspec makes: a test may have replaced it at this moment.
-        moment = load("msgspec").msgpack.decode(b"\xd6\xff\0\0\0\0")  # the one costly import of the host
+        load("msgspec")  # the one costly import of the host
         wire = load("atotelemetry.wire")
+        # The real class of `datetime`, from a value that msgspec makes: a test may have replaced it at this moment.
+        moment = wire.decode_msgpack(b"\xd6\xff\0\0\0\0")
         self.now, self.utc = type(moment).now, moment.tzinfo
         self.now_ns = wall_clock()
         self.new_uuid = uuid7_generator()

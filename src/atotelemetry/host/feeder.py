@@ -399,10 +399,10 @@ class Feeder:
         idle = Deadline(FEEDER_IDLE)
         while True:
             self._make_way()
-            if self._stopping and self._sender is None and not self.qsize():
-                # A thread that the interpreter meets while it shuts down costs the exit a millisecond.
-                if self._exiting or self._senders.left_alone():
-                    return None
+            is_done = self._stopping and self._sender is None and not self.qsize()
+            # A thread that the interpreter meets while it shuts down costs the exit a millisecond.
+            if is_done and (self._exiting or self._senders.left_alone()):
+                return None
             try:
                 return self._queue.get(True, self._until_something_is_due(idle))
             except Empty:

@@ -51,8 +51,10 @@ class Types:
 
         import msgspec
 
-        self.encode: Callable[[Any], bytes] = msgspec.json.encode
-        self.decode: Callable[[Any], Any] = msgspec.json.decode
+        from atotelemetry import wire
+
+        self.encode: Callable[[Any], bytes] = wire.encode
+        self.decode: Callable[[Any], Any] = wire.decode_json
         self.builtin: Callable[[Any], Any] = msgspec.to_builtins
         self.unset: object = msgspec.UNSET
         self.enum = enum.Enum
@@ -60,7 +62,7 @@ class Types:
         self.decimal = Decimal
         self.deque = deque
         # From a value that msgspec makes in C: a test of the host's may have replaced the class at this moment.
-        moment = msgspec.msgpack.decode(b"\xd6\xff\0\0\0\0")
+        moment = wire.decode_msgpack(b"\xd6\xff\0\0\0\0")
         self.datetime: Any = type(moment)
         self.date: Any = self.datetime.__mro__[1]
         self.time: Any = type(moment.timetz())

@@ -1,15 +1,16 @@
-"""Imports msgspec without `typing_extensions`, a quarter of the cost of a host's first event.
+"""Imports of msgspec its C core alone, a third less of a host's first event.
 
-Runs in the host, on the thread that captures, under the guard of `lazy`. msgspec uses `typing_extensions` where it is
-installed (httpx brings it) and does without where it is not. From Python 3.11 on, `typing` has every name it takes from
-there. We run `msgspec._utils` with an `__import__` that hides typing_extensions. No other module or thread is affected.
-A host that has loaded either package already is left as it is.
+Runs in the host, on the thread that captures, under the guard of `lazy`. Encoding needs neither the schemas of msgspec
+nor `typing_extensions`, which msgspec uses where it is installed (httpx brings it) and does without where it is not.
+The package runs its own code when somebody asks it for a name that it lacks (PEP 562), so that a host which uses
+msgspec itself sees no difference. A host that has loaded msgspec already is left as it is.
 """
 
 from __future__ import annotations
 
 import builtins
 import sys
+from _thread import get_ident
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,32 +23,58 @@ _MSGSPEC = "msgspec"
 _ASKS = "msgspec._utils"
 _OPTIONAL = "typing_extensions"
 
+# What this package uses of the core. A name that the core of another version lacks loads the rest of msgspec.
+_NAMES = ("UNSET", "DecodeError", "Meta", "Raw", "Struct", "ValidationError", "convert", "to_builtins")
+
 
 def import_msgspec() -> None:
     """Import msgspec, unless it is there. Raises what an import statement would."""
-    asks = None
-    if sys.modules.keys().isdisjoint((_MSGSPEC, _ASKS, _OPTIONAL)):
+    if sys.modules.keys().isdisjoint((_MSGSPEC, _ASKS)):
         try:
-            asks = _execute(_ASKS)
-            sys.modules.setdefault(_ASKS, asks)
+            _import_core()
         except Exception:
-            asks = None  # not as it is in the versions that we know: then the ordinary way, at the ordinary price
-    import msgspec
+            # Not as it is in the versions that we know: then the ordinary way, at the ordinary price.
+            for name in (_MSGSPEC, _ASKS):
+                sys.modules.pop(name, None)
+    import msgspec  # noqa: F401
 
-    if asks is not None:
-        vars(msgspec).setdefault("_utils", asks)  # what an import does with a submodule
+
+def _import_core() -> None:
+    from _frozen_importlib import module_from_spec  # as `importlib.util`, which would have to be loaded
+    from _frozen_importlib_external import PathFinder
+
+    spec: Any = PathFinder.find_spec(_MSGSPEC)
+    package = module_from_spec(spec)
+    own = vars(package)
+    executing: set[int] = set()
+
+    def __getattr__(name: str) -> object:  # noqa: N807 - PEP 562
+        # No lock: two threads that run the package's code do no harm, and one that waits might wait for the other.
+        if get_ident() in executing:
+            raise AttributeError(f"module {_MSGSPEC!r} has no attribute {name!r}")
+        executing.add(get_ident())
+        try:
+            spec.loader.exec_module(package)
+        finally:
+            executing.discard(get_ident())
+        own.pop("__getattr__", None)
+        return getattr(package, name)
+
+    own["__getattr__"] = __getattr__
+    if _OPTIONAL not in sys.modules:
+        own["_utils"] = sys.modules[_ASKS] = _execute(PathFinder.find_spec(_ASKS, spec.submodule_search_locations))
+    sys.modules[_MSGSPEC] = package
+    __import__(f"{_MSGSPEC}._core")
+    core = vars(own["_core"])
+    for name in _NAMES:
+        if name in core:
+            own.setdefault(name, core[name])
 
 
-def _execute(name: str) -> ModuleType:
-    """Import a module of msgspec, but let it find no `typing_extensions`."""
-    from _frozen_importlib_external import PathFinder  # what `importlib.machinery` would have to be loaded to name
-
-    package = PathFinder.find_spec(_MSGSPEC)
-    spec = None if package is None else PathFinder.find_spec(name, package.submodule_search_locations)
-    if spec is None or spec.loader is None:
-        raise ImportError(name)
-    code: Any = spec.loader.get_code(name)  # type: ignore[attr-defined]
-    module = type(sys)(name)
+def _execute(spec: Any) -> ModuleType:  # noqa: ANN401 - as `importlib` has it
+    """Return the module of a spec, whose code finds no `typing_extensions`. No other module or thread is affected."""
+    code = spec.loader.get_code(spec.name)
+    module = type(sys)(spec.name)
     module.__spec__, module.__loader__, module.__package__ = spec, spec.loader, _MSGSPEC
     module.__file__ = spec.origin
 

@@ -130,10 +130,21 @@ def is_sub_interpreter() -> bool:
     try:
         from _thread import _is_main_interpreter  # type: ignore[attr-defined]
     except ImportError:  # before Python 3.12
-        import _xxsubinterpreters as interpreters  # type: ignore[import-not-found]
-
-        return bool(interpreters.get_current() != interpreters.get_main())
+        return _is_sub_interpreter_of_old()
     return not _is_main_interpreter()
+
+
+def _is_sub_interpreter_of_old() -> bool:
+    import _signal as signal  # type: ignore[import-not-found]
+
+    try:
+        signal.signal(0, signal.SIG_DFL)  # always refused: first outside of the main thread of the main interpreter
+    except ValueError as error:
+        if "out of range" in str(error):
+            return False
+    import _xxsubinterpreters as interpreters  # type: ignore[import-not-found]  # costs more than all the rest
+
+    return bool(interpreters.get_current() != interpreters.get_main())
 
 
 def wait_for_end_of_thread(native_id: int) -> None:
