@@ -1,8 +1,8 @@
 """`make demo`: a small CLI, the servers it may meet, and the fate of its events.
 
-The example CLI and its senders are real processes; the servers run on threads of this one, on loopback. Everything has
-its default: no time limit is shortened, so the demo ends with a wait for the senders of the server that hangs. The
-children get a home directory of their own: the user's choice and id are neither read nor written.
+The CLI and its senders are real processes; the servers run on threads of this one, on loopback. No time limit is
+shortened, so the demo ends with a wait for the senders of the server that hangs. All have a home directory of the
+demo's: the user's choice and id are neither read nor written.
 
 Exits with 0 when everything was right, with 1 otherwise, and names each problem.
 """
@@ -15,28 +15,26 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
-from tests.demo.verdict import EVENTS, Result, problems, run_of, sender_problems, untried
+from tests.demo.verdict import EVENTS, Scene, problems, run_of, sender_problems, untried
+from tests.support_processes import MARK, new_mark, senders
 
 from atotelemetry.testing import Answer, CaptureServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from atotelemetry.testing import RecordedRequest
 
@@ -46,222 +44,140 @@ PATIENCE = 20.0  # for anything that takes a moment
 SENDERS_GONE_WITHIN = 15.0 + 10.0  # their deadline, and a margin for a busy machine
 
 EXAMPLE = str(Path(__file__).with_name("example.py"))
-LOG_LINE = re.compile(r" sender\[(\d+)\] (.*)")
+NOBODY = "http://127.0.0.1:9"  # where nobody listens
+OUTPUT = "built blinky, 7 parts\n"
 
 
-@dataclass(slots=True, kw_only=True)
-class Scenario(Result):
-    """One server, and the senders that talk to it.
-
-    Each sender writes to `log`: what it tried, and at last a line that starts with `done:`. The log tells them from
-    other processes, on every system. A sender that has said nothing yet is not known.
-    """
-
-    url: str
-    log: Path
-    server: CaptureServer | None = None
-
-    def settle(self) -> None:
-        """Wait for the effect of a run that has just ended, so that the next one has the machine to itself."""
-        self.runs += 1
-        self.ended_at = time.time()
-        try:
-            if self.server is None:
-                self.wait_until_heard(self.runs)
-            elif self.delivers:
-                self.server.wait_for_events(self.runs * len(EVENTS), PATIENCE)
-            else:
-                self.server.wait_for_requests(self.runs, PATIENCE)
-        except TimeoutError as error:
-            self.oddities.append(f"after run {self.runs}: {error}")
-        self.look()
-
-    def look(self) -> None:
-        """Note the requests that have arrived."""
-        self.requests = self.server.requests if self.server else []
-
-    def wait_until_heard(self, count: int) -> None:
-        """Wait until `count` senders said something. Raises TimeoutError."""
-        deadline = time.monotonic() + PATIENCE
-        while len(self.started()) < count:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"nothing was heard of its sender within {PATIENCE:g} s")
-            time.sleep(0.01)
-
-    def started(self, word: str = "") -> set[int]:
-        """Return the process ids of all senders that said `word` at the start of a line."""
-        said = self.log.read_text("utf-8", "replace") if self.log.exists() else ""
-        return {int(pid) for pid, text in LOG_LINE.findall(said) if text.startswith(word)}
-
-    def ended(self) -> set[int]:
-        """Return the process ids of those that came to their own end."""
-        return self.started("done:")
-
-    def alive(self) -> set[int]:
-        """Return the process ids of those that still run."""
-        return set(filter(is_running, self.started()))
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process runs. Zombies do not: a container without an init process keeps them."""
-    if sys.platform == "win32":
-        return False  # signal 0 would end it; its last line has to do
-    try:
-        os.kill(pid, 0)
-        return sys.platform != "linux" or Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False  # gone, or the number is somebody else's by now
+def scenes() -> list[Scene]:
+    """Return the rows of the table: telemetry off, then each server, then each way to die."""
+    healthy = Answer(delay=HEALTHY_DELAY)
+    return [
+        Scene(title="none (telemetry off)", events=()),
+        Scene(title="healthy", answer=healthy, delivers=True),
+        Scene(title="hangs (never answers)", answer=Answer(hang=True)),
+        Scene(title="down (nobody listens)"),
+        Scene(title="healthy, but CLI killed", answer=healthy, delivers=True, argument="--killed"),
+    ]
 
 
 class Demo:
-    """The servers and the runs of the CLI. `cleanup` stops the servers, also when something goes wrong."""
+    """The servers, and the runs of the CLI in `directory`. `cleanup` stops the servers."""
 
-    def __init__(self, directory: Path, cleanup: contextlib.ExitStack, status: Callable[[str], object]) -> None:
+    def __init__(self, directory: Path, cleanup: contextlib.ExitStack) -> None:
         self.directory = directory
-        self.status = status
-        self.wall_off: list[float] = []
-        self.expected_output = ""
-        for name in ("home", "home-off", "cache"):
-            (directory / name).mkdir()
-
-        def scenario(title: str, server: CaptureServer | None, url: str = "", *, delivers: bool = False) -> Scenario:
-            if server is not None:
-                url = cleanup.enter_context(server).url
-                server.respond(Answer(delay=HEALTHY_DELAY) if delivers else Answer(hang=True))
-            log = directory / f"{title.replace(' ', '-')}.log"
-            return Scenario(title=title, delivers=delivers, url=url, log=log, server=server)
-
-        bound = cleanup.enter_context(socket.socket())  # and never listened on
-        bound.bind(("127.0.0.1", 0))
-        closed = f"http://127.0.0.1:{bound.getsockname()[1]}"
-        self.healthy = scenario("healthy", CaptureServer(), delivers=True)
-        self.hanging = scenario("hangs (never answers)", CaptureServer())
-        self.down = scenario("down (nobody listens)", None, closed)
-        self.killed = scenario("healthy, but CLI killed", CaptureServer(), delivers=True)
-        self.scenarios = [self.healthy, self.hanging, self.down, self.killed]
+        self.mark = os.environ.setdefault(MARK, new_mark())  # by which our processes are known
+        self.scenes = scenes()
+        for scene in self.scenes:
+            if scene.answer:
+                scene.server = cleanup.enter_context(CaptureServer())
+                scene.server.respond(scene.answer)
+        for home in ("home", "home-off", "cache"):
+            (directory / home).mkdir()
 
     def measure(self) -> None:
-        """Run the CLI with telemetry off and against each server in turn, `ROUNDS` times.
+        """Run the CLI in each scene in turn, `ROUNDS` times, and at last once in each where it dies.
 
-        Each round starts with another one, so a burst of load on the machine meets every row of the table.
+        Each round starts with another scene, so a burst of load on the machine meets every row of the table.
         """
-        self.run(None)  # compiles the CLI's modules, and says what it prints
-        turns = [None, self.hanging, self.down, self.healthy]
+        self.run(self.scenes[0])  # compiles the CLI's modules
+        self.scenes[0].wall.clear()
+        turns = [scene for scene in self.scenes if not scene.argument]
         for number in range(ROUNDS):
-            for scenario in turns[number % 4 :] + turns[: number % 4]:
-                self.status(f"round {number + 1} of {ROUNDS}: {scenario.title if scenario else 'telemetry off'}")
-                if scenario is None:
-                    self.wall_off.append(self.run(None))
-                else:
-                    scenario.wall.append(self.run(scenario))
-                    scenario.settle()
-        for scenario in turns[1:]:
-            scenario.wall_off = self.wall_off
+            first = number % len(turns)
+            for scene in turns[first:] + turns[:first]:
+                self.run(scene)
+        for scene in self.scenes[len(turns) :]:
+            self.run(scene)
 
-    def run(self, scenario: Scenario | None) -> float:
-        """Run the CLI; return its wall time, up to the end of its output as `$(cli)` in a shell waits for it."""
+    def run(self, scene: Scene) -> None:
+        """Run the CLI to the end of its output, as `$(cli)` in a shell waits for it, and wait for its effect."""
+        command = [sys.executable, EXAMPLE, *scene.argument.split()]
+        options = {"env": self.environment(scene), "cwd": self.directory, "timeout": PATIENCE}
         started = time.perf_counter()
-        with self.start(scenario) as process:
-            output, errors = process.communicate()
-        wall = time.perf_counter() - started
-        self.expected_output = self.expected_output or output
-        if (process.returncode, output, errors) != (0, self.expected_output, ""):
-            said = f"a run of the CLI ended with {process.returncode} and printed {output + errors!r:.200}"
-            (scenario or self.healthy).oddities.append(said)
-        return wall
+        done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+        scene.wall.append(time.perf_counter() - started)
+        scene.ended_at = time.time()
+        if (done.returncode != 0, done.stdout, done.stderr) != (scene.argument != "", OUTPUT, ""):
+            said = f"a run of the CLI ended with {done.returncode} and printed {done.stdout + done.stderr!r:.200}"
+            scene.oddities.append(said)
+        if not wait(lambda: self.has_settled(scene), PATIENCE):
+            scene.oddities.append(f"after run {len(scene.wall)}: too little happened within {PATIENCE:g} s")
 
-    def kill(self) -> None:
-        """Run the CLI once more, and kill it the moment its last event is handed over."""
-        self.status(self.killed.title)
-        started = time.perf_counter()
-        with self.start(self.killed, "--stay") as process:
-            # It prints a last line, and then waits for an input that never comes.
-            output = [process.stdout.readline(), process.stdout.readline()]
-            process.kill()
-        self.killed.wall.append(time.perf_counter() - started)
-        if output != [self.expected_output, "handed over\n"]:
-            self.killed.oddities.append("it did not come to the point where it is killed")
-        self.killed.settle()
-
-    @contextlib.contextmanager
-    def start(self, scenario: Scenario | None, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        """Start the CLI, by default with telemetry off. It never outlives the block, nor `PATIENCE`."""
-        streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        command = [sys.executable, EXAMPLE, *arguments]
-        environment = self.environment(scenario)
-        with subprocess.Popen(command, text=True, cwd=self.directory, env=environment, **streams) as process:
-            watchdog = threading.Timer(PATIENCE, process.kill)
-            watchdog.start()
-            try:
-                yield process
-            finally:
-                watchdog.cancel()
-                process.kill()
-
-    def environment(self, scenario: Scenario | None) -> dict[str, str]:
-        """Return this process's environment with homes of the demo's own, and nothing that decides on telemetry."""
-        decides = ("ATO_", "EXAMPLE_", "DO_NOT_TRACK")
-        kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(decides)}
-        kept = {name: value for name, value in kept.items() if not name.upper().endswith("_PROXY")}
-        home = str(self.directory / ("home" if scenario else "home-off"))
-        kept.update(dict.fromkeys(("HOME", "USERPROFILE", "XDG_CONFIG_HOME", "LOCALAPPDATA", "APPDATA"), home))
+    def environment(self, scene: Scene) -> dict[str, str]:
+        """Return this process's environment with a home of the demo's, and nothing else that decides on telemetry."""
+        decides = re.compile("ATO_|EXAMPLE_|DO_NOT_TRACK|.*_PROXY$", re.IGNORECASE)
+        kept = {name: value for name, value in os.environ.items() if not decides.match(name)}
+        home = str(self.directory / ("home" if scene.events else "home-off"))
+        kept |= dict.fromkeys(("HOME", "USERPROFILE", "XDG_CONFIG_HOME", "LOCALAPPDATA", "APPDATA"), home)
         # Senders note there that a network failed, and the next run heeds it: here every run is the first.
         kept["XDG_CACHE_HOME"] = tempfile.mkdtemp(dir=self.directory / "cache")
-        kept["ATO_TELEMETRY_LOG"] = str(scenario.log if scenario else self.directory / "off.log")
-        if scenario is None:
+        kept["ATO_TELEMETRY_LOG"] = str(self.directory / "log")
+        if not scene.events:
             return {**kept, "DO_NOT_TRACK": "1"}
         # Asked for in so many words: in CI it would be off.
-        return {**kept, "EXAMPLE_TELEMETRY": "on", "EXAMPLE_SERVICES_TELEMETRY_URL": scenario.url}
+        url = scene.server.url if scene.server else NOBODY
+        return {**kept, "EXAMPLE_TELEMETRY": "on", "EXAMPLE_SERVICES_TELEMETRY_URL": url}
 
-    def wait_for_senders(self) -> float:
-        """Wait until the last sender has ended, or should have; return the seconds since the last hanging run."""
-        deadline = time.monotonic() + SENDERS_GONE_WITHIN
-        while True:
-            waited = time.time() - self.hanging.ended_at
-            counts = self.senders()
-            if time.monotonic() > deadline or (counts["ended"] >= counts["expected"] and not counts["alive"]):
-                return waited
-            self.status(f"waiting for the senders of the hanging server to give up, {waited:.0f} s")
-            time.sleep(0.1)
+    def has_settled(self, scene: Scene) -> bool:
+        """Whether the runs have had their effect, so that the next one has the machine to itself."""
+        if scene.delivers:
+            return len(scene.accepted) >= scene.captured
+        return len(self.heard()) >= self.expected and (not scene.server or len(scene.requests) >= len(scene.wall))
 
-    def senders(self) -> dict[str, int]:
-        """Return how many senders there should be, and how many of them started, ended and still run."""
-        everyone = self.scenarios
-        return {
-            "expected": sum(scenario.runs for scenario in everyone),
-            "started": sum(len(scenario.started()) for scenario in everyone),
-            "ended": sum(len(scenario.ended()) for scenario in everyone),
-            "alive": sum(len(scenario.alive()) for scenario in everyone),
-        }
+    @property
+    def expected(self) -> int:
+        """How many senders there should have been so far."""
+        return sum(len(scene.wall) for scene in self.scenes if scene.events)
+
+    def heard(self, word: str = "") -> set[str]:
+        """Return the process ids of all senders that logged `word` at the start of a line; at their end it is done."""
+        log = self.directory / "log"
+        text = log.read_text("utf-8", "replace") if log.exists() else ""
+        return set(re.findall(rf" sender\[(\d+)\] {word}", text))
 
     def problems(self) -> list[str]:
-        """Return every problem of the whole demo, with the name of its scenario."""
-        for scenario in self.scenarios:
-            scenario.look()  # again: nothing may have come twice
-        found = [f"{scenario.title}: {problem}" for scenario in self.scenarios for problem in problems(scenario)]
-        found += untried(self.hanging)
-        found += sender_problems(**self.senders())
-        if (self.directory / "off.log").exists() or any((self.directory / "home-off").iterdir()):
+        """Wait for the last sender to end, and return every problem of the whole demo."""
+        wait(lambda: len(self.heard("done:")) >= self.expected and not senders(self.mark), SENDERS_GONE_WITHIN)
+        off, *others = self.scenes
+        found = list(off.oddities)
+        for scene in others:
+            missing = untried(scene) if scene.server and not scene.delivers else []
+            found += [f"{scene.title}: {problem}" for problem in problems(scene, off.wall) + missing]
+        if any((self.directory / "home-off").iterdir()):
             found.append("telemetry that was off left something behind")
+        found += sender_problems(self.expected, len(self.heard()), len(self.heard("done:")), len(senders(self.mark)))
         return found
+
+
+def wait(condition: Callable[[], object], within: float) -> bool:
+    """Wait until a condition holds; False when it does not within these seconds."""
+    ends_at = time.monotonic() + within
+    while not condition():
+        if time.monotonic() > ends_at:
+            return False
+        time.sleep(0.005)
+    return True
 
 
 # ---- the report
 
 
-def show_table(console: Console, results: list[Result]) -> None:
-    """Print a row for each server: wall time, the cost of telemetry, and how many events arrived."""
+def show_table(console: Console, off: Scene, others: list[Scene]) -> None:
+    """Print a row for each scene: wall time, the cost of telemetry, and how many events arrived."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column("server")
     for name in ("wall time", "gained by telemetry", "delivered / captured"):
         table.add_column(name, justify="right")
-    table.add_row("none (telemetry off)", spread(results[0].wall_off), "", "")
-    for result in results:
-        gained = [on - off for on, off in zip(result.wall, result.wall_off, strict=False)]
-        delivered = f"{len(result.events)} / {result.captured}  "
-        verdict = ("not ok", "bold red") if problems(result) else ("ok", "green")
-        cost = spread(gained, "+") if gained else "-"
-        table.add_row(result.title, spread(result.wall), cost, Text.assemble(delivered, verdict))
+    table.add_row(off.title, spread(off.wall), "", "")
+    for scene in others:
+        cost = (
+            "-"
+            if scene.argument
+            else spread([on - without for on, without in zip(scene.wall, off.wall, strict=False)], "+")
+        )
+        verdict = ("not ok", "bold red") if problems(scene, off.wall) else ("ok", "green")
+        delivered = Text.assemble(f"{len(scene.accepted)} / {scene.captured}  ", verdict)
+        table.add_row(scene.title, spread(scene.wall), cost, delivered)
     console.print(table)
 
 
@@ -271,12 +187,12 @@ def spread(seconds: Sequence[float], sign: str = "") -> str:
     return f"{middle} ms" + (f" ({' to '.join(ends)})" if len(seconds) > 1 else "")
 
 
-def show_events(console: Console, shown: dict[str, Result]) -> None:
-    """Print the events of the last run of each result; properties that all share come once, at the end."""
+def show_events(console: Console, shown: dict[str, Scene]) -> None:
+    """Print the events of the last run of each scene; properties that all share come once, at the end."""
     requests: dict[str, list[RecordedRequest]] = {}
-    for title, result in shown.items():
-        last_run = run_of(result.events[-1]) if result.events else None
-        requests[title] = [r for r in result.requests if r.accepted and any(run_of(e) == last_run for e in r.events)]
+    for title, scene in shown.items():
+        accepted = [request for request in scene.requests if request.accepted]
+        requests[title] = [r for r in accepted if run_of(r.events[0]) == run_of(accepted[-1].events[0])]
     everywhere = common(event for accepted in requests.values() for request in accepted for event in request.events)
     for title, accepted in requests.items():
         console.print(f"\nWhat arrived of the {title}", style="bold")
@@ -314,69 +230,55 @@ def as_json(value: Any) -> str:
     return json.dumps(round(value, 6) if isinstance(value, float) else value, ensure_ascii=False)
 
 
-def show_verdict(console: Console, found: list[str], senders: int, gave_up_after: float) -> None:
-    """Print each problem, or what was right."""
-    last = f"those of the hanging server {gave_up_after:.0f} s after their CLI"
-    lines = found or [
-        "every event arrived exactly once where a server took it, also those of the killed CLI",
-        "the CLI printed the same in every run, and no run waited for a server",
-        "telemetry that was off started nothing and left nothing behind",
-        f"no process left: all {senders} senders have ended, {last}",
-    ]
-    console.print("\nNot as it should be:" if found else "", style="bold red")
-    good, bad = ("+", "x") if console.options.ascii_only else ("✓", "✗")
-    marked = Table.grid(padding=(0, 1))
-    for line in lines:
-        marked.add_row("", Text(bad, "bold red") if found else Text(good, "green"), line)
-    console.print(marked)
-    console.print("\nHow to go on: README shows how to use this in your CLI; `atotelemetry serve` prints its events.")
+INTRODUCTION = f"""
+A small CLI captures {len(EVENTS)} events a run. Its server is healthy (it answers after \
+{HEALTHY_DELAY * 1000:.0f} ms), or hangs, or is down. Wall times are medians of {{}} rounds; each round runs the CLI \
+with telemetry off and against every server, in turn. Single runs on a busy machine differ by more than telemetry \
+costs: compare the medians, and look at the spread.
+
+At last the CLI is killed (SIGKILL) after its last event was handed over. Handed over means: the event is in the pipe \
+to the sender, some milliseconds after its capture. From then on the CLI's death cannot lose it.
+"""
 
 
 def main() -> int:
     """Run the demo; return the exit status."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end_by_signal)
+    for number in (signal.SIGINT, signal.SIGTERM):  # neither the CLIs nor the files of a demo outlive it
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a property may hold what the terminal cannot show
     console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 100)
     console.print("atotelemetry demo", style="bold")
-    console.print(
-        f"\nA small CLI captures {len(EVENTS)} events a run. Its server is healthy (it answers after "
-        f"{HEALTHY_DELAY * 1000:.0f} ms), or hangs, or is down. Wall times are medians of {ROUNDS} rounds; each round "
-        "runs the CLI with telemetry off and against every server, in turn. Single runs on a busy machine differ by "
-        "more than telemetry costs: compare the medians, and look at the spread.\n\n"
-        "At last the CLI is killed (SIGKILL) after its last event was handed over. Handed over means: the event is in "
-        "the pipe to the sender, some milliseconds after its capture. From then on the CLI's death cannot lose it.\n"
-    )
+    console.print(INTRODUCTION.format(ROUNDS))
     with contextlib.ExitStack() as cleanup:
         directory = Path(tempfile.mkdtemp(prefix="atotelemetry-demo-"))
-        cleanup.callback(remove, directory)
-        status = cleanup.enter_context(console.status("first run", refresh_per_second=2))
-        demo = Demo(directory, cleanup, status.update)
+        # Again when a sender that has just started put its log there meanwhile.
+        cleanup.callback(wait, lambda: shutil.rmtree(directory, ignore_errors=True) or not directory.exists(), 2.0)
+        waits = f"{ROUNDS} rounds, and a wait for the senders of the server that hangs to give up"
+        status = cleanup.enter_context(console.status(waits, refresh_per_second=2))
+        demo = Demo(directory, cleanup)
         demo.measure()
-        demo.kill()
-        show_table(console, demo.scenarios)
-        last = {"last run with the healthy server": demo.healthy, "run that was killed": demo.killed}
-        show_events(console, last)
-        gave_up_after = demo.wait_for_senders()
+        off, healthy, hanging, *others = demo.scenes
+        show_table(console, off, [healthy, hanging, *others])
+        died = {f"run that was {scene.argument[2:]}": scene for scene in others if scene.argument}
+        show_events(console, {"last run with the healthy server": healthy, **died})
         found = demo.problems()
         status.stop()
-        show_verdict(console, found, demo.senders()["ended"], gave_up_after)
+        last = f"those of the hanging server {time.time() - hanging.ended_at:.0f} s after their CLI"
+        right = [
+            "every event arrived exactly once where a server took it, also those of the killed CLI",
+            "the CLI printed the same in every run, and no run waited for a server",
+            "telemetry that was off started nothing and left nothing behind",
+            f"no process left: all {len(demo.heard('done:'))} senders have ended, {last}",
+        ]
+    console.print("\nNot as it should be:" if found else "", style="bold red")
+    good, bad = "+x" if console.options.ascii_only else "✓✗"
+    marked = Table.grid(padding=(0, 1))
+    for line in found or right:
+        marked.add_row("", Text(bad, "bold red") if found else Text(good, "green"), line)
+    console.print(marked)
+    console.print("\nHow to go on: README shows how to use this in your CLI; `atotelemetry serve` prints its events.")
     return 1 if found else 0
-
-
-def remove(directory: Path) -> None:
-    """Remove the children's directory; again when a sender that has just started put its log there meanwhile."""
-    for _ in range(100):
-        shutil.rmtree(directory, ignore_errors=True)
-        if not directory.exists():
-            return
-        time.sleep(0.02)
-
-
-def end_by_signal(number: int, _: object) -> NoReturn:
-    """End as a shell reports it: neither the CLIs nor the files of a demo outlive it."""
-    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ To see its events arrive: `atotelemetry serve` in one terminal, `python tests/de
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
 
@@ -26,13 +28,12 @@ def main() -> int:
     telemetry.capture_event("cli:start", {"arguments": len(sys.argv) - 1})
     with telemetry.capture("build:start", "build:end", {"board": "blinky"}):
         parts = build()
-    print(f"built blinky, {parts} parts")
+    print(f"built blinky, {parts} parts", flush=True)
     telemetry.capture_event("cli:end", {"parts": parts})
-    if "--stay" in sys.argv:  # the demo's: be there to be killed
+    if "--killed" in sys.argv:  # the demo's: at once after its last event was handed over
         while telemetry.client.stats.queued:
             time.sleep(0.001)
-        print("handed over", flush=True)
-        sys.stdin.read()
+        os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
     return 0
 
 

@@ -8,11 +8,12 @@ import re
 import signal
 import subprocess
 import sys
+import types
 from email.message import Message
 from pathlib import Path
 
 import pytest
-from tests.demo.verdict import EVENTS, Result, problems, sender_problems, untried
+from tests.demo.verdict import EVENTS, Scene, problems, sender_problems, untried
 
 from atotelemetry.testing import RecordedRequest
 from support_processes import MARK, PATIENCE, describe, marked, new_mark, wait_for_end, wait_for_senders
@@ -200,70 +201,72 @@ def run_of(run):
     return [event(name, run, number) for number, name in enumerate(EVENTS)]
 
 
+def server(*requests):
+    return types.SimpleNamespace(requests=requests)
+
+
 def healthy(**changes):
-    good = Result(
+    good = Scene(
         title="healthy",
-        runs=2,
         delivers=True,
-        requests=[request(*run_of("a")), request(*run_of("b"))],
+        server=server(request(*run_of("a")), request(*run_of("b"))),
         wall=[0.15, 0.2],
-        wall_off=[0.1, 0.1],
     )
     return dataclasses.replace(good, **changes)
 
 
 def hanging(**changes):
-    return healthy(
-        **{
-            "delivers": False,
-            "requests": [request(*run_of("a"), status=None), request(*run_of("b"), status=None)],
-            **changes,
-        }
-    )
+    refused = server(request(*run_of("a"), status=None), request(*run_of("b"), status=None))
+    return healthy(**{"delivers": False, "server": refused, **changes})
+
+
+def judged(scene, wall_off=(0.1, 0.1)):
+    return problems(scene, list(wall_off))
 
 
 def test_nothing_to_complain_about():
     """Everything delivered is no problem, nor is nothing where nobody answers or listens."""
-    assert problems(healthy()) == []
-    for result in (hanging(), hanging(requests=[])):
-        assert problems(result) + untried(result) == []
+    assert judged(healthy()) == []
+    assert judged(hanging()) + untried(hanging()) == []
+    assert judged(hanging(server=None)) == []
 
 
 def test_events_that_were_never_sent_are_counted():
     """A server that hangs was asked to take every event at least once."""
-    (problem,) = untried(hanging(requests=[request(*run_of("a"), status=None)]))
+    (problem,) = untried(hanging(server=server(request(*run_of("a"), status=None))))
     assert problem == "only 4 of 8 events came as far as the server"
 
 
 @pytest.mark.parametrize(
     ("result", "said"),
     [
-        (healthy(requests=[request(*run_of("a"))]), "4 of 8 events arrived"),
-        (healthy(requests=[request(*run_of("a")), request(*run_of("b"), status=503)]), "4 of 8 events arrived"),
-        (healthy(requests=[request(*run_of("a")), request(*run_of("b"))], oddities=["odd"]), "odd"),
-        (healthy(requests=[request(*run_of("a")), request(*reversed(run_of("b")))]), "not in that order"),
-        (healthy(wall=[1.3, 1.4, 1.3]), "slower than it ever may"),
-        (hanging(requests=[request(*run_of("a")), request(*run_of("b"))]), "nobody accepts any"),
-        (hanging(wall=[5.1, 5.1, 5.1]), "slower than it ever may"),
+        (healthy(server=server(request(*run_of("a")))), "4 of 8 events arrived"),
+        (healthy(server=server(request(*run_of("a")), request(*run_of("b"), status=503))), "4 of 8 events arrived"),
+        (healthy(server=server(request(*run_of("a")), request(*run_of("b"))), oddities=["odd"]), "odd"),
+        (healthy(server=server(request(*run_of("a")), request(*reversed(run_of("b"))))), "not in that order"),
+        (healthy(wall=[1.3, 1.4]), "slower than it ever may"),
+        (hanging(server=server(request(*run_of("a")), request(*run_of("b")))), "nobody accepts any"),
+        (hanging(wall=[5.1, 5.1]), "slower than it ever may"),
     ],
 )
 def test_what_is_wrong_is_named(result, said):
     """Whatever is not as it should be is named, and nothing else is."""
-    (problem,) = problems(result)
+    (problem,) = judged(result)
     assert said in problem
 
 
 def test_what_came_twice_is_named():
     """An event that a retry delivered a second time is a problem even though none is missing."""
-    assert "an event arrived more than once" in problems(
-        healthy(requests=[request(*run_of("a")), request(*run_of("b")), request(*run_of("b"))])
+    assert "an event arrived more than once" in judged(
+        healthy(server=server(request(*run_of("a")), request(*run_of("b")), request(*run_of("b"))))
     )
 
 
 def test_one_slow_run_is_no_problem():
     """Noise is no failure: the median counts, and on a machine where everything takes long, telemetry may, too."""
-    assert problems(healthy(wall=[0.1, 0.1, 9.0])) == []
-    assert problems(healthy(wall=[2.5, 2.5], wall_off=[1.0, 1.0])) == []
+    three = server(*(request(*run_of(run)) for run in "abc"))
+    assert judged(healthy(wall=[0.1, 0.1, 9.0], server=three)) == []
+    assert judged(healthy(wall=[2.5, 2.5]), [1.0, 1.0]) == []
 
 
 @pytest.mark.parametrize(
