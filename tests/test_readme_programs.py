@@ -4,46 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
 
-from support_hosts import hosts_in, needs_proc, read_to_end
+from support_hosts import PATIENCE, hosts_in, needs_proc, read_to_end
 
 pytestmark = needs_proc
 
 README = Path(__file__).parents[1] / "README.md"
 MOST_LINES = 15
-
-# A server of gunicorn's shape: it loads the program before it forks; workers share a socket and end by `sys.exit`.
-SERVER = """
-import os, socket, sys
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
-from mytool import app
-
-class Quiet(WSGIRequestHandler):
-    def log_message(self, *_):
-        pass
-
-server = WSGIServer(("127.0.0.1", 0), Quiet)
-server.set_app(app)
-workers = []
-for _ in range(2):
-    pid = os.fork()
-    if not pid:
-        server.handle_request()
-        server.server_close()
-        sys.exit(0)
-    workers.append(pid)
-for _ in workers:
-    with socket.create_connection(server.server_address) as connection:
-        connection.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
-        while connection.recv(4096):
-            pass
-print([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in workers])
-server.server_close()
-"""
 
 
 @pytest.fixture
@@ -122,15 +96,26 @@ def test_asyncio(hosts):
     assert sorted(names[1:-1]) == ["fetch_end", "fetch_end", "fetch_start", "fetch_start"]
 
 
-def test_gunicorn(hosts):
-    """Each worker of a server that preloads the program sends its own events."""
+@pytest.mark.parametrize("more", [[], ["--preload"], ["--max-requests=1"]], ids=["plain", "preload", "recycled"])
+def test_gunicorn(hosts, more):
+    """Each worker sends its own events, also one that the server replaces; the server never meets a sender."""
     path, _ = program(hosts, "gunicorn")
-    done = run(hosts, hosts.script(SERVER, preamble=False, path=Path(path).with_name("server.py")))
-    assert (done.returncode, done.stdout, done.stderr) == (0, "[0, 0]\n", "")
-    events = told(hosts, 4)
-    assert sorted(name for name, _ in events) == ["request_end", "request_end", "request_start", "request_start"]
+    options = ["--bind=127.0.0.1:0", "--workers=2", "--no-control-socket", f"--chdir={Path(path).parent}", *more]
+    command = [sys.executable, "-B", "-m", "gunicorn", *options, "mytool:app"]
+    host = hosts.start_command(command, stderr=subprocess.STDOUT)
+    while not (address := re.search(r"Listening at: (http://\S+)", host.hear())):
+        pass
+    for _ in range(4):
+        with urllib.request.urlopen(address[1], timeout=PATIENCE) as answer:
+            assert answer.read() == b"hello\n"
+    host.process.send_signal(signal.SIGTERM)
+    done = host.finish()
+    events = told(hosts, 8)
+    assert sorted(name for name, _ in events) == ["request_end"] * 4 + ["request_start"] * 4
     assert {properties["method"] for _, properties in events} == {"GET"}
-    assert [properties["status"] for name, properties in events if name == "request_end"] == [200, 200]
+    assert [properties["status"] for name, properties in events if name == "request_end"] == [200] * 4
+    assert done.returncode == 0
+    assert not re.search("Traceback|WARNING|ERROR|CRITICAL", done.stdout), done.stdout
 
 
 def test_at_a_terminal(hosts):
