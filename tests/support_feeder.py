@@ -28,6 +28,7 @@ HELLO = b'{"hello":1}'
 
 
 END = b'{"end":1}'
+FORKED = b'{"forked":1}'
 
 
 class PipeSender(Sender):
@@ -95,8 +96,8 @@ class Spawner:
         self.may_go_on.set()
         self.called = threading.Event()
 
-    def __call__(self, *, urgent: bool) -> PipeSender:
-        self.urgent = urgent
+    def __call__(self, *, urgent: bool, dumps: int) -> PipeSender:
+        self.urgent, self.dumps = urgent, dumps
         self.calls += 1
         self.called.set()
         assert self.may_go_on.wait(PATIENCE)
@@ -157,9 +158,23 @@ def new_feeder(spawner):
     made: list[Feeder] = []
 
     def make(
-        queue_size: int = 1000, hello=lambda: HELLO, end=lambda *_, **__: END, holds=lambda: True, **options
+        queue_size: int = 1000,
+        hello=lambda: HELLO,
+        end=lambda *_, **__: END,
+        holds=lambda: True,
+        last_words=None,
+        **options,
     ) -> Feeder:
-        stream = types.SimpleNamespace(hello=hello, end=end, holds=holds, network_pause=lambda: 0.0)
+        stream = types.SimpleNamespace(
+            hello=hello,
+            end=end,
+            holds=holds,
+            network_pause=lambda: 0.0,
+            last_words=last_words,
+            listen=lambda: -1 if last_words is None else last_words.listen(),
+            mute=lambda: last_words and last_words.mute(),
+            forked=lambda: FORKED,
+        )
         feeder = Feeder(queue_size=queue_size, stream=stream, **options)
         made.append(feeder)
         return feeder

@@ -198,6 +198,10 @@ async def asynchronous() -> None:
     telemetry.install_hooks(asyncio.get_running_loop())
     telemetry.uninstall_hooks()
     Telemetry(app="tool", ignore=KeyError)  # type: ignore[arg-type]
+    Telemetry(app="tool", report_crash=True, report_hang_after=300)
+    Telemetry(app="tool", report_crash="tool_died", report_hang_after=None)
+    Telemetry(app="tool", report_crash=None)  # type: ignore[arg-type]
+    Telemetry(app="tool", report_hang_after="300")  # type: ignore[arg-type]
 
 
 def returned_from_inside() -> int:

@@ -52,7 +52,7 @@ class Attempts:
                 self._pause(_NETWORK_DOWN, pause)
                 return None
             hello = self._stream.hello()
-            return start_sender(urgent=urgent), hello
+            return start_sender(urgent=urgent, dumps=self._stream.listen()), hello
         except CannotSpawn as error:
             self._give_up(str(error))
         except Exception as error:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from atotelemetry.wire import AnswerDecoder
 
-__all__ = ["ENDED", "FEEDING", "GONE", "STARTING", "Sender", "Senders", "add_counts"]
+__all__ = ["ENDED", "FEEDING", "GONE", "STARTING", "Sender", "Senders", "add_counts", "identity"]
 
 STARTING, FEEDING, ENDED, GONE = range(4)
 """The life of a sender."""  # integers, because a host need not have loaded `enum`
@@ -54,9 +54,9 @@ class Sender:
         self.reaped = False
         """Whether no process of this sender is a child of ours any more."""
         self._pipe = pipe
-        self._pipe_identity = _identity(pipe)
+        self._pipe_identity = identity(pipe)
         self._answers = answers
-        self._answers_identity = _identity(answers)
+        self._answers_identity = identity(answers)
         self._decoder: AnswerDecoder | None = None
         self._unanswered = ""  # why events without an answer are lost; says that it is gone
         self._popen = popen
@@ -92,7 +92,7 @@ class Sender:
         """The descriptor to write to; -1 when it is closed."""
         # A host that closes every descriptor (to become a daemon) closes ours with them, and the next file that it
         # opens has that number: no event may end up in there.
-        return self._pipe if self._popen is not None or _identity(self._pipe) == self._pipe_identity else -1
+        return self._pipe if self._popen is not None or identity(self._pipe) == self._pipe_identity else -1
 
     def close(self) -> None:
         """Close the pipe: end of input for the sender."""
@@ -123,7 +123,7 @@ class Sender:
     def abandon(self, reason: str = "no answer") -> None:
         """Listen no longer: events without an answer are lost for this reason."""
         answers, self._answers = self._answers, -1
-        if answers >= 0 and _identity(answers) == self._answers_identity:
+        if answers >= 0 and identity(answers) == self._answers_identity:
             try:
                 if self._popen is not None:
                     self._popen.stdout.close()
@@ -152,7 +152,7 @@ class Sender:
     def _read_answers(self) -> None:
         if self._answers < 0:
             return
-        if _identity(self._answers) != self._answers_identity:
+        if identity(self._answers) != self._answers_identity:
             self.abandon()
             return
         while True:
@@ -305,7 +305,7 @@ def _peek(descriptor: int) -> bytes:
     return os.read(descriptor, min(available, _ANSWERS_BYTES))
 
 
-def _identity(descriptor: int) -> tuple[int, int] | None:
+def identity(descriptor: int) -> tuple[int, int] | None:
     """Return which file a descriptor leads to; None when it is closed."""
     try:
         status = os.fstat(descriptor)

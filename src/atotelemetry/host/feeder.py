@@ -99,7 +99,8 @@ class Feeder:
 
     Args:
         queue_size: events that wait at most.
-        stream: makes the first and the last line of a sender's input.
+        stream: makes the first and the last line of a sender's input. Where it has last words, a sender is ended only
+            by a stop or a no.
         on_error: called with a reason and a count, on the feeder's thread, for events that were dropped or lost.
         patient: a sender that holds events is not ended while the host lives.
         wait_for_delivery: whether an exit waits for the server; None where this process's end is everybody's end.
@@ -252,7 +253,7 @@ class Feeder:
         pause = 0.002
         while True:
             self._senders.look()
-            if self._senders.have_answered() and not (self._patient and self._holds_events()):
+            if self._senders.have_answered() and not (self._outlives_flush() and self._holds_events()):
                 before, self._losses_told = self._losses_told, sum(self._losses().values())
                 return before == self._losses_told
             if deadline.passed():
@@ -272,6 +273,14 @@ class Feeder:
         """Whether the sender that is fed has events whose fate is not known."""
         return self._sender is not None and self._sender.on_the_way
 
+    def _outlives_flush(self) -> bool:
+        """Whether a flush leaves the sender alive."""
+        return self._patient or self._stream.last_words is not None
+
+    def _may_be_ended(self) -> bool:
+        """Whether the sender that is fed may be ended because it has nothing to do."""
+        return self._stream.last_words is None and not (self._patient and self._holds_events())
+
     def _start_thread(self) -> bool:
         """Start the feeder's thread unless there is one; False when there can be none now.
 
@@ -279,6 +288,8 @@ class Feeder:
         question and the assignment, or between that and the start: the interpreter changes threads and runs signal
         handlers after calls, at jumps back and where a function begins.
         """
+        if self._stream.last_words is not None:
+            self._stream.last_words.enable()
         if self._running:
             return True
         self._running = True
@@ -318,6 +329,7 @@ class Feeder:
 
     def after_fork_in_parent(self) -> None:
         """Go on at once if there is something to do and Python allows it, else with the next event or flush."""
+        self._mark_fork()
         self._work.fork_ends()
         goes_on = self._waiting() and not self._left_early
         if _MAY_START_AFTER_FORK:
@@ -325,8 +337,25 @@ class Feeder:
         if goes_on and not self._work.is_forking():
             self._start_thread()
 
+    def _mark_fork(self) -> None:
+        """Tell the sender of it: from now on the end of its input may be that of a daemon's first process."""
+        if self._stream.last_words is None or self._sender is None or not self._work.is_mine():
+            return
+        if len(self._outbox):
+            self._outbox.append(self._stream.forked())
+            return
+        ignore_broken_pipe = BrokenPipeIgnored()
+        try:
+            os.write(self._sender.pipe, self._stream.forked() + b"\n")
+        except OSError:
+            pass  # it is stuck, or gone
+        finally:
+            ignore_broken_pipe.restore()
+
     def after_fork_in_child(self) -> None:
         """Forget the parent's events, and let go of its pipes: each process feeds its own sender."""
+        if self._stream.last_words is not None:
+            self._stream.last_words.after_fork_in_child()
         self._senders.let_go()
         self._reset()
 
@@ -365,7 +394,8 @@ class Feeder:
         """Hand over the queue: for ever, or with a `deadline` until that has passed or the queue is empty."""
         self._work.begin()
         try:
-            if self._rested_since and monotonic() - self._rested_since > FEEDER_IDLE and not len(self._outbox):
+            is_idle = self._rested_since and monotonic() - self._rested_since > FEEDER_IDLE
+            if is_idle and not len(self._outbox) and self._may_be_ended():
                 self._end_sender(deadline)  # nobody was there to do it in time
             self._rested_since = 0.0
             self._hand_over(deadline)
@@ -407,7 +437,7 @@ class Feeder:
                 return self._queue.get(True, self._until_something_is_due(idle))
             except Empty:
                 self._look()
-                if self._sender is not None and idle.passed() and not (self._patient and self._holds_events()):
+                if self._sender is not None and idle.passed() and self._may_be_ended():
                     self._end_sender(None)
                 self._hand_over(None)  # if there was a pause, and it is over
 
@@ -418,7 +448,7 @@ class Feeder:
             due.append(_REAP_INTERVAL)
         elif self._on_error is not None or self._senders.owe_answers(self._sender):
             due.append(max(0.0, self._looked_at + _LOOK_INTERVAL - monotonic()))
-        if self._sender is not None and not (self._patient and self._holds_events()):
+        if self._sender is not None and self._may_be_ended():
             due.append(idle.remaining())
         if self._attempts.are_pausing() and len(self._outbox):  # without an event, nobody is there to end the pause
             due.append(self._attempts.pause_left())
@@ -433,7 +463,9 @@ class Feeder:
                 self._hand_over(deadline)
                 handed_over = not len(self._outbox)
                 self._drop(self._attempts.reason, self._outbox.clear())
-            if request.stop or not self._patient:
+            if request.stop and not request.exits:  # after an exit, finalizers may still crash
+                self._stream.mute()
+            if request.stop or not self._outlives_flush():
                 self._end_sender(deadline)
         except BaseException:
             self.put_unbounded(request)
@@ -450,6 +482,7 @@ class Feeder:
         """Drop the events that wait, and end the sender, which drops those it holds."""
         try:
             self._hand_over(deadline)
+            self._stream.mute()
             self._end_sender(deadline)
         except BaseException:
             self.put_unbounded(request)
@@ -563,6 +596,7 @@ class Feeder:
 
     def _let_go(self, sender: Sender) -> None:
         """Close the pipe of a sender without an `end`."""
+        self._stream.mute()
         self._outbox.start_again()
         self._sender = None
         sender.close()

@@ -66,6 +66,10 @@ def _is_duration(value: object) -> bool:
     return _is_number(value, 0, _LONGEST) and value != 0
 
 
+def _is_bool_or_name(value: object) -> bool:
+    return isinstance(value, bool) or (isinstance(value, str) and bool(value))
+
+
 _BOOL = (_is_bool, "True or False")
 _BOOL_OR_NONE = (_is_bool_or_none, "True, False or None")
 _FUNCTION = (_is_function_or_none, "a function")
@@ -97,6 +101,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str | Callable[[], str]]] = {
     "scrub": (lambda value: isinstance(value, bool) or _are_names(value), "True, False or a tuple of names"),
     "notice": (lambda value: value is ... or value is None or isinstance(value, (bool, str)), "True, a text or None"),
     "ignore": (_are_classes, "classes, as a tuple"),
+    "report_crash": (_is_bool_or_name, "True, False or the name of an event"),
+    "report_hang_after": (lambda value: value is None or _is_duration(value), "a positive number of seconds, or None"),
     "sample_rate": (lambda value: _is_number(value, 0, 1), "a number from 0 to 1"),
 }
 

@@ -26,6 +26,10 @@ class Outbox:
         """Put an event at the end."""
         self._lines.append(line)
 
+    def append(self, mark: bytes) -> None:
+        """Put a line that counts as no event behind the last event."""
+        self._lines[-1] += b"\n" + mark
+
     def greet(self, hello: bytes) -> None:
         """Begin a new pipe: this line goes first, and counts as no event."""
         self._hello = [hello]

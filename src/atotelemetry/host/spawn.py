@@ -27,6 +27,7 @@ __all__ = [
     "CannotSpawn",
     "ends_everybody",
     "import_path",
+    "pipe_above_standard_streams",
     "reason_not_to_spawn",
     "sender_environment",
     "start_sender",
@@ -105,10 +106,11 @@ def ends_everybody() -> bool:
         os.close(descriptor)
 
 
-def start_sender(*, urgent: bool = False) -> Sender:
+def start_sender(*, urgent: bool = False, dumps: int = -1) -> Sender:
     """Start a detached sender that reads from a new pipe and answers through another.
 
-    An `urgent` one does not lower its priority: the host will wait for it. Raises `CannotSpawn` where it makes no sense
+    An `urgent` one does not lower its priority: the host will wait for it. `dumps` is the read end of the pipe for the
+    host's dumps, -1 where there is none. Raises `CannotSpawn` where it makes no sense
     to try again, and `OSError` where it may.
     """
     executable = sys.executable
@@ -117,10 +119,12 @@ def start_sender(*, urgent: bool = False) -> Sender:
     arguments = [executable, "-P", "-S", "-m", "atotelemetry.sender", "--detached"]
     if urgent:
         arguments.append("--urgent")
+    if dumps >= 0:
+        arguments.append("--dumps")
     environment = sender_environment(os.environ.copy(), import_path())
     if _WINDOWS:
         return _start_windows(arguments, environment)
-    return _start_posix(arguments, environment)
+    return _start_posix(arguments, environment, dumps)
 
 
 def sender_environment(environ: dict[str, str], path: Iterable[str]) -> dict[str, str]:
@@ -218,14 +222,14 @@ def _current_directory() -> str | None:
         return None
 
 
-def _start_posix(arguments: list[str], environment: Mapping[str, str]) -> Sender:
+def _start_posix(arguments: list[str], environment: Mapping[str, str], dumps: int = -1) -> Sender:
     opened: list[int] = []
     try:
-        stdin, pipe = _pipe_above_standard_streams(opened)
-        answers, stdout = _pipe_above_standard_streams(opened)
+        stdin, pipe = pipe_above_standard_streams(opened)
+        answers, stdout = pipe_above_standard_streams(opened)
         for end in (pipe, answers, stdout):  # nobody waits for anybody, from the first byte on
             os.set_blocking(end, False)
-        pid = _spawn(arguments, environment, stdin, stdout)
+        pid = _spawn(arguments, environment, stdin, stdout, dumps)
         sender = Sender(pid, pipe, answers)
         opened = [stdin, stdout]
     finally:
@@ -234,13 +238,15 @@ def _start_posix(arguments: list[str], environment: Mapping[str, str]) -> Sender
     return sender
 
 
-def _spawn(arguments: list[str], environment: Mapping[str, str], stdin: int, stdout: int) -> int:
+def _spawn(arguments: list[str], environment: Mapping[str, str], stdin: int, stdout: int, dumps: int) -> int:
     # The built-in half of `signal`, which every interpreter has loaded.
     import _signal as signal  # type: ignore[import-not-found]
     import posix  # not `os`, whose functions debuggers replace to follow child processes
 
     stderr: tuple[Any, ...]
-    if os.path.exists(os.devnull):
+    if dumps >= 0:
+        stderr = (posix.POSIX_SPAWN_DUP2, dumps, 2)
+    elif os.path.exists(os.devnull):
         stderr = (posix.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)
     else:
         stderr = (posix.POSIX_SPAWN_DUP2, stdin, 2)  # a pipe's read end refuses output just as well
@@ -291,7 +297,7 @@ def _is_inheritable(descriptor: int) -> bool:
         return False  # closed meanwhile: the listing's own
 
 
-def _pipe_above_standard_streams(opened: list[int]) -> tuple[int, int]:
+def pipe_above_standard_streams(opened: list[int]) -> tuple[int, int]:
     """Make a pipe whose ends are no standard streams, also when the host has closed some of those; note them.
 
     Otherwise a library that writes to descriptor 1 would write into our pipe.

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from atotelemetry.host.last_words import LastWords
     from atotelemetry.host.stats import Counts
 
 __all__ = ["Stream"]
@@ -38,6 +39,8 @@ class Stream:
         self.properties = properties
         self.holds: Callable[[], bool] = _always
         """Whether the person still agrees. Asked on the thread that feeds, before events are written."""
+        self.last_words: LastWords | None = None
+        """The reports wanted of the host's end. With any, a sender listens as long as the host lives."""
 
     def hello(self) -> bytes:
         """Return the first line."""
@@ -60,9 +63,19 @@ class Stream:
             cwd=cwd,
             search_path=_search_path(),
             is_tty=os.isatty(1),
+            watch=None if self.last_words is None else wire.Watch(**self.last_words.watch()),
             **self.settings,
         )
         return wire.encode(hello)
+
+    def listen(self) -> int:
+        """Return the pipe of the host's dumps for the next sender; -1 where there is none."""
+        return -1 if self.last_words is None else self.last_words.listen()
+
+    def mute(self) -> None:
+        """Let dumps go nowhere until the next sender listens."""
+        if self.last_words is not None:
+            self.last_words.mute()
 
     def network_pause(self) -> float:
         """Return for how many seconds no sender should be started, because the network to the server fails."""
@@ -74,6 +87,12 @@ class Stream:
         from atotelemetry.facts import breaker
 
         return breaker.pause_left(self.settings["app"], self.settings["host"], time())
+
+    def forked(self) -> bytes:
+        """Return the line that tells of a fork."""
+        from atotelemetry import wire
+
+        return wire.encode(wire.Forked())
 
     def end(self, counts: Counts, *, discard: bool = False) -> bytes:
         """Return the last line; with `discard` it tells the sender to drop what it has not posted."""

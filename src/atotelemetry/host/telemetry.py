@@ -45,6 +45,13 @@ PH_API_ENDPOINT = "/capture/"
 
 _DEFAULT_HOSTS = {"atopile": PH_API_HOST}
 
+# Options that only the client knows the meaning of.
+_OF_THE_CLIENT = (
+    *("app", "app_version", "queue_size", "before_send", "on_error", "in_app", "source_lines", "scrub"),
+    *("endpoint", "protocol", "disable_geoip", "historical_migration", "compression", "max_retries"),
+    *("request_timeout", "sender_deadline", "patient", "wait_for_delivery"),
+)
+
 
 class Telemetry:
     """One application's telemetry: events about its runs, if the person at the terminal allows them.
@@ -83,6 +90,11 @@ class Telemetry:
     Exceptions:
         ignore: classes of exceptions that are no failures, beside the exits that are known (see `capture`).
         report_uncaught: whether to call `install_hooks`.
+        report_crash: also report a run that is ended from outside or by a native crash: as `$exception` with the stack,
+            or as "run_vanished" where there is none; a text is that event's name. From the first event on, a sender
+            lives as long as the host. `faulthandler` is enabled, unless the host has done so.
+        report_hang_after: seconds without an event after which the stacks of all threads are reported, as `$exception`
+            of the type "Hang"; once for each silence. Nothing is ended. Takes the signal SIGURG. Linux only.
         in_app: import names of the application's own packages, whose frames PostHog groups exceptions by. By default
             the package named like `app`, and the one of the module that makes this object.
         source_lines: whether an exception's frames are told with the lines of source around them.
@@ -131,6 +143,8 @@ class Telemetry:
         sample_rate: float = 1.0,
         ignore: tuple[type[BaseException], ...] = (),
         report_uncaught: bool = False,
+        report_crash: bool | str = False,
+        report_hang_after: float | None = None,
         in_app: Sequence[str] = (),
         source_lines: bool = True,
         scrub: bool | Sequence[str] = True,
@@ -148,14 +162,7 @@ class Telemetry:
         options = dict(locals())
         # A twin, as `show` makes one, observes nothing.
         self.made_with = {name: options[name] for name in options if name not in ("self", "report_uncaught")}
-        check(
-            identity=identity,
-            in_ci=in_ci,
-            notice=notice,
-            sample_rate=sample_rate,
-            ignore=ignore,
-            report_uncaught=report_uncaught,
-        )
+        check(**options)
         if not is_app_name(app):
             raise ValueError(f"app must match [A-Za-z0-9][A-Za-z0-9._-]*, not {app!r}")
         self.app = app
@@ -184,26 +191,9 @@ class Telemetry:
         self.client = TelemetryClient(
             os.environ.get(f"{prefix}_TELEMETRY_API_KEY") or api_key,
             "" if fault else address or host or _DEFAULT_HOSTS.get(app, ""),
-            app=app,
-            app_version=app_version,
-            queue_size=queue_size,
-            before_send=before_send,
-            endpoint=endpoint,
-            protocol=protocol,
-            disable_geoip=disable_geoip,
-            historical_migration=historical_migration,
-            compression=compression,
-            max_retries=max_retries,
-            request_timeout=request_timeout,
-            sender_deadline=sender_deadline,
             properties=properties,
             run_properties=run_properties,
-            in_app=in_app,
-            source_lines=source_lines,
-            scrub=scrub,
-            on_error=on_error,
-            patient=patient,
-            wait_for_delivery=wait_for_delivery,
+            **{name: options[name] for name in _OF_THE_CLIENT},
         )
         # The run's id is random, and forked processes have the same.
         if sample_rate < 1 and int(run_id()[:8], 16) >= sample_rate * 0x1_0000_0000:
@@ -215,6 +205,9 @@ class Telemetry:
             load("atotelemetry.host.divert").show_on_stderr(self.client)
         if report_uncaught:
             self.install_hooks()
+        if (report_crash or report_hang_after) and not self.client.disabled:
+            last_words = load("atotelemetry.host.last_words")
+            self.client.stream.last_words = last_words.LastWords(crash=report_crash, hang_after=report_hang_after)
 
     def capture(
         self,

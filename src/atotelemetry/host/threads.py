@@ -56,7 +56,7 @@ class Work:
 
     def begin(self) -> None:
         """Note that this thread, which has the work, does it."""
-        assert self._is_mine()  # noqa: S101 - every change of the feeder's state relies on it
+        assert self.is_mine()  # noqa: S101 - every change of the feeder's state relies on it
         self._worker = get_ident()
 
     def end(self) -> None:
@@ -78,7 +78,7 @@ class Work:
 
     def fork_ends(self) -> None:
         """Give the work back, if the fork got it in time."""
-        if self._is_mine():
+        if self.is_mine():
             self._lock.release()
         self._forks = max(0, self._forks - 1)
 
@@ -97,11 +97,12 @@ class Work:
 
     def recover(self) -> None:
         """Release the work if a fork kept it: a signal handler may raise in the middle of one."""
-        while self._is_mine():
+        while self.is_mine():
             self._lock.release()
             self._forks = 0
 
-    def _is_mine(self) -> bool:
+    def is_mine(self) -> bool:
+        """Whether this thread has the work."""
         mine: bool = self._lock._is_owned()  # type: ignore[attr-defined]  # noqa: SLF001 - as `threading.Condition` asks
         return mine
 

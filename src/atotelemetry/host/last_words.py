@@ -1,0 +1,184 @@
+"""Lets `faulthandler` tell the sender where a dying or a hanging host stands.
+
+Runs in the host; loaded only by `report_crash` and `report_hang_after`. `faulthandler` writes into a pipe of our own,
+whose other end a sender reads: lines of the two cannot mix, and the pipe is empty when it matters. It is non-blocking,
+and we hold its read end, too. So neither a full pipe nor a sender that is gone changes how a host dies (pipe(7)).
+
+`faulthandler` is given one descriptor, once. Whenever the dumps are to go elsewhere, that descriptor is replaced.
+"""
+
+from __future__ import annotations
+
+import _signal as signal  # type: ignore[import-not-found]  # the built-in half of `signal`
+import faulthandler
+import os
+import sys
+from _weakref import ref
+from time import time
+
+from atotelemetry.host.child import identity
+from atotelemetry.host.debug import debug
+from atotelemetry.host.spawn import pipe_above_standard_streams
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["VANISHED", "LastWords"]
+
+VANISHED = "run_vanished"
+"""Name of the event for a run whose end left no dump."""
+
+_STARTED = 19  # of the fields of /proc/PID/stat behind the command: `starttime`, see proc(5)
+
+_holder: list[LastWords] = []
+"""The one that `faulthandler` works for: it is one for the whole process."""
+
+
+class _File:
+    """The file that `faulthandler` writes to. It lives as long as `faulthandler` uses it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def fileno(self) -> int:
+        """Return the descriptor. `faulthandler` asks once."""
+        return self._descriptor
+
+    def flush(self) -> None:
+        """Do nothing: nobody writes here but `faulthandler`."""
+
+
+class LastWords:
+    """The reports that one application wants of its own end.
+
+    Args:
+        crash: whether an end without goodbye is reported, and by which event where it left no dump.
+        hang_after: seconds of silence after which the stacks are reported; None for never.
+
+    """
+
+    def __init__(self, *, crash: bool | str, hang_after: float | None) -> None:
+        self._crash = crash
+        self._hang_after = hang_after
+        self._began = time()
+        self._enabled = False  # or tried to, in this process
+        # The pipe: what identifies it, and its ends; -1 when it is closed.
+        self._identity: tuple[int, int] | None = None
+        self._read = self._write = -1
+        self._read_by_a_sender = False
+        # Each is gone as soon as the host gives `faulthandler` another file, or disables it.
+        self._crash_file: ref[_File] | None = None
+        self._hang_file: ref[_File] | None = None
+
+    def watch(self) -> dict[str, Any]:
+        """Return the fields of `wire.Watch`."""
+        return {
+            "pid": os.getpid(),
+            "started": _started(),
+            "began": self._began,
+            "crash": bool(self._crash),
+            # Without a handler of ours the signal would be a surprise to the host.
+            "hang_after": self._hang_after if _is_alive(self._hang_file) else None,
+            "vanished": self._crash if isinstance(self._crash, str) else VANISHED,
+        }
+
+    def enable(self) -> None:
+        """Give `faulthandler` a pipe. Called at each start of a feeder; only the first of a process does anything.
+
+        The calling thread gets the alternate stack that a dump after a stack overflow needs (sigaltstack(2)). So it is
+        the thread of the first event, not the feeder's.
+        """
+        if self._enabled:
+            return
+        self._enabled = True
+        try:
+            self._enable()
+        except Exception as error:
+            debug("a crash will leave no dump: %r", error)
+
+    def listen(self) -> int:
+        """Return the end of the pipe that the next sender is to read from; -1 where there are no dumps."""
+        if self._read_by_a_sender:
+            self.mute()
+        if self._is_ours(self._write) and self._is_ours(self._read):
+            self._read_by_a_sender = True
+            return self._read
+        self._disable()  # a host that closed our descriptors may have other files there by now
+        return -1
+
+    def mute(self) -> None:
+        """Let further dumps go where nobody reads them, until the next `listen`."""
+        if not self._is_ours(self._write):
+            return
+        read, write = pipe_above_standard_streams([])
+        os.set_blocking(write, False)
+        os.dup2(write, self._write, inheritable=False)
+        os.close(write)
+        if self._is_ours(self._read):
+            os.close(self._read)
+        self._read, self._identity = read, identity(read)
+        self._read_by_a_sender = False
+
+    def after_fork_in_child(self) -> None:
+        """Leave the parent's pipe to the parent. The next event of this process gives it one of its own."""
+        self._disable()
+        self._enabled = False
+
+    def _enable(self) -> None:
+        if _holder or sys.platform == "win32":
+            debug("a crash will leave no dump: %s", "another client has them" if _holder else "not on Windows")
+            return
+        crash = bool(self._crash) and not faulthandler.is_enabled()
+        hang = self._hang_after is not None and signal.getsignal(signal.SIGURG) is signal.SIG_DFL
+        if crash != bool(self._crash):
+            debug("a crash will leave no dump: the host has enabled faulthandler itself")
+        if hang != (self._hang_after is not None):
+            debug("no hang will be reported: the host has a handler for SIGURG")
+        if not crash and not hang:
+            return
+        _holder.append(self)
+        self._read, self._write = pipe_above_standard_streams([])
+        self._identity = identity(self._read)
+        os.set_blocking(self._write, False)
+        if crash:
+            file = _File(self._write)
+            # Other threads' stacks could fill the pipe before the one that matters is written.
+            faulthandler.enable(file, all_threads=False)
+            self._crash_file = ref(file)
+        if hang:
+            file = _File(self._write)
+            faulthandler.register(signal.SIGURG, file, all_threads=True)
+            self._hang_file = ref(file)
+
+    def _disable(self) -> None:
+        """End `faulthandler`'s work for us, then close the pipe: its number may be another file's next."""
+        if self not in _holder:
+            return
+        if _is_alive(self._crash_file):
+            faulthandler.disable()
+        if _is_alive(self._hang_file) and signal.getsignal(signal.SIGURG) is signal.SIG_DFL:
+            faulthandler.unregister(signal.SIGURG)
+        for end in (self._write, self._read):
+            if self._is_ours(end):
+                os.close(end)
+        self._read = self._write = -1
+        self._read_by_a_sender = False
+        _holder.remove(self)
+
+    def _is_ours(self, end: int) -> bool:
+        """Whether a descriptor still leads to our pipe: a host may close every descriptor, and open others."""
+        return end >= 0 and identity(end) == self._identity
+
+
+def _is_alive(file: ref[_File] | None) -> bool:
+    return file is not None and file() is not None
+
+
+def _started() -> int | None:
+    """Return when this process started, as the kernel tells it."""
+    try:
+        with open("/proc/self/stat", "rb") as stat:
+            return int(stat.read().rpartition(b")")[2].split()[_STARTED])
+    except (OSError, ValueError, IndexError):
+        return None
