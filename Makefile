@@ -30,7 +30,7 @@ unexport PYTHONDONTWRITEBYTECODE
 RUN := $(UV) run --locked --quiet
 PYTEST_ARGS ?=
 
-.PHONY: help demo test test-all test-next lint format types bench bench-quick soak all clean
+.PHONY: help demo test test-all test-next lint format types bench bench-quick bench-main soak all clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -75,6 +75,9 @@ bench: $(UV_TO_INSTALL) ## measure against the peers and rewrite the README's fi
 
 bench-quick: $(UV_TO_INSTALL) ## the same, under a minute, without touching the README
 	@$(RUN) --group bench python -m tests.bench --quick
+
+bench-main: $(UV_TO_INSTALL) ## the main table alone, as one line of JSON (make bench-main PYTHON=3.14)
+	@$(RUN) --group bench python -m tests.bench --main
 
 soak: $(UV_TO_INSTALL) ## a long-lived host against a flapping server (make soak SECONDS=600)
 	@$(RUN) python -m tests.bench.soak --seconds $(or $(SECONDS),60)

@@ -2,6 +2,8 @@
 
     python -m tests.bench             everything; rewrites results.json, results.svg and the README's figures
     python -m tests.bench --quick     under a minute; writes only .bench/results.json
+    python -m tests.bench --only runs one scenario; writes only .bench/results.json
+    python -m tests.bench --main      the main table, as one line of JSON
     python -m tests.bench --render    no measuring: tables, picture and README again from the committed results.json
 
 Exit status 0 also where a budget is not met: the report says so, and a noisy machine fails nobody's build.
@@ -16,6 +18,8 @@ import json
 import os
 import pathlib
 import platform
+import shutil
+import subprocess
 import sys
 import time
 
@@ -28,32 +32,33 @@ COMMITTED = HERE / "results.json"
 PICTURE = HERE / "results.svg"
 SCRATCH = ROOT / ".bench" / "results.json"
 README = ROOT / "README.md"
+NEXT = "3.14"
+"""The Python that the main table is measured on once more."""
 
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure against the peers.")
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--quick", action="store_true", help="under a minute, without touching the README")
-    choice.add_argument("--again", metavar="SCENARIO", help="one scenario, put in the place of the committed one")
+    choice.add_argument("--only", metavar="SCENARIO", default="", help="one scenario, without touching the README")
+    choice.add_argument("--main", action="store_true", help="the main table, as one line of JSON")
     choice.add_argument("--render", action="store_true", help="write the tables again from the committed results")
     options = parser.parse_args()
+    if options.main:
+        print(json.dumps(measure(scenarios.MAIN)))
+        return
     if options.render:
         document = json.loads(COMMITTED.read_text(encoding="utf-8"))
-    elif options.again:
-        document = json.loads(COMMITTED.read_text(encoding="utf-8"))
-        again = measure(scenarios.FULL, options.again)
-        document["scenarios"] |= again["scenarios"]
-        document["again"] = {**document.get("again", {}), options.again: again["load"]}
         document["budgets"] = judged(document["scenarios"])
     else:
-        document = measure(scenarios.QUICK if options.quick else scenarios.FULL)
+        document = measure(scenarios.QUICK if options.quick else scenarios.FULL, options.only)
+        if not options.quick and not options.only:
+            document["next"] = on_next_python()
+    print(report.for_terminal(document))
+    if options.quick or options.only:
         SCRATCH.parent.mkdir(exist_ok=True)
         write_json(SCRATCH, document)
-    print(report.for_terminal(document))
-    if options.quick:
-        print(
-            f"Written: {SCRATCH.relative_to(ROOT)}. A quick run: one or two rounds each, so noise is not averaged out."
-        )
+        print(f"Written: {SCRATCH.relative_to(ROOT)}. Few rounds or one scenario: the README keeps its figures.")
         return
     write_json(COMMITTED, document)
     PICTURE.write_text(plot.picture(document["scenarios"]), encoding="utf-8")
@@ -62,8 +67,8 @@ def main():
     print(rewrite_readme("bench", report.for_readme(document)))
 
 
-def measure(plan, only=""):
-    """Measure everything, or `only` one scenario; return the document that is written as JSON.
+def measure(kind, only=""):
+    """Measure everything, the main table or a little, or `only` one scenario; return the document written as JSON.
 
     It holds no path and no name of the machine.
     """
@@ -74,7 +79,7 @@ def measure(plan, only=""):
         print(f"[{time.monotonic() - started:5.0f} s] {what}", file=sys.stderr, flush=True)
 
     with Laboratory() as laboratory, Servers(laboratory) as servers:
-        measured = scenarios.measure(plan, laboratory, servers, say, only)
+        measured, others = scenarios.measure(kind, laboratory, servers, say, only)
     return {
         "made": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "seconds": time.monotonic() - started,
@@ -90,9 +95,30 @@ def measure(plan, only=""):
             for name in ("atotelemetry", "posthog", "sentry-sdk", "typer", "msgspec", "httpx")
         },
         "load": {"start": load_at_start, "end": os.getloadavg()[0]},
+        "others": others,
         "scenarios": measured,
-        "budgets": [] if only else judged(measured),
+        "budgets": judged(measured),
     }
+
+
+def on_next_python():
+    """Return the main table's document of another Python, or a sentence that says why there is none.
+
+    Where it is not installed, `tests/tools/next_python.py` makes a root of Debian's, which needs root on such a system.
+    """
+    command = ["make", "--silent", "bench-main"]
+    environment = {**os.environ, "PYTHON": NEXT}
+    finder = shutil.which("uv") or str(ROOT / ".uv/bin/uv")
+    found = subprocess.run([finder, "python", "find", NEXT], cwd=ROOT, capture_output=True, check=False)
+    if found.returncode:
+        command = ["python3", "tests/tools/next_python.py", NEXT, "--", *command]
+    # The progress of the bench in there goes to our stderr; a reason not to run is its last line.
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    try:
+        return json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        return f"The main table on Python {NEXT} is missing, because it cannot be had here: {reason}"
 
 
 def judged(measured):

@@ -13,6 +13,7 @@ import ctypes
 import json
 import os
 import pathlib
+import resource
 import select
 import signal
 import subprocess
@@ -32,13 +33,10 @@ _RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes there
 class Leftover(NamedTuple):
     """A process that outlived the program that started it."""
 
-    program: tuple[str, ...]
-    """What that program was called with."""
     life: float
-    """Seconds from the start of the program to the end of this process."""
+    """Seconds from the start of the latest program to the end of this process."""
     cpu: float
     peak_bytes: int
-    exit_code: int
 
 
 class Run(NamedTuple):
@@ -58,9 +56,7 @@ class Laboratory:
         self.home = self._directory.name
         self.environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": self.home, "LANG": "C.UTF-8"}
         self._kept = set()
-        self._program = ()
         self._started = 0.0
-        self._origins = {}
         self._reaps = False
         if sys.platform == "linux":
             self._reaps = ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
@@ -69,10 +65,15 @@ class Laboratory:
         return self
 
     def __exit__(self, *error):
-        for pid in self.strays():
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+        self.clear()
         self._directory.cleanup()
+
+    def clear(self):
+        """End what programs left running."""
+        while strays := self.strays():
+            for pid in strays:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
 
     def keep(self, pid):
         """Do not take this child of ours for a left-over."""
@@ -80,14 +81,13 @@ class Laboratory:
 
     # ---- running
 
-    def start(self, host, *arguments):
+    def start(self, host, *arguments, cache=None):
         """Start the program `hosts/<host>.py`, silent; return its process id."""
-        self._program = (host, *map(str, arguments))
-        return self._spawn([sys.executable, str(HOSTS / f"{host}.py"), *map(str, arguments)])
+        return self._spawn([sys.executable, str(HOSTS / f"{host}.py"), *map(str, arguments)], cache)
 
-    def run(self, host, *arguments, limit=30.0):
+    def run(self, host, *arguments, limit=30.0, cache=None):
         """Run the program to its end, or for `limit` seconds."""
-        return self._finish(self.start(host, *arguments), limit)
+        return self._finish(self.start(host, *arguments, cache=cache), limit)
 
     def run_code(self, code, limit=30.0):
         """Run one line of Python."""
@@ -96,36 +96,57 @@ class Laboratory:
     def join(self, pids):
         """Wait for programs that `start` returned; raises `RuntimeError` if one failed."""
         for pid in pids:
-            _, status = os.waitpid(pid, 0)
-            if status:
-                raise RuntimeError(f"a benchmark program failed with status {status}")
+            _check(os.waitpid(pid, 0)[1])
 
-    def burden(self, arguments, stdin, limit=30.0):
-        """Run Python as a sender is started, give it `stdin`; return CPU time and peak memory of it and all it leaves.
+    def crowd(self, number, pause, host, *arguments):
+        """Start the program again and again, `pause` seconds apart, and wait until all they left is gone.
 
-        None where nothing can be known about left-over processes.
+        Return the most processes at a time, the most memory of all of them together, and how long the last one stayed.
         """
-        command = [sys.executable, "-P", "-S", *arguments]
-        path = os.pathsep.join(filter(None, sys.path))
-        read_end, write_end = os.pipe()
-        try:
-            os.write(write_end, stdin)  # less than a pipe holds
-        finally:
-            os.close(write_end)
-        feed = [(os.POSIX_SPAWN_DUP2, read_end, 0)]
-        self._program = tuple(arguments)
-        try:
-            pid = self._spawn(command, {"PYTHONPATH": path}, feed)
-        finally:
-            os.close(read_end)
-        _, status, usage = os.wait4(pid, 0)
-        if status:
-            raise RuntimeError(f"a benchmark program failed with status {status}")
+        cache = tempfile.mkdtemp(
+            prefix="cache-", dir=self.home
+        )  # of one person: what failed for one run, the next knows
+        began, started, most, most_bytes = time.monotonic(), 0, 0, 0
+        while started < number or self.strays():
+            if started < number and time.monotonic() >= began + started * pause:
+                self.start(host, *arguments, cache=cache)
+                started += 1
+            for pid in self.strays():
+                os.waitpid(pid, os.WNOHANG)
+            sizes = [*filter(None, map(_own_bytes, self.strays()))]
+            most, most_bytes = max(most, len(sizes)), max(most_bytes, sum(sizes))
+            select.select([], [], [], 2 * _POLL)
+        return {"processes": most, "bytes": most_bytes, "stayed": time.monotonic() - self._started}
+
+    def burden(self, arguments, stdin):
+        """Run Python as a sender is started, give it `stdin`.
+
+        Return the seconds until it said the first word, and CPU time and peak memory of it and all it leaves. None
+        where nothing can be known about left-over processes.
+        """
         if not self._reaps:
             return None
-        left = self.settle(until_gone=limit)
-        cpu = usage.ru_utime + usage.ru_stime + sum(each.cpu for each in left)
-        return cpu, max(usage.ru_maxrss * _RSS_UNIT, *(each.peak_bytes for each in left), 0)
+        read_end, write_end = os.pipe()
+        answers, stdout = os.pipe()
+        os.write(write_end, stdin)  # less than a pipe holds
+        os.close(write_end)
+        command = [sys.executable, "-P", "-S", *arguments]
+        pid = self._spawn(command, None, read_end, stdout, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
+        for end in (read_end, stdout):
+            os.close(end)
+        with open(answers, "rb", buffering=0) as stream:
+            first = stream.read(1)
+            ready = time.monotonic() - self._started
+            stream.read()  # until it, and all it left, has ended
+        _, status, usage = os.wait4(pid, 0)
+        _check(status)
+        left = self.settle(until_gone=5.0)
+        return {
+            **({"ready": ready} if first else {}),
+            "cpu": usage.ru_utime + usage.ru_stime + sum(each.cpu for each in left),
+            # Of a process that was spawned the kernel tells no less than its parent's, which is ours.
+            **({"peak_bytes": max(each.peak_bytes for each in left)} if left else {}),
+        }
 
     def ask(self, host, *arguments, limit=120.0):
         """Run the program; return the JSON that it prints. Raises `subprocess.CalledProcessError` when it fails."""
@@ -139,16 +160,19 @@ class Laboratory:
         """Return the environment with an empty cache: a network that failed for one run is not heeded by the next."""
         return {**self.environment, "XDG_CACHE_HOME": tempfile.mkdtemp(prefix="cache-", dir=self.home)}
 
-    def _spawn(self, command, environment=None, feed=None):
+    def _spawn(self, command, cache=None, stdin=None, stdout=None, **environment):
+        if cache:
+            environment["XDG_CACHE_HOME"] = cache
+        null = os.devnull
         self._started = time.monotonic()
         return os.posix_spawn(
             command[0],
             command,
-            {**self._first_run(), **(environment or {})},
+            {**self._first_run(), **environment},
             file_actions=[
-                *(feed or [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]),
-                (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-                (os.POSIX_SPAWN_DUP2, 1, 2),
+                (os.POSIX_SPAWN_DUP2, stdin, 0) if stdin else (os.POSIX_SPAWN_OPEN, 0, null, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 2, null, os.O_WRONLY, 0),
+                (os.POSIX_SPAWN_DUP2, stdout or 2, 1),
             ],
         )
 
@@ -171,8 +195,8 @@ class Laboratory:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, previous)
         wall = time.monotonic() - started
-        if status and not capped:
-            raise RuntimeError(f"a benchmark program failed with status {status}")
+        if not capped:
+            _check(status)
         return Run(wall, usage.ru_utime + usage.ru_stime, capped)
 
     # ---- what is left running
@@ -202,21 +226,48 @@ class Laboratory:
         while strays := self.strays():
             now = time.monotonic()
             for pid in strays:
-                program, started = self._origins.setdefault(pid, (self._program, self._started))
                 ticks = _cpu_ticks(pid)
                 if ticks != used.get(pid):
                     used[pid] = ticks
                     last_change = now
-                gone, status, usage = os.wait4(pid, os.WNOHANG)
+                gone, _, usage = os.wait4(pid, os.WNOHANG)
                 if gone:
                     cpu = usage.ru_utime + usage.ru_stime
-                    code = os.waitstatus_to_exitcode(status)
-                    del self._origins[pid]
-                    ended.append(Leftover(program, now - started, cpu, usage.ru_maxrss * _RSS_UNIT, code))
+                    ended.append(Leftover(now - self._started, cpu, usage.ru_maxrss * _RSS_UNIT))
             if now > give_up and now - last_change > _QUIET:
                 break
             select.select([], [], [], _POLL)
         return ended
+
+    # ---- the machine
+
+    def cpu_of_others(self):
+        """Return the CPU seconds so far of all processes but ours and our descendants; None where that is not known.
+
+        Only differences mean something. What a hypervisor takes from the machine counts, too.
+        """
+        try:
+            fields = pathlib.Path("/proc/stat").read_text(encoding="ascii").split(maxsplit=9)[1:9]
+        except OSError:
+            return None
+        user, nice, system, _, _, _, _, stolen = map(int, fields)  # proc_stat(5)
+        ours = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        ticks = user + nice + system + stolen - sum(_cpu_ticks(pid) or 0 for pid in self._kept)
+        return ticks / os.sysconf("SC_CLK_TCK") - ours
+
+
+def _check(status):
+    if status:
+        raise RuntimeError(f"a benchmark program failed with status {status}")
+
+
+def _own_bytes(pid):
+    """Return a process's memory, of what it shares its part; None when it has ended."""
+    try:
+        rollup = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Pss:")), None)
 
 
 def _cpu_ticks(pid):

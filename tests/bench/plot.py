@@ -12,6 +12,7 @@ __all__ = ["picture"]
 CONTENDERS = (
     ("posthog", "posthog", "#d9822b"),
     ("sentry", "sentry-sdk", "#9a7bd0"),
+    ("in_process", "thread and httpx", "#4a90c2"),
     ("atotelemetry", "atotelemetry", "#2f9e6e"),
     ("floor", "floor", "#8a8f98"),
 )
@@ -25,21 +26,21 @@ LONGEST = 3000.0  # milliseconds: a longer bar is cut, so that the short ones ca
 
 def picture(results):
     """Return the SVG."""
-    runs = results["runs"]["bare"]
+    runs = results["runs"]
     shown = [(behaviour, label) for behaviour, label in SITUATIONS if behaviour in runs]
-    values = [runs[behaviour][name]["wall_gained"]["median"] * 1e3 for behaviour, _ in shown for name, *_ in CONTENDERS]
-    scale_end = min(max(values), LONGEST)
+    contenders = [each for each in CONTENDERS if all(each[0] in runs[behaviour] for behaviour, _ in shown)]
+    scale_end = min(
+        LONGEST, max(_milliseconds(runs[behaviour][name]) for behaviour, _ in shown for name, *_ in contenders)
+    )
     parts = []
     y = TOP
     for behaviour, label in shown:
         parts.append(_text(0, y + 14, label, size=14, weight="bold"))
         y += HEADING - 6
-        for name, title, colour in CONTENDERS:
+        for name, title, colour in contenders:
             run = runs[behaviour][name]
-            value = run["wall_gained"]["median"] * 1e3
-            parts += _bar(
-                y, title, max(value, 0.0), scale_end, colour, capped=bool(run["capped"]), ours=name == "atotelemetry"
-            )
+            capped, ours = run["capped"]["median"] > 0, name == "atotelemetry"
+            parts += _bar(y, title, _milliseconds(run), scale_end, colour, capped=capped, ours=ours)
             y += BAR + GAP
         y += HEADING - 14
     head = [
@@ -50,7 +51,7 @@ def picture(results):
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" height="{y}"',
-            f' role="img" aria-label="{_spoken(runs, shown)}" style="{style}">',
+            f' role="img" aria-label="{_spoken(runs, shown, contenders)}" style="{style}">',
             *head,
             *parts,
             "</svg>",
@@ -83,12 +84,14 @@ def _text(x, y, text, *, size, weight="normal", anchor="start"):
     )
 
 
-def _spoken(runs, shown):
+def _milliseconds(run):
+    return max(run["wall_gained"]["median"] * 1e3, 0.0)
+
+
+def _spoken(runs, shown, contenders):
     """Say the same in words, for whoever does not see it."""
     sentences = []
     for behaviour, label in shown:
-        figures = ", ".join(
-            f"{title} {runs[behaviour][name]['wall_gained']['median'] * 1e3:,.0f} ms" for name, title, _ in CONTENDERS
-        )
+        figures = ", ".join(f"{title} {_milliseconds(runs[behaviour][name]):,.0f} ms" for name, title, _ in contenders)
         sentences.append(f"{label}: {figures}")
     return ". ".join(sentences)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from .budgets import judge
 from .summary import ratio
 
@@ -9,37 +11,197 @@ __all__ = ["NAMES", "for_readme", "for_terminal", "in_words"]
 
 NAMES = {
     "none": "no telemetry",
-    "floor": "one event into a pipe, nothing else",
+    "floor": "floor: one event into a pipe",
+    "sender_floor": "floor: httpx and msgspec imported, one POST",
+    "floors": "both floors",
     "atotelemetry": "atotelemetry",
     "atotelemetry_app": "atotelemetry, application layer",
+    "in_process": "a thread, a POST an event",
     "posthog": "posthog",
-    "posthog_atopile": "posthog, atopile's settings",
+    "posthog_atopile": "posthog, two threads, no batches",
     "posthog_batching": "posthog, batches of 1000",
     "sentry": "sentry-sdk",
+    "msgspec": "msgspec",
+    "msgspec_light": "msgspec, as it is imported here",
+    "httpx": "httpx",
+    "pipeline": "20,000 events",
+    "0": "a small program",
+    "1024": "a program of 1 GiB",
 }
-SERVERS = {
+SECTIONS = {
     "healthy": "healthy (100 ms)",
-    "hanging": "hanging",
-    "refusing": "refusing",
     "unavailable": "answering 503",
-    "fast": "healthy (0 ms)",
+    "breaker_open": "none, known to be dead",
+    "loaded": "typer, msgspec's imports loaded",
+    "error": "an exception reported",
+    "forking": "50 forks",
+    "bare": "a bare interpreter",
+    "typed": "typing, re, enum, datetime loaded",
+    "at once": "leaves at once",
+    "work": "50 ms of work between the events",
+    "3": "three scalars",
+    "10": "ten scalars",
+    "list": "nine scalars, a short list",
+    "100 dicts": "a list of 100 dicts",
+    "1000 dicts": "a list of 1,000 dicts",
+    "exception": "an exception, with its source",
+    "fast 1000": "1,000 events, 0 ms",
+    "fast 20000": "20,000 events, 0 ms",
+    "fast 100000": "100,000 events, 0 ms",
+    "healthy 20000": "20,000 events, 100 ms",
+    "8": "8 programs",
+    "64": "64 programs",
+}
+MILLISECONDS, MICROSECONDS, SECONDS, MEBIBYTES = 1e3, 1e6, 1.0, 2**-20
+
+
+class Column(NamedTuple):
+    """A figure of a table: its heading, its name in the results, in which unit and with how many digits."""
+
+    heading: str
+    figure: str
+    unit: float = 1.0
+    digits: int = 0
+
+
+_SPENT = (
+    Column("wall time, ms", "wall_gained", MILLISECONDS, 1),
+    Column("CPU time, ms", "cpu_gained", MILLISECONDS, 1),
+)
+_COMPARED = {"floor": "times the floor", "posthog": "times posthog's"}
+# Of each scenario: its title, its figures, and with whom the first of them is compared.
+TABLES = {
+    "runs": (
+        "What two events add to a program, by the server's behaviour",
+        (
+            *_SPENT,
+            Column("CPU of all processes, ms", "total_cpu_gained", MILLISECONDS, 1),
+            Column("cut short", "capped"),
+        ),
+        _COMPARED,
+    ),
+    "programs": (
+        "What two events add to other programs, server healthy (100 ms)",
+        (*_SPENT, Column("CPU of all processes, ms", "total_cpu_gained", MILLISECONDS, 1)),
+        _COMPARED,
+    ),
+    "servers": ("What two events add, in turn, whatever the server does", _SPENT, {}),
+    "life": (
+        "A sender's whole life, by the server's behaviour",
+        (
+            Column("gone after, s", "life", SECONDS, 2),
+            Column("CPU of program and sender, ms", "total_cpu", MILLISECONDS),
+        ),
+        {},
+    ),
+    "sender": (
+        "A sender alone with two events",
+        (
+            Column("CPU time, ms", "cpu", MILLISECONDS, 1),
+            Column("from the spawn to `ready`, ms", "ready", MILLISECONDS, 1),
+            Column("peak memory, MiB", "peak_bytes", MEBIBYTES, 1),
+        ),
+        {"sender_floor": "times the floor"},
+    ),
+    "import": ("Imports alone", (_SPENT[0],), {}),
+    "inside": (
+        "Inside the program",
+        (
+            *(
+                Column(f"{figure.replace('_', ' ')}, ms", figure, MILLISECONDS, 2)
+                for figure in ("import", "setup", "first_capture", "exit_hook")
+            ),
+            Column("peak memory, MiB", "peak_bytes_gained", MEBIBYTES, 2),
+        ),
+        {},
+    ),
+    "steady": (
+        "capture() in the long run",
+        (
+            Column("median, µs", "median", MICROSECONDS, 2),
+            Column("p99, µs", "p99", MICROSECONDS, 1),
+            Column("msgspec alone, µs", "bare", MICROSECONDS, 2),
+            Column("dropped", "dropped"),
+        ),
+        {"posthog": "times posthog's"},
+    ),
+    "stream": (
+        "End to end: first capture to last accepted answer",
+        (
+            Column("events per second", "events_per_second"),
+            Column("capturing, s", "capturing", SECONDS, 3),
+            Column("requests", "requests"),
+            Column("lost", "lost"),
+            Column("doubled", "doubled"),
+        ),
+        {"posthog": "times posthog's"},
+    ),
+    "limits": (
+        "What nobody can leave out on the way, bare libraries, ms of CPU",
+        tuple(
+            Column(figure.replace("_", " "), figure, MILLISECONDS, 1)
+            for figure in ("encoding", "pipe", "decoding", "encoding_again", "gzip", "loopback", "all")
+        ),
+        {},
+    ),
+    "spawn": (
+        "How long a program waits for the start of another one, ms",
+        (Column("posix_spawn", "posix_spawn", MILLISECONDS, 3), Column("fork and exec", "fork", MILLISECONDS, 3)),
+        {},
+    ),
+    "at once": (
+        "Many programs started together, server healthy (100 ms)",
+        (
+            Column("until all ended, s", "wall", SECONDS, 2),
+            Column("last event in after, s", "all_in", SECONDS, 2),
+            Column("missing", "missing"),
+        ),
+        {},
+    ),
+    "dead network": (
+        "A network that swallows packets: 120 runs (of the others 40), eight a second",
+        (
+            Column("processes at the peak", "processes"),
+            Column("memory at the peak, MiB", "bytes", MEBIBYTES),
+            Column("the last one stays, s", "stayed", SECONDS, 1),
+        ),
+        {},
+    ),
 }
 
 
-def milliseconds(summary, digits=1):
+class Pivot(NamedTuple):
+    """One of README's own tables: one figure of a scenario, a row for each contender, a column for each section."""
+
+    title: str
+    scenario: str
+    figure: str
+    unit: float = 1.0
+    digits: int = 0
+    sections: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+
+
+MAIN = Pivot("two events add to a program, ms", "runs", "wall_gained", MILLISECONDS, without=("floors",))
+README_TABLES = (
+    MAIN,
+    Pivot("two events add to other programs, ms", "programs", "wall_gained", MILLISECONDS),
+    Pivot("CPU of program and sender, ms", "runs", "total_cpu_gained", MILLISECONDS, 0, ("healthy",), ("floor",)),
+    Pivot("one `capture()`, µs", "steady", "median", MICROSECONDS, 1),
+    Pivot("events per second", "stream", "events_per_second"),
+)
+
+
+def _named(key):
+    return NAMES.get(key) or SECTIONS.get(key, key)
+
+
+def _spread(summary, unit, digits):
     """Return "median (min to max)"."""
-    return _spread(summary, 1e3, digits)
-
-
-def microseconds(summary):
-    return _spread(summary, 1e6, 1)
-
-
-def _spread(summary, factor, digits):
     if not summary:
         return "-"
-    low, middle, high = (f"{summary[key] * factor:,.{digits}f}" for key in ("min", "median", "max"))
-    return middle if summary["n"] == 1 else f"{middle} ({low} to {high})"
+    low, middle, high = (f"{summary[key] * unit:,.{digits}f}" for key in ("min", "median", "max"))
+    return middle if low == high else f"{middle} ({low} to {high})"
 
 
 def times(value):
@@ -49,178 +211,36 @@ def times(value):
     return f"{value:.2f}" if abs(value) < 10 else f"{value:,.0f}"
 
 
+def _median(results, *path):
+    for key in path:
+        results = results.get(key) or {}
+    return results.get("median")
+
+
 def tables(results):
     """Yield each table as its title, its head and its rows."""
-    yield from _runs(results["runs"])
-    yield _servers(results["servers"])
-    yield _imports(results["import"])
-    yield from _inside(results["inside"])
-    yield _steady(results["steady"])
-    if "sender" in results:
-        yield _sender_alone(results["sender"])
-    yield _sender(results["runs"])
-    yield _streams(results["stream"])
-    yield _at_once(results["at_once"])
-
-
-def _runs(runs):
-    for frame, behaviours in runs.items():
-        for behaviour, contenders in behaviours.items():
-            floor = contenders["floor"]["wall_gained"]["median"]
-            peer = contenders["posthog"]["wall_gained"]["median"]
-            rows = []
-            for name, run in contenders.items():
-                gained = run["wall_gained"]["median"]
-                rows.append(
-                    [
-                        NAMES[name],
-                        ("> " if run["capped"] else "") + milliseconds(run["wall_gained"]),
-                        f"{run['wall_gained']['iqr'] * 1e3:.1f}",
-                        milliseconds(run["cpu_gained"]),
-                        "-" if name == "none" else times(ratio(gained, floor)),
-                        "-" if name == "none" else times(ratio(peer, gained)),
-                        str(run["wall"]["n"]),
-                    ]
-                )
-            title = f"What two events add to a {frame} program, server {SERVERS[behaviour]}, ms"
-            head = ["", "wall time", "iqr", "CPU time", "times the floor", "times less than posthog", "runs"]
-            yield title, head, rows
-
-
-def _servers(servers):
-    title = "What two events add to a bare program, whatever the server does, runs in turn, ms"
-    return title, ["server", "wall time"], [[SERVERS[name], milliseconds(seen)] for name, seen in servers.items()]
-
-
-def _imports(imports):
-    rows = [[NAMES[name], milliseconds(seen["wall_gained"], 2)] for name, seen in imports.items()]
-    return "Import alone, over a bare interpreter, ms (floor: msgspec)", ["", "wall time"], rows
-
-
-def _inside(inside):
-    for label, title in (("at_once", "leaving at once"), ("after_work", "with 50 ms of work between the events")):
+    for scenario, (title, columns, compared) in TABLES.items():
+        sections, first = results.get(scenario, {}), columns[0].figure
         rows = [
             [
-                NAMES[name],
-                *(milliseconds(seen[key], 2) for key in ("import", "setup", "first_capture", "exit_hook")),
-                _spread(seen["peak_bytes_gained"], 2**-20, 2),
+                SECTIONS.get(section, section),
+                _named(name),
+                *(_spread(figures.get(column.figure), column.unit, column.digits) for column in columns),
+                *(
+                    "-" if name == "none" else times(ratio(*(_median(contenders, who, first) for who in (name, peer))))
+                    for peer in compared
+                ),
+                str(figures[first]["n"]),
             ]
-            for name, seen in inside[label].items()
+            for section, contenders in sections.items()
+            for name, figures in contenders.items()
+            if figures
         ]
-        head = ["", "import, ms", "set-up, ms", "first capture, ms", "exit hooks, ms", "peak memory gained, MiB"]
-        yield f"Inside the program, {title}", head, rows
+        if rows:
+            yield title, ["", "", *(column.heading for column in columns), *compared.values(), "runs"], rows
 
 
-LABELS = {
-    "exception": "an exception",
-    "scalars": "ten scalars",
-    "list": "nine scalars and a short list",
-    "100 dicts": "a list of 100 dicts",
-    "1000 dicts": "a list of 1,000 dicts",
-}
-
-
-def _steady(steady):
-    rows = []
-    for kind, contenders in steady.items():
-        label = LABELS.get(kind, f"{kind} properties")
-        peer = contenders["posthog"]["median"]["median"] if "posthog" in contenders else None
-        for name, seen in contenders.items():
-            rows.append(
-                [
-                    label,
-                    NAMES[name],
-                    f"{seen['events']:,}",
-                    microseconds(seen["median"]),
-                    microseconds(seen["p99"]),
-                    times(ratio(peer, seen["median"]["median"])),
-                    "not told" if seen["dropped"] is None else str(seen["dropped"]),
-                ]
-            )
-    head = ["", "", "events a run", "median, µs", "p99, µs", "times faster than posthog", "dropped"]
-    return "capture() in the long run", head, rows
-
-
-def _sender_alone(sender):
-    labels = {
-        "floor": "floor: httpx and msgspec imported, one POST",
-        "atotelemetry": "sender",
-        "atotelemetry_app": "sender, with the properties of the run",
-    }
-    rows = [
-        [
-            labels[name],
-            milliseconds(seen["cpu"]),
-            times(ratio(seen["cpu"]["median"], sender["floor"]["cpu"]["median"])),
-            _spread(seen["peak_bytes"], 2**-20, 1),
-        ]
-        for name, seen in sender.items()
-        if seen["cpu"]
-    ]
-    return "A sender with two events, runs in turn", ["", "CPU time, ms", "times the floor", "peak memory, MiB"], rows
-
-
-def _sender(runs):
-    rows = []
-    for frame, behaviours in runs.items():
-        for behaviour, contenders in behaviours.items():
-            for name in ("atotelemetry", "atotelemetry_app"):
-                run = contenders.get(name)
-                if run and run["left_cpu"]:
-                    rows.append(
-                        [
-                            f"{frame}, {SERVERS[behaviour]}",
-                            NAMES[name],
-                            milliseconds(run["left_cpu"], 0),
-                            _spread(run["left_peak_bytes"], 2**-20, 1),
-                            _spread(run["left_life"], 1, 2),
-                            str(run["left_cpu"]["n"]),
-                        ]
-                    )
-    head = ["", "", "CPU time, ms", "peak memory, MiB", "gone after, s", "seen to end"]
-    return "The sender (gone after: from the start of the program)", head, rows
-
-
-def _streams(streams):
-    rows = []
-    for behaviour, contenders in streams.items():
-        peer = contenders.get("posthog", {})
-        for name, counts in contenders.items():
-            for count, seen in counts.items():
-                against = peer.get(count)
-                rate = seen["events_per_second"]
-                rows.append(
-                    [
-                        SERVERS[behaviour],
-                        NAMES[name],
-                        f"{int(count):,}",
-                        _spread(rate, 1, 0),
-                        times(ratio(rate["median"], against and against["events_per_second"]["median"])),
-                        f"{seen['requests']['median']:,.0f}",
-                        str(seen["lost"]),
-                        str(seen["doubled"]),
-                    ]
-                )
-    head = ["", "", "events", "events per second", "times posthog", "requests", "lost", "doubled"]
-    return "End to end: first capture to last accepted answer", head, rows
-
-
-def _at_once(at_once):
-    rows = []
-    for number, contenders in at_once.items():
-        for name, seen in contenders.items():
-            rows.append(
-                [
-                    number,
-                    NAMES[name],
-                    _spread(seen["wall"], 1, 2),
-                    _spread(seen["wall_gained"], 1, 2),
-                    _spread(seen["all_in"], 1, 2),
-                    "-" if name == "none" else f"{seen['arrived']} of {seen['expected']}",
-                ]
-            )
-    head = ["programs", "", "until all ended, s", "gained, s", "last event in after, s", "events arrived"]
-    return "Many programs at once, server healthy (100 ms)", head, rows
+BUDGET_HEAD = ["budget", "allowed", "measured", "used of it", ""]
 
 
 def budget_rows(results):
@@ -241,19 +261,18 @@ def budget_rows(results):
     return rows
 
 
-BUDGET_HEAD = ["budget", "allowed", "measured", "used of it", ""]
-
-
 def circumstances(document):
     """Return one paragraph about machine, versions and noise."""
-    machine, load = document["machine"], document["load"]
+    machine, load, others = document["machine"], document["load"], document.get("others") or {}
     peers = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
-    again = "".join(f" The scenario `{name}` is of a later run." for name in document.get("again", {}))
+    worst = max(others, key=others.get, default=None)
+    noise = "How much of the machine others used is not known."
+    if worst:
+        noise = f"Other processes used at most {others[worst]:.2f} of {machine['cpus']} CPUs (during {worst})."
     return (
         f"{machine['implementation']} {machine['python']} on {machine['system']} {machine['kernel']}, "
-        f"{machine['cpus']} CPUs; {peers}. Load average {load['start']:.2f} before and {load['end']:.2f} after "
-        f"{document['seconds']:.0f} s of measuring; runs interleaved, first round discarded, median (min to max)."
-        f"{again}"
+        f"{machine['cpus']} CPUs; {peers}. Load average before: {load['start']:.2f}. {noise} Measured in "
+        f"{document['seconds'] / 60:.0f} minutes; runs in turn, median (min to max)."
     )
 
 
@@ -268,37 +287,114 @@ def for_terminal(document):
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
         parts.append("\n".join([title, *(f"  {line}".rstrip() for line in lines)]))
     parts.append(circumstances(document))
+    if "next" in document:
+        parts.append(_next(document, for_terminal))
     return "\n\n".join(parts) + "\n"
 
 
+def _next(document, render):
+    """Return the part about another Python: its tables, or why there are none."""
+    return document["next"] if isinstance(document["next"], str) else render(document["next"])
+
+
 def for_readme(document):
-    """Return README's last part: what a run gains, the budgets, the circumstances."""
-    runs = document["scenarios"]["runs"]["bare"]
-    contenders = [name for name in runs["healthy"] if name not in {"none", "atotelemetry_app"}]
-    head = ["two events add to a program, ms", *(SERVERS[behaviour] for behaviour in runs)]
-    rows = [
-        [
-            NAMES[name],
-            *(
-                ("> " if behaviour[name]["capped"] else "") + f"{behaviour[name]['wall_gained']['median'] * 1e3:,.0f}"
-                for behaviour in runs.values()
-            ),
+    """Return README's last part: tables, budgets, findings, the circumstances, and the main table once more."""
+    results = document["scenarios"]
+    findings = "\n".join(f"- {finding}" for finding in _findings(results))
+    parts = [*_pivots(results, README_TABLES), _markdown(BUDGET_HEAD, budget_rows(results)), findings]
+    parts.append(circumstances(document))
+    if "next" in document:
+        parts.append(_next(document, _on_another_python))
+    parts.append("All figures: `tests/bench/results.json`; measured by `make bench`.")
+    return "\n\n".join(filter(None, parts))
+
+
+def _on_another_python(document):
+    return "\n\n".join([*_pivots(document["scenarios"], [MAIN]), circumstances(document)])
+
+
+def _pivots(results, wanted):
+    for pivot in wanted:
+        sections = {
+            section: seen
+            for section, seen in results.get(pivot.scenario, {}).items()
+            if section in pivot.sections or not pivot.sections
+        }
+        names = dict.fromkeys(
+            name
+            for contenders in sections.values()
+            for name, figures in contenders.items()
+            if pivot.figure in figures and name not in {"none", *pivot.without}
+        )
+        rows = [
+            [_named(name), *(_cell(contenders.get(name) or {}, pivot) for contenders in sections.values())]
+            for name in names
         ]
-        for name in contenders
-    ]
-    return "\n\n".join(
-        [
-            _markdown(head, rows),
-            _markdown(BUDGET_HEAD, budget_rows(document["scenarios"])),
-            f"{circumstances(document)} All figures: `tests/bench/results.json`; measured by `make bench`.",
-        ]
+        if rows:
+            yield _markdown([pivot.title, *map(_named, sections)], rows)
+
+
+def _cell(figures, pivot):
+    if pivot.figure not in figures:
+        return "-"
+    cut_short = (_median(figures, "capped") or 0) > 0
+    return f"{'> ' if cut_short else ''}{figures[pivot.figure]['median'] * pivot.unit:,.{pivot.digits}f}"
+
+
+def _findings(results):
+    """Yield sentences about the figures that no table of README's has; none about what was not measured."""
+
+    def figure(*path, unit=1.0, digits=0):
+        value = _median(results, *path)
+        return None if value is None else f"{value * unit:,.{digits}f}"
+
+    def sentence(text, *figures):
+        if None not in figures:
+            yield text.format(*figures)
+
+    ours = "atotelemetry"
+    yield from sentence(
+        "A sender reads its input {} ms after it was spawned.", figure("sender", "", ours, "ready", unit=MILLISECONDS)
     )
+    yield from sentence(
+        "While a network is known to be dead no sender starts; two events then add {} ms.",
+        figure("servers", "", "breaker_open", "wall_gained", unit=MILLISECONDS),
+    )
+    for name in (ours, "in_process", "posthog"):
+        yield from sentence(
+            f"{'120' if name == ours else '40'} runs with {_named(name)}, eight a second, against a network that "
+            "swallows packets: at most {} processes and {} MiB at a time.",
+            figure("dead network", "", name, "processes"),
+            figure("dead network", "", name, "bytes", unit=MEBIBYTES),
+        )
+    for section, label in (
+        ("bare", "A bare interpreter"),
+        ("typed", "One that has typing, re, enum and datetime loaded"),
+    ):
+        yield from sentence(
+            f"{label} imports msgspec in {{}} ms, and as it is done here in {{}}.",
+            figure("import", section, "msgspec", "wall_gained", unit=MILLISECONDS, digits=1),
+            figure("import", section, "msgspec_light", "wall_gained", unit=MILLISECONDS, digits=1),
+        )
+    yield from sentence(
+        "Starting a process keeps a program of 1 GiB for {} ms with `posix_spawn`, as it is done here, and {} ms with "
+        "`fork`.",
+        *(figure("spawn", "", "1024", how, unit=MILLISECONDS, digits=2) for how in ("posix_spawn", "fork")),
+    )
+    rates = [_median(results, "stream", f"fast {count}", ours, "events_per_second") for count in (20_000, 100_000)]
+    if None not in rates:
+        few, many = 20_000 / rates[0], 100_000 / rates[1]
+        yield from sentence(
+            f"Why not more events per second: 20,000 take {few * 1e3:.0f} ms, and each further one "
+            f"{(many - few) / 80_000 * 1e6:.1f} µs. With the bare libraries encoding, pipe, decoding, encoding again, "
+            "gzip and loopback cost {} ms; the rest is a sender's start and the care for each event.",
+            figure("limits", "", "pipeline", "all", unit=MILLISECONDS),
+        )
 
 
 def in_words(document):
     """Return README's figures for people who read no table, a line each."""
-    results = document["scenarios"]
-    runs, inside = results["runs"]["bare"], results["inside"]["at_once"]["atotelemetry"]
+    runs, inside = document["scenarios"]["runs"], document["scenarios"]["inside"]["at once"]["atotelemetry"]
 
     def gained(behaviour, name):
         return f"{runs[behaviour][name]['wall_gained']['median'] * 1e3:,.0f} ms"

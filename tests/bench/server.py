@@ -22,7 +22,7 @@ import msgspec
 DELAY = 0.1
 """Seconds that the healthy server takes for an answer: a round trip to the next continent."""
 
-BEHAVIOURS = ("fast", "healthy", "hanging", "refusing", "unavailable")
+BEHAVIOURS = ("fast", "healthy", "hanging", "refusing", "unavailable", "dead")
 
 _ACCEPTED = b'{"status": 1}'
 
@@ -138,7 +138,13 @@ def main():
         listener.bind(("127.0.0.1", 0))
         listeners.append(listener)
         urls[behaviour] = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        if behaviour != "refusing":  # bound, so that nobody else takes the port, but never listening
+        if behaviour == "dead":  # a full backlog that nobody empties: the kernel swallows whoever else tries to connect
+            listener.listen(0)
+            for _ in range(4):
+                listeners.append(socket.socket())
+                listeners[-1].setblocking(False)
+                listeners[-1].connect_ex(listener.getsockname())
+        elif behaviour != "refusing":  # bound, so that nobody else takes the port, but never listening
             listener.listen(256)
             threading.Thread(target=accept, args=(listener, behaviour, tally), daemon=True).start()
     print(json.dumps(urls), flush=True)

@@ -10,6 +10,9 @@ from __future__ import annotations
 import os
 import sys
 
+CHILD = ["-S", "-c", "import os; os.read(0, 65536)"]
+ENVIRONMENT = os.environ
+
 _done = False
 
 
@@ -30,8 +33,8 @@ def capture(name, properties):
     read_end, write_end = os.pipe()
     os.posix_spawn(
         sys.executable,
-        [sys.executable, "-S", "-c", "import os; os.read(0, 65536)"],
-        os.environ,
+        [sys.executable, *CHILD],
+        ENVIRONMENT,
         file_actions=[
             (os.POSIX_SPAWN_DUP2, read_end, 0),
             (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
@@ -42,6 +45,10 @@ def capture(name, properties):
     os.close(read_end)
     os.write(write_end, msgspec.json.encode({"event": name, "distinct_id": "me", "properties": properties}))
     os.close(write_end)
+
+
+def capture_exception(error):
+    capture("$exception", {"$exception_type": type(error).__name__, "$exception_message": str(error)})
 
 
 def drain(): ...

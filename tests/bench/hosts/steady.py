@@ -3,8 +3,8 @@
     python steady.py CONTENDER URL KIND COUNT        KIND: of PROPERTIES, or exception
 
 After the warm-up it pauses, so that whatever the contender starts has started. The queue has room for all events, so
-that none is dropped; the garbage collector runs as it will. The timer's own cost is subtracted. Prints one JSON object,
-then leaves without draining.
+that none is dropped; the garbage collector runs as it will. What the timer and the contender's wrapper cost is
+subtracted. Prints one JSON object, then leaves without draining.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import time
 
 THREE = {"command": "build", "ok": True, "targets": 3}
-TEN = {
+SCALARS = {
     "command": "build",
     "ok": True,
     "targets": 3,
@@ -23,16 +23,15 @@ TEN = {
     "board": "a board with a name",
     "layers": 4,
     "components": 120,
-    "flags": ["--verbose", "--keep-going"],
+    "flags": "--verbose",
     "nothing": None,
-    "options": {"frozen": True},
+    "options": 1e-9,
 }
-SCALARS = {**TEN, "flags": "--verbose", "options": 1e-9}
 PROPERTIES = {
     "3": THREE,
-    "10": TEN,
-    "scalars": SCALARS,
+    "10": SCALARS,
     "list": {**SCALARS, "flags": ["--verbose", "--keep-going"]},
+    "nested": {**SCALARS, "flags": ["--verbose", "--keep-going"], "options": {"frozen": True}},
     "100 dicts": {"rows": [{"step": number} for number in range(100)]},
     "1000 dicts": {"rows": [{"step": number} for number in range(1000)]},
 }
@@ -40,60 +39,64 @@ WARM_UP = 200
 PAUSE = 0.5
 
 
-def fail(depth):
+def fail(depth, kind):
     if depth:
-        fail(depth - 1)
-    raise ValueError("a number that is none: 12,5")
+        fail(depth - 1, kind)
+    raise kind("cannot read /home/somebody/board.ato: password=hunter2")
 
 
-def caught():
+def caught(number):
+    """Return an exception that was raised; of a type of its own, since one bug in a loop is not worth telling twice."""
     try:
-        fail(5)
+        fail(5, type(f"Error{number}", (ValueError,), {}))
     except ValueError as error:
         return error
 
 
-def bare(properties, timer):
-    """Return the seconds that msgspec alone takes to encode the properties, here and now."""
+def timed(count, call, name, properties):
+    """Return the nanoseconds of each of `count` calls, in order of size."""
+    now, taken = time.perf_counter_ns, []
+    for _ in range(count):
+        start = now()
+        call(name, properties)
+        taken.append(now() - start)
+    return sorted(taken)
+
+
+def bare(properties):
+    """Return the nanoseconds that msgspec alone takes to encode the properties, here and now."""
     encode, now = sys.modules["msgspec"].json.Encoder().encode, time.perf_counter_ns
+    timer = sorted(-now() + now() for _ in range(1000))[500]
     taken = []
     for _ in range(1000):
         start = now()
         encode(properties)
         taken.append(now() - start)
-    return max(0, sorted(taken)[500] - timer) / 1e9
+    return sorted(taken)[500] - timer
 
 
 def main(contender, url, kind, count):
     telemetry = __import__(f"contender_{contender}")
     telemetry.load()
     telemetry.setup(url, count + WARM_UP)
-    capture, now = telemetry.capture, time.perf_counter_ns
-    timer = sorted(-now() + now() for _ in range(1000))[500]
-    taken = []
     for _ in range(WARM_UP):
-        capture("warm-up", THREE)
+        telemetry.capture("warm-up", THREE)
     time.sleep(PAUSE)
+    capture, properties = telemetry.capture, PROPERTIES.get(kind)
     if kind == "exception":
-        capture = telemetry.capture_exception
-        for _ in range(count):
-            error = caught()  # a new one each time: nobody reports the same exception twice
-            start = now()
-            capture(error)
-            taken.append(now() - start)
-    else:
-        properties = PROPERTIES[kind]
-        for _ in range(count):
-            start = now()
-            capture("steady", properties)
-            taken.append(now() - start)
-    taken = sorted(max(0, each - timer) for each in taken)
-    report = {
-        "bare": bare(PROPERTIES[kind], timer) if "msgspec" in sys.modules and kind in PROPERTIES else None,
-        "median": taken[len(taken) // 2] / 1e9,
-        "p99": taken[len(taken) * 99 // 100] / 1e9,
-        "dropped": telemetry.dropped(),
-    }
+        errors = [caught(number) for number in range(count)]
+
+        def capture(name, properties):
+            telemetry.capture_exception(errors.pop())
+
+    taken = timed(count, capture, "steady", properties)
+    wrapper = timed(1000, __import__("contender_none").capture, "steady", THREE)[500]
+    report = {"median": taken[count // 2] - wrapper, "p99": taken[count * 99 // 100] - wrapper}
+    if properties and "msgspec" in sys.modules:
+        report["bare"] = bare(properties)
+    report = {name: max(0, each) / 1e9 for name, each in report.items()}
+    if telemetry.dropped() is not None:
+        report["dropped"] = telemetry.dropped()
     print(json.dumps(report), flush=True)
     os._exit(0)
 
