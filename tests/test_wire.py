@@ -133,7 +133,9 @@ def test_a_hello_comes_back_as_it_was_encoded():
         properties=msgspec.Raw(b'{"a": 1.50}'),
         run_properties=("email",),
         cwd="/somewhere",
-        watch=Watch(pid=7, started=123456, began=1700000000.5, crash=True, hang_after=300.0, vanished="gone"),
+        watch=Watch(
+            pid=7, started=123456, began=1700000000.5, crash=True, hang_after=300.0, vanished="gone", own=("a", "b.c")
+        ),
     )
     (read,) = decode(encode(hello) + b"\n")
     assert type(read) is Hello

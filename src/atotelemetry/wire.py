@@ -128,6 +128,8 @@ class Watch(msgspec.Struct, kw_only=True):
     """Seconds of silence after which the host is asked for its stacks. None: never."""
     vanished: str = "run_vanished"
     """Name of the event for an end that leaves no dump."""
+    own: tuple[str, ...] = ()
+    """Import names of the application's code, whose frames are in-app; without any, all code but libraries is."""
 
 
 class Hello(msgspec.Struct, tag="hello", tag_field="type", kw_only=True, omit_defaults=True):

@@ -213,10 +213,12 @@ def test_a_wrong_option_raises_where_it_is_given(options, message):
     ("crash", "expected", "name"),
     [(True, True, "run_vanished"), ("tool_died", True, "tool_died"), (False, False, "run_vanished")],
 )
-def test_the_watch_says_which_process_and_which_reports(crash, expected, name):
+def test_the_watch_says_which_process_and_which_reports(new_client, crash, expected, name):
     """The process by its number and start time; a hang is only looked for where the signal is ours."""
-    watch = Watch(**LastWords(crash=crash, hang_after=300).watch())
+    client = new_client(in_app=("mine", "ours"))
+    watch = Watch(**LastWords(crash=crash, hang_after=300, client=client).watch())
     assert (watch.pid, watch.crash, watch.vanished, watch.hang_after) == (os.getpid(), expected, name, None)
+    assert watch.own == ("mine", "ours")
     assert 0 <= time.time() - watch.began < 60
     if Path("/proc/self/stat").exists():
         ticks = os.sysconf("SC_CLK_TCK")

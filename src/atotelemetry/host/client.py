@@ -134,7 +134,8 @@ class TelemetryClient:
             "scrub": scrub if isinstance(scrub, bool) else tuple(scrub),
             "patient": patient,
         }
-        self._described_by = (app, _maker(), tuple(in_app), source_lines)
+        self.described_by = (app, _maker(), tuple(in_app), source_lines)
+        """The arguments of `Reports`."""
         self._reports: Reports | None = None  # made at the first exception
         common = dict(properties or {})
         self._before_send: BeforeSend | None = None
@@ -308,7 +309,7 @@ class TelemetryClient:
         try:
             encoder = self._encoder or self._make_encoder()
             if self._reports is None:  # only a program in trouble pays for it
-                self._reports = load("atotelemetry.host.reports").Reports(*self._described_by)
+                self._reports = load("atotelemetry.host.reports").Reports(*self.described_by)
             reports = self._reports
             claimed = reports.claim(exception)
             if claimed is None:

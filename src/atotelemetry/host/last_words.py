@@ -18,11 +18,14 @@ from time import time
 
 from atotelemetry.host.child import identity
 from atotelemetry.host.debug import debug
+from atotelemetry.host.frames import own_packages
 from atotelemetry.host.spawn import pipe_above_standard_streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from atotelemetry.host.client import TelemetryClient
 
 __all__ = ["VANISHED", "LastWords"]
 
@@ -55,13 +58,15 @@ class LastWords:
     Args:
         crash: whether an end without goodbye is reported, and by which event where it left no dump.
         hang_after: seconds of silence after which the stacks are reported; None for never.
+        client: whose sender reports.
 
     """
 
-    def __init__(self, *, crash: bool | str, hang_after: float | None) -> None:
+    def __init__(self, *, crash: bool | str, hang_after: float | None, client: TelemetryClient) -> None:
         self._crash = crash
         self._hang_after = hang_after
         self._began = time()
+        self._own = own_packages(*client.described_by[:3])
         self._enabled = False  # or tried to, in this process
         # The pipe: what identifies it, and its ends; -1 when it is closed.
         self._identity: tuple[int, int] | None = None
@@ -81,6 +86,7 @@ class LastWords:
             # Without a handler of ours the signal would be a surprise to the host.
             "hang_after": self._hang_after if _is_alive(self._hang_file) else None,
             "vanished": self._crash if isinstance(self._crash, str) else VANISHED,
+            "own": self._own,
         }
 
     def enable(self) -> None:

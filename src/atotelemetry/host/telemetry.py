@@ -206,8 +206,9 @@ class Telemetry:
         if report_uncaught:
             self.install_hooks()
         if (report_crash or report_hang_after) and not self.client.disabled:
-            last_words = load("atotelemetry.host.last_words")
-            self.client.stream.last_words = last_words.LastWords(crash=report_crash, hang_after=report_hang_after)
+            self.client.stream.last_words = load("atotelemetry.host.last_words").LastWords(
+                crash=report_crash, hang_after=report_hang_after, client=self.client
+            )
 
     def capture(
         self,
