@@ -1,10 +1,9 @@
 """The `atotelemetry` command: see, choose and try a CLI's telemetry.
 
-Runs in its own process, for a person or a script; no measured program loads it. This module only finds the subcommand.
-It alone is imported, so that `status` in a script stays as quick as it looks, and for `--help` the table below is
-enough. What every command line tool owes its user happens here once: Ctrl-C and a reader that went away end it
-quietly, an output that cannot be written ends it with a reason, and the exit code is 0 (well), 1 (something was not) or
-2 (called wrongly).
+Runs in its own process, for a person or a script; no measured program loads it. This module finds the subcommand and
+imports only that, so `status` in a script is quick. For `--help` the table below is enough. Ctrl-C and a reader that
+went away end every command quietly. An output that cannot be written ends it with a reason. The exit code is 0 (done),
+1 (failed) or 2 (called wrongly).
 """
 
 from __future__ import annotations
@@ -96,7 +95,7 @@ _COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command with `argv` (by default the process's own arguments); return the exit code, never raise it."""
+    """Run the command with `argv` (default: the process's arguments); return the exit code, never raise it."""
     _open_closed_streams()
     try:
         try:
@@ -109,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _let_go_of_stdout()
         return _PROBLEM
-    except OSError as error:  # a full disk, most of all the one that the output goes to
+    except OSError as error:  # for instance a full disk behind the output
         _let_go_of_stdout()
         _complain(error.strerror or str(error))
         return _PROBLEM

@@ -53,13 +53,13 @@ def uuid4() -> str:
 
 def is_uuid(text: str) -> bool:
     """Whether `text` is a UUID in the hyphenated or the plain form, which PostHog's parser takes."""
-    if len(text) == 36:  # noqa: PLR2004 - RFC 9562, section 4
+    if len(text) == 36:  # RFC 9562, section 4
         if not text[8] == text[13] == text[18] == text[23] == "-":
             return False
         text = text.replace("-", "")
     try:
         # `fromhex` skips white space, so both lengths count.
-        return len(text) == 32 and len(bytes.fromhex(text)) == 16  # noqa: PLR2004 - 128 bits
+        return len(text) == 32 and len(bytes.fromhex(text)) == 16  # 128 bits
     except ValueError:
         return False
 
@@ -67,7 +67,7 @@ def is_uuid(text: str) -> bool:
 def canonical(text: str) -> str | None:
     """Return the UUID in `text` in lower case with dashes, from any form that `uuid.UUID` takes; None if it is none."""
     digits = text.strip().lower().replace("urn:", "").replace("uuid:", "").strip("{}").replace("-", "")
-    return hyphenated(digits) if len(digits) == 32 and not digits.strip(_HEX_DIGITS) else None  # noqa: PLR2004 - 128 bits
+    return hyphenated(digits) if len(digits) == 32 and not digits.strip(_HEX_DIGITS) else None  # 128 bits
 
 
 def hyphenated(digits: str) -> str:

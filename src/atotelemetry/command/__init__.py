@@ -1,4 +1,4 @@
-"""What a person may do about telemetry: one module a subcommand, and the function that mounts them elsewhere."""
+"""The subcommands for people, one module each, and the function that mounts them in another command line."""
 
 from __future__ import annotations
 

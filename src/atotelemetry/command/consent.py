@@ -97,7 +97,7 @@ def app_name(text: str) -> str:
 
 
 def is_text(text: str) -> bool:
-    """Whether the bytes of an argument or variable were text in the person's encoding, so that JSON can hold it."""
+    """Whether JSON can hold an argument or variable: its bytes were text in the person's encoding."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -106,7 +106,7 @@ def is_text(text: str) -> bool:
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Print one text for people: nothing in it steers the terminal, and no letter is too much for its encoding."""
+    """Print a text for people. Control characters, and letters that the encoding lacks, are escaped."""
     stream = stream or sys.stdout
     encoding = stream.encoding or "utf-8"
     stream.write(printable(text, keep="\n").encode(encoding, "backslashreplace").decode(encoding) + "\n")

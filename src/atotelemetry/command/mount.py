@@ -1,7 +1,7 @@
 """`mytool telemetry …`: the subcommands for people, mounted in an application's own command line.
 
-Runs in the application's process, when a person calls it. A tool that was installed on its own (pipx, `uv tool`) has no
-`atotelemetry` on the PATH; and only the application knows its own settings.
+Runs in the application's process, when a person calls it. Only the application knows its own settings, and a tool
+installed by pipx or `uv tool` puts no `atotelemetry` on the PATH.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """`atotelemetry serve`: a local PostHog that prints a program's events as they arrive.
 
-Runs in its own process, in the foreground, until Ctrl-C or SIGTERM. The main thread waits; the capture server's threads
-show each request, one at a time, before it is answered. Shown requests are forgotten, so a server that runs for days
-does not grow.
+Runs in its own process, in the foreground, until Ctrl-C or SIGTERM. The main thread waits. The capture server's threads
+show each request before they answer it, one at a time. Shown requests are forgotten, so memory does not grow.
 """
 
 from __future__ import annotations
@@ -146,7 +145,7 @@ class _Display:
             self.line("\n".join(lines))
 
     def note(self, text: str) -> None:
-        """Print a line that is no event."""
+        """Print a line about the server itself."""
         if not self._as_json:
             self.line(text)
         elif sys.stderr is not None:
@@ -179,7 +178,7 @@ class _Display:
         except OSError as error:
             self.record_error = error
             self.ended.set()
-            # What could not be written stays buffered and would fail once more wherever the file is closed.
+            # The buffer keeps the rest, and would fail once more wherever the file is closed.
             with contextlib.suppress(OSError):
                 self._record.close()
 
@@ -211,7 +210,7 @@ class _Display:
         ]
 
     def _common(self, properties: dict[str, Any]) -> list[str]:
-        """Return a line with the common properties of a run: all of them at its first event, then only changed ones."""
+        """Return a line with a run's common properties: all at its first event, then only changed ones."""
         run = properties.get("run_id")
         known = self._known.setdefault(run if isinstance(run, str) else None, {})
         new = {key: value for key, value in properties.items() if _is_common(key) and known.get(key, self) != value}

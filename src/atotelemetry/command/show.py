@@ -1,8 +1,7 @@
 """`atotelemetry show`: the exact requests of a run in this directory, values included. It sends nothing.
 
-Runs in its own process, for a person. Nothing here imitates: the events come from the real `Telemetry`, whose lines are
-diverted, and the bodies from a real sender process, started as a host starts one but told to print instead of to send.
-No file is created, and the project's key is not shown.
+Runs in its own process, for a person. The real `Telemetry` captures the events; its lines are diverted. A real sender
+makes the bodies; it prints them instead of sending. No file is created, and the project's key is not shown.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def add_show_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the requests of a run; return 0, 1 when a run here could send nothing, 2 when there is no such program."""
+    """Print the requests of a run; return 0, 1 (a run here could send nothing) or 2 (no such program)."""
     from atotelemetry.host.telemetry import Telemetry
 
     if ":" not in args.app:
@@ -93,7 +92,7 @@ def _app(text: str) -> str:
 
 
 def _imported(text: str) -> Telemetry:
-    """Return the `Telemetry` that is called `module:name`. Lets every error of that import out."""
+    """Return the `Telemetry` at `module:name`. Raises whatever the import raises."""
     from importlib import import_module
 
     from atotelemetry.host.telemetry import Telemetry
@@ -113,7 +112,7 @@ class _NothingToShow(Exception):
 
 
 def _stream(telemetry: Telemetry, known_id: object, *, with_exception: bool) -> bytes:
-    """Return the stream of a run to its sender: greeting, a start and an end event, perhaps an exception, end."""
+    """Return a run's stream to its sender: hello, a start and an end event, perhaps an exception, end."""
     from atotelemetry.host.divert import divert
 
     client = telemetry.client
@@ -170,7 +169,7 @@ def _bodies(stream: bytes) -> list[bytes]:
 
 
 def _preface(app: str, known: dict[str, object]) -> list[str]:
-    """Return the lines above the body: whether and where to it would be sent, and which values are stand-ins."""
+    """Return the lines above the body: whether and where it would be sent, and its placeholders."""
     mode, reason = known["telemetry"], known["reason"]
     where = known["endpoint"] or f"the server that {app} names"
     if mode == "off":

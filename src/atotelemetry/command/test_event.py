@@ -1,8 +1,7 @@
-"""`atotelemetry test`: send one event the way a run does, wait, and print the server's answer or the failure.
+"""`atotelemetry test`: send one event as a run does, wait, and print the answer or the failure.
 
-Runs in its own process, for a person. The way is the real one: `Telemetry`, feeder, pipe, sender, HTTPS. Only the
-waiting differs from a run. The sender's words come from its log. The event does not tell its directory, and no file is
-created.
+Runs in its own process, for a person. The event takes the way of every event: `Telemetry`, feeder, pipe, sender, HTTPS.
+The printed lines come from the sender's log. The event does not tell its directory, and no file is created.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Send one event and report; return 0 when the server accepted it, 1 when not or when nothing was sent."""
+    """Send one event and report; return 0 when the server accepted it, otherwise 1."""
     prefix = environment_prefix(args.app)
     consent = read_consent(args.app, in_ci=True)  # a build server that calls this asks for it
     if consent.mode != "on":
@@ -90,7 +89,7 @@ def _send(app: str, known_id: str | None, key: str, host: str, timeout: float, p
                 request_timeout=min(_REQUEST_TIMEOUT, timeout),
             )
             client = telemetry.client
-            # Without an id PostHog makes no person of the event; a new one is for the first real run to keep.
+            # Without an id PostHog makes no person of the event. The first real run makes and keeps one.
             telemetry.go_by(known_id or "")
             started = time.perf_counter()
             uuid = telemetry.capture_event(EVENT, {"test": True})
@@ -103,7 +102,7 @@ def _send(app: str, known_id: str | None, key: str, host: str, timeout: float, p
                 else:
                     os.environ[name] = value
         said = _read(log_path)
-    # Each line begins with a time and "sender[pid]"; the summary says nothing that is not in the others.
+    # Each line begins with a time and "sender[pid]". The summary only repeats the others.
     lines = [line.partition("] ")[2] for line in said.decode("utf-8", "replace").splitlines()]
     lines = [line for line in lines if not line.startswith("done:")]
     where = f"{without_credentials(host).rstrip('/')}{PH_API_ENDPOINT if protocol == 'v0' else V1_PATH}"
@@ -120,7 +119,7 @@ def _send(app: str, known_id: str | None, key: str, host: str, timeout: float, p
 
 
 def _host_log() -> list[str]:
-    """Return a list that grows by whatever the host's side says from now on."""
+    """Return a list that grows by each line that the host logs from now on."""
     import logging
 
     lines: list[str] = []

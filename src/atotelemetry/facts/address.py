@@ -25,7 +25,7 @@ def fault_of_address(address: object) -> str:
     authority = rest.partition("/")[0].rpartition("@")[2]
     if not separator or scheme.lower() not in ("http", "https") or not authority:
         return f"the host must be an http:// or https:// URL, not {shown}"
-    # An empty query, too, would swallow the path that is going to follow.
+    # Even an empty query would swallow the path behind it.
     if "?" in rest or "#" in rest:
         return f"the host must be a URL without query and fragment, not {shown}"
     fault = _fault_of_text(rest) or fault_of_authority(authority)
@@ -51,7 +51,7 @@ def without_credentials(address: str) -> str:
 def fault_of_authority(authority: str) -> str:
     """Return a fault of `host`, `host:port`, `[IPv6]` or `[IPv6]:port` (RFC 3986, section 3.2), or an empty string.
 
-    The reason repeats nothing of it: in an address that somebody typed wrongly, a password may stand there.
+    The reason repeats nothing of the address: a wrong one may hold a password.
     """
     if authority.startswith("["):
         name, closed, port = authority[1:].partition("]")
@@ -64,7 +64,7 @@ def fault_of_authority(authority: str) -> str:
         return "it names no host"
     if " " in authority:
         return "it holds a space"
-    if port and not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= _HIGHEST_PORT):  # noqa: PLR2004
+    if port and not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= _HIGHEST_PORT):
         return f"its port is no number up to {_HIGHEST_PORT}"
     return ""
 

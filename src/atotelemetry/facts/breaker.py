@@ -1,4 +1,4 @@
-"""The breaker: a note on disk that the network to a server failed, so that hosts start no more senders in vain.
+"""The breaker: a note on disk that the network to a server failed. Hosts then start no sender for a while.
 
 A leaf, used by both processes. One small file for each server, in the user's cache directory. Only senders write it
 (`sender/breaker.py`); hosts read it before they start one.
@@ -48,7 +48,7 @@ def note_of(app: str, address: str) -> str | None:
 
 
 def read(path: str) -> tuple[int, float]:
-    """Return the failures in a row that a note counts, and the time of the last; none if it cannot be read."""
+    """Return a note's count of failures in a row, and the time of the last; zeros if it cannot be read."""
     try:
         # Not a pipe's reader: somebody may have put one there.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
@@ -56,7 +56,7 @@ def read(path: str) -> tuple[int, float]:
             data = os.read(descriptor, _MOST_BYTES)
         finally:
             os.close(descriptor)
-        # Our own two numbers: a host that looks here has no use for `json`, which takes milliseconds to load.
+        # Two plain numbers: a host that looks here does not load `json`, which takes milliseconds.
         pairs = (pair.partition(":") for pair in data.decode("ascii").strip("{} \n").split(","))
         note = {name.strip(' "'): float(value) for name, _, value in pairs}
         return int(note["failures"]), note["at"]
@@ -70,7 +70,7 @@ def encode(failures: int, at: float) -> bytes:
 
 
 def pause_left(app: str, address: str, now: float) -> float:
-    """Return for how many seconds from `now`, a time since the epoch, no sender should be started for a server."""
+    """Return for how many seconds from `now` (since the epoch) no sender should start for a server."""
     directory = cache_directory()
     # Where no network ever failed there is nothing to load for the name of the note.
     if directory is None or not os.path.isdir(os.path.join(directory, app)):

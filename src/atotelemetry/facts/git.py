@@ -2,7 +2,7 @@
 
 Leaf; runs on whichever thread asks. Only `git` reads git's files, because only `git` knows worktrees, submodules and
 includes. It runs two built-in commands that start nothing a repository's configuration names. A git may hang for good
-(a dead network drive), so every child is registered in `Children`, and the thread that waits kills them at its limit.
+(a dead network drive). So every child is registered in `Children`, and the waiting thread kills them at its limit.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _OUTPUT_LIMIT_BYTES = 64 * 1024
 class Children:
     """The running gits, and whether time is up.
 
-    No lock: the thread that starts one registers it, then checks `expired`; the thread that waits sets `expired`, then
-    kills all children. One of them always sees the other.
+    No lock: the worker registers a child, then checks `expired`. The waiter sets `expired`, then kills all children.
+    One of them always sees the other.
     """
 
     __slots__ = ("_running", "expired")
@@ -47,7 +47,7 @@ class Children:
             _kill(child)
 
     def expire(self) -> None:
-        """Kill all children, and every one that is added later. Never raises, never waits."""
+        """Kill all children, also later ones. Never raises, never waits."""
         self.expired = True
         for child in tuple(self._running):
             _kill(child)
@@ -56,12 +56,12 @@ class Children:
 def facts(
     wanted: Collection[str], *, cwd: str, environ: Mapping[str, str], children: Children
 ) -> Iterator[tuple[str, object]]:
-    """Ask git for those of `FACTS` that are wanted; yield name and value as soon as they are known.
+    """Ask git for the wanted `FACTS`; yield each name and value as soon as it is known.
 
     Arguments:
         wanted: names of facts; others are ignored.
-        cwd: the directory that is asked about, absolute.
-        environ: the environment of the program that is measured.
+        cwd: an absolute directory.
+        environ: the measured program's environment.
         children: where the gits are registered. A step may hang until `children.expire` is called.
 
     `email` is git's `user.email` as it holds in `cwd`, inside a repository or not. `project` is `normalise_remote` of
@@ -95,9 +95,9 @@ def _start(
 
     if children.expired:
         return None
-    # git changes into the directory itself (`-C`) instead of `Popen(cwd=…)`: the child of a vfork would do it before
-    # exec, and the first releases of Python 3.11 hold the GIL until then (gh-104372). On a dead network drive that
-    # would stop every thread for ever, watchdog included.
+    # `-C` instead of `Popen(cwd=…)`: the child of a vfork would change directory before exec, and early releases of
+    # Python 3.11 hold the GIL until then (gh-104372). On a dead network drive that would stop every thread for ever,
+    # watchdog included.
     options = ["--no-pager", "-C", cwd, "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}"]
     try:
         child = subprocess.Popen(  # noqa: S603 - git, with a list of arguments
@@ -106,7 +106,7 @@ def _start(
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=_git_environment(environ),
-            process_group=0,  # a group of its own, so that killing it takes along what it started
+            process_group=0,  # a group of its own, so that its children are killed, too
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # Windows: no console flashes up
         )
     except (OSError, ValueError):
@@ -144,7 +144,7 @@ def _output_of(child: subprocess.Popen[bytes]) -> str:
     return output.decode("utf-8", "replace")
 
 
-# Keys as git prints them: section and variable in lower case, the part between as it was written.
+# Keys are as git prints them: section and variable in lower case, the part between unchanged.
 _CONFIG_KEYS = r"^(user\.email|remote\.origin\.url|url\..*\.insteadof)$"
 
 # On a Mac without developer tools the shim at /usr/bin/git opens an installation dialogue. It stands for one of these.
@@ -161,7 +161,7 @@ def _find_git(environ: Mapping[str, str], cwd: str) -> str | None:
     As `shutil.which`, but only from absolute entries of PATH other than the host's working directory, where anybody's
     project could have put a program of that name; Windows would look there first.
     """
-    program = "git.exe" if os.name == "nt" else "git"  # not git.cmd: that one would be run by a shell
+    program = "git.exe" if os.name == "nt" else "git"  # not git.cmd, which needs a shell
     here = os.path.realpath(cwd)
     for entry in environ.get("PATH", "").split(os.pathsep):
         folder = entry.strip('"')
@@ -176,7 +176,7 @@ def _find_git(environ: Mapping[str, str], cwd: str) -> str | None:
 
 
 def _git_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the host's environment (GIT_DIR in a hook stays) for a git that is silent and has no side effects."""
+    """Return the environment for a silent git without side effects. The host's GIT_DIR (in a hook) stays."""
     kept = {
         name: value
         for name, value in environ.items()
@@ -192,8 +192,8 @@ def _git_environment(environ: Mapping[str, str]) -> dict[str, str]:
         "GIT_OPTIONAL_LOCKS": "0",
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_PAGER": "cat",
-        # Neither command needs an object or a network. If one ever did, it fails instead of fetching: the
-        # repository's configuration names the remote helper and the ssh command.
+        # Neither command needs an object or a network. A fetch would fail: the repository's configuration names the
+        # remote helper and the ssh command.
         "GIT_NO_LAZY_FETCH": "1",
         "GIT_ALLOW_PROTOCOL": "none",
     }
@@ -216,7 +216,7 @@ def _facts_of_config(output: str) -> dict[str, object]:
         if key == "user.email":
             email = value.strip()  # the nearest file comes last and wins
         elif key == "remote.origin.url":
-            urls.append(value)  # the first is the one that git fetches from
+            urls.append(value)  # git fetches from the first
         elif value and key.startswith("url."):
             rewrites.append((value, key.removeprefix("url.").removesuffix(".insteadof")))
 
@@ -241,12 +241,12 @@ def salted(project_id: str, salt: str) -> str:
 
 
 def _sha256(text: str) -> str:
-    import hashlib  # milliseconds, for those who have a project
+    import hashlib  # milliseconds, only needed for a project
 
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
-# Where a host follows the double slash. Not `file`: a path on somebody's disk says who they are, not which project.
+# Where a host follows the double slash. Not `file`: a local path identifies a person, not a project.
 _NETWORK_SCHEMES = frozenset(
     {"ssh", "git", "http", "https", "ftp", "ftps", "git+ssh", "ssh+git", "git+http", "git+https"},
 )
@@ -255,9 +255,9 @@ _NETWORK_SCHEMES = frozenset(
 def normalise_remote(url: str) -> str | None:
     """Return `host/path` of a remote repository, the same for each way to write it: `github.com/acme/widget`.
 
-    The host in lower case; no scheme, user, password, port, query, leading or trailing slash, nor the `.git` at the
-    end. None for what names no place on a network: local paths, `file:`, remote helpers (`ext::…`), malformed
-    addresses. The forms are those of the "GIT URLS" section of git's manual. Never raises.
+    The host is in lower case. Scheme, user, password, port, query, outer slashes and a final `.git` are gone. None for
+    local paths, `file:`, remote helpers (`ext::…`) and malformed addresses. The forms are those of the "GIT URLS"
+    section of git's manual. Never raises.
     """
     url = url.strip()
     scheme, is_url, rest = url.partition("://")
@@ -277,7 +277,7 @@ def normalise_remote(url: str) -> str | None:
 
 
 def _split_scp(address: str) -> tuple[str, str]:
-    """Split `[user@]host:path` into host and path, without the user; two empty texts if it is not of that form."""
+    """Split `[user@]host:path` into host and path; two empty texts if it has another form."""
     nothing = ("", "")
     if "]:" in address:
         # Brackets hold an IPv6 address, or host and port: `git@[::1]:path`, `[git@host:2222]:path`.
@@ -288,7 +288,7 @@ def _split_scp(address: str) -> tuple[str, str]:
         host = host.rpartition("@")[2]
         return (f"[{host}]" if host.count(":") > 1 else host), path
     front, colon, path = address.partition(":")
-    # A slash before the colon is a local path, one letter a Windows drive, a second colon a remote helper.
+    # A slash before the colon means a local path, one letter a Windows drive, a second colon a remote helper.
     if not colon or "/" in front or "\\" in front or len(front) == 1 or path.startswith(":"):
         return nothing
     user, _, host = front.rpartition("@")

@@ -26,13 +26,13 @@ _DIRECT_URL_BYTES = 64 * 1024
 def installed_version(app: str, path: Sequence[str] = ()) -> str | None:
     """Return the version of the installed distribution `app`; None where there is none. Never raises.
 
-    `path` is the import path of the program that is measured; by default `sys.path`. Nothing is imported from it.
+    `path` is the measured program's import path; by default `sys.path`. Nothing is imported from it.
     """
     for metadata in _metadata_of(app, path):
         name, extension = os.path.splitext(os.path.basename(metadata))
         version = name.partition("-")[2]
         if extension == ".egg-info":
-            # The last part may be the version of Python, and a source tree says no version in the name.
+            # The last part may be Python's version. A source tree has no version in its name.
             version = version.partition("-py")[0] or _written_version(metadata)
         if version:
             return bounded(version)
@@ -43,8 +43,8 @@ def install_method(app: str, environ: Mapping[str, str], path: Sequence[str] = (
     """Return how `app` was installed; `path` as above. Never raises.
 
     The words are atopile's: "playground", "docker", "dev" (an editable install), "vsce-managed", "uv-tool", "brew",
-    "pipx", "pip", "unknown". For other applications "pip" becomes "venv" in a virtual environment and "system" in the
-    directories of the system's own Python.
+    "pipx", "pip", "unknown". For other applications "pip" is "venv" in a virtual environment, and "system" in the
+    system's own Python.
     """
     if environ.get("ATO_PLAYGROUND"):
         return "playground"
@@ -75,7 +75,7 @@ def _metadata_of(app: str, path: Sequence[str]) -> Iterator[str]:
         try:
             names = os.listdir(folder or os.curdir)
         except (OSError, ValueError):
-            continue  # an archive, or a directory that is not there
+            continue  # an archive, or a missing directory
         for name in names:
             stem, extension = os.path.splitext(name)
             if extension in (".dist-info", ".egg-info") and wanted and _normalised(stem.partition("-")[0]) == wanted:
@@ -128,8 +128,8 @@ def _is_editable(metadata: str) -> bool:
 def _kind_of_environment(metadata: str) -> str:
     """Return "venv", "system" or "pip" by the place of the metadata."""
     folder = os.path.dirname(os.path.abspath(metadata))
-    # <venv>/lib/python3.x/site-packages, and on Windows <venv>\Lib\site-packages. `sys.prefix` does not tell: before
-    # Python 3.14 it is the base installation's in an interpreter that was started with -S, as the sender is.
+    # <venv>/lib/python3.x/site-packages, and on Windows <venv>\Lib\site-packages. Not `sys.prefix`: the sender runs
+    # with -S, and before Python 3.14 it then names the base installation.
     above = folder
     for _ in range(3):
         above = os.path.dirname(above)

@@ -50,7 +50,7 @@ KNOWN_PROPERTIES: tuple[str, ...] = (*RUN_PROPERTIES, "project")
 RUN_TIME_LIMIT = 3.0
 """Seconds that `run_properties` may take. The sender allows less before a short deadline."""
 
-# Kept back at the end of the limit: a killed git is collected, and the answer of the other one is read.
+# Kept back at the end of the limit, to reap a killed git and to read the other one's answer.
 _GRACE = 0.5
 
 _VERSION_NAMES = frozenset({"atopile_version", "app_version"})
@@ -81,7 +81,7 @@ _CI_PROVIDERS = (
     ("CI", "Other"),
 )
 
-# What coding agents set in the commands that they run. The name goes onto the event, never a variable's value.
+# Variables that coding agents set for their commands. The name goes onto the event, never a variable's value.
 _AGENTS = (
     ("CLAUDECODE", "claude-code"),
     ("CODEX_SANDBOX", "codex"),
@@ -132,10 +132,10 @@ def library_properties() -> dict[str, object]:
 
 
 def release_properties(app: str, version: object, *, environ: Mapping[str, str] | None = None) -> dict[str, object]:
-    """Return the names by which PostHog knows the release of an application: that in which an issue began.
+    """Return PostHog's names for the application's release, in which an issue began.
 
-    `$release_id` is what `posthog-cli release resolve` printed when the application was deployed, in POSTHOG_RELEASE_ID
-    as for PostHog's SDKs. What is not known is left out. Never raises.
+    `$release_id` comes from POSTHOG_RELEASE_ID, as in PostHog's SDKs: `posthog-cli release resolve` prints it. Unknown
+    ones are left out. Never raises.
     """
     environ = os.environ if environ is None else environ
     release = environ.get("POSTHOG_RELEASE_ID", "").strip()
@@ -244,7 +244,7 @@ def _first_set(names: Iterable[tuple[str, str]], environ: Mapping[str, str]) -> 
 
 
 def _machine() -> str:
-    """Return the machine's type, such as x86_64 or arm64."""
+    """Return the machine's type, for instance x86_64 or arm64."""
     import platform  # as in `library_properties`; Windows may ask its WMI
 
     return bounded(platform.machine())
@@ -286,7 +286,7 @@ class _Search:
         grace = min(_GRACE, time_left / 4)
         if time_left > 0:
             try:
-                # A daemon: a `stat` on a dead drive never returns, and nobody may wait for it at exit.
+                # A daemon: a `stat` on a dead drive never returns, and the exit must not wait for it.
                 threading.Thread(target=self._work, name="atotelemetry-facts", daemon=True).start()
             except RuntimeError:
                 # No thread is left. Nothing else bounds the search, so the events go without its facts.

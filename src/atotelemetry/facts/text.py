@@ -16,7 +16,7 @@ def printable(text: str, *, keep: str = "") -> str:
     r"""Return `text` with a JSON escape (`\u001b`) for every character that a terminal might obey or hide.
 
     These are control, bidirectional, invisible and line-breaking characters, DEL, and lone surrogates. Characters in
-    `keep`, such as a line feed, stay. JSON is still the same JSON afterwards.
+    `keep` stay. JSON is still the same JSON afterwards.
     """
     if text.isprintable():
         return text

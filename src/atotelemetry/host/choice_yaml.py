@@ -171,4 +171,4 @@ def _quoted(value: Node) -> str:
     if not isinstance(value.value, str):
         return "…"
     text = " ".join(value.value.split())
-    return text if len(text) <= 40 else text[:39] + "…"  # noqa: PLR2004 - enough to recognise it
+    return text if len(text) <= 40 else text[:39] + "…"  # enough to recognise it

@@ -54,10 +54,10 @@ def utc_text(seconds: int) -> str:
     year_of_era = (day_of_era - day_of_era // 1460 + day_of_era // 36_524 - day_of_era // 146_096) // 365
     day_of_year = day_of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)
     shifted = (5 * day_of_year + 2) // 153  # months since March
-    month = shifted + 3 if shifted < 10 else shifted - 9  # noqa: PLR2004 - January and February come last
-    year = year_of_era + era * 400 + (month <= 2)  # noqa: PLR2004
+    month = shifted + 3 if shifted < 10 else shifted - 9  # January and February come last
+    year = year_of_era + era * 400 + (month <= 2)
     day = day_of_year - (153 * shifted + 2) // 5 + 1
-    if not 1 <= year <= 9999:  # noqa: PLR2004 - what ISO 8601 can say
+    if not 1 <= year <= 9999:  # what ISO 8601 can say
         return "1970-01-01T00:00:00"
     hour, second = divmod(second, 3600)
     return f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{second // 60:02d}:{second % 60:02d}"

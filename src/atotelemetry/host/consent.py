@@ -416,4 +416,4 @@ def _run_id(app: str) -> str:
 
 def _shown(value: str) -> str:
     """Return the beginning of a variable's value."""
-    return value if len(value) <= 40 else value[:39] + "…"  # noqa: PLR2004 - enough to recognise it
+    return value if len(value) <= 40 else value[:39] + "…"  # enough to recognise it

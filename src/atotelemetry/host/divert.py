@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
     from atotelemetry.host.client import TelemetryClient
     from atotelemetry.host.feeder import Feeder
-    from atotelemetry.host.telemetry import Telemetry
 
-__all__ = ["divert", "pretend_person", "read_event", "show_on_stderr"]
+__all__ = ["divert", "read_event", "show_on_stderr"]
 
 _UNMASKED = "shown unmasked: home directories and secrets are masked before an exception is sent"
 
@@ -60,17 +59,6 @@ def divert(client: TelemetryClient, take: Callable[[bytes], object]) -> Callable
     the event, no more. Returns a function that ends the diversion.
     """
     return client.divert(lambda feeder: _Diversion(feeder, take))
-
-
-def pretend_person(telemetry: Telemetry, distinct_id: str) -> Callable[[], None]:
-    """Give the events of `telemetry` this id, so that none is read or created. Returns a function that ends it."""
-    before = telemetry._distinct_id  # noqa: SLF001 - of the same layer
-    telemetry._distinct_id = distinct_id  # noqa: SLF001
-
-    def undo() -> None:
-        telemetry._distinct_id = before  # noqa: SLF001
-
-    return undo
 
 
 def read_event(client: TelemetryClient, line: bytes) -> dict[str, Any]:

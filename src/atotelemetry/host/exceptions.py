@@ -62,7 +62,7 @@ def current_exception(exception: object = None) -> BaseException | None:
         return sys.exc_info()[1]
     if is_exception(exception):
         return exception  # type: ignore[return-value]  # mypy does not follow `issubclass(type(...))`
-    if type(exception) is tuple and len(exception) == 3:  # noqa: PLR2004  # (type, value, traceback)
+    if type(exception) is tuple and len(exception) == 3:  # (type, value, traceback)
         value = exception[1]
         if is_exception(value):
             _adopt_traceback(value, exception[2])

@@ -285,7 +285,7 @@ def _inheritable_descriptors() -> list[int]:
             continue
         # `posix_spawn` refuses to close one above a limit that was lowered; the sender does it.
         limit = os.sysconf("SC_OPEN_MAX")
-        closable = [number for number in descriptors if number > 2 and (number < limit or limit < 0)]  # noqa: PLR2004
+        closable = [number for number in descriptors if number > 2 and (number < limit or limit < 0)]
         return [number for number in closable if _is_inheritable(number)]
     return []  # the sender closes them first of all
 
@@ -304,7 +304,7 @@ def pipe_above_standard_streams(opened: list[int]) -> tuple[int, int]:
     """
     ends = os.pipe()
     opened.extend(ends)
-    if min(ends) > 2:  # noqa: PLR2004 - stderr
+    if min(ends) > 2:  # stderr
         return ends
     import fcntl  # only a host without standard streams comes here
 

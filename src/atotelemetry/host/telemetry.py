@@ -475,12 +475,13 @@ class Telemetry:
             self.go_by(known)
         return self._distinct_id
 
-    def go_by(self, installation: str) -> None:
-        """Take `installation` for the id of this installation, and let the sender salt the project's id with it."""
-        self._distinct_id = installation
+    def go_by(self, installation: str | None) -> str | None:
+        """Use this id for the installation, and to salt the project's id; None finds it later. Return the former."""
+        before, self._distinct_id = self._distinct_id, installation
         if self.app != "atopile":
             # Before the first event, and so before any sender.
-            self.client.stream.settings["salt"] = installation
+            self.client.stream.settings["salt"] = installation or ""
+        return before
 
 
 def _with_own(properties: Mapping[str, Any] | None, since: float | None) -> dict[str, Any]:

@@ -1,10 +1,9 @@
 """`python -m atotelemetry.sender`: arguments, standard streams, exit code.
 
-A Unix filter for people. Exit code 0: everything was accepted. 1: something was not. 2: it was called wrongly.
+A Unix filter for people. Exit code 0: every event was accepted. 1: some were not. 2: called wrongly.
 
-A host starts it with `--detached`. Then it forks before anything else and its first process leaves, so that the sender
-is nobody's child: no host meets it in `os.wait()`, and nobody looks at its exit code, which is 0. It takes the pipe
-that it finds as stdout for its answers.
+A host starts it with `--detached`. Then it forks first of all, and its first process exits. So the sender is nobody's
+child: no host meets it in `os.wait()`, and its exit code is always 0. It answers into the pipe at its stdout.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _DETACHED = "--detached"
-_URGENT = "--urgent"  # the host will wait for the delivery
+_URGENT = "--urgent"  # the host waits for the delivery
 _NICENESS = 10
-_START_LIMIT = 60.0  # a sender that does not get to its input in this time (imports on a dead drive) never will
+_START_LIMIT = 60.0  # a start that takes longer (imports on a dead drive) never ends
 _INTERRUPTED = 130  # as shells report a command that Ctrl-C ended
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a sender on stdin; return its exit code."""
-    # Imports make no garbage, and looking for it costs a tenth of a sender's CPU. The connection enables it again.
+    # Imports make no garbage, and collecting costs a tenth of a sender's CPU. The connection enables it again.
     gc.disable()
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == [_DETACHED]:
@@ -48,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run_detached(*, humble: bool) -> int:
-    log_path = _log_path()  # seen from the host's directory, which we leave
+    log_path = _log_path()  # relative to the host's directory, which we leave
     pipe = _detach(humble=humble)
 
     from atotelemetry.sender.answers import Answers
@@ -182,7 +181,7 @@ def _lower_session() -> None:
 def _close_inherited() -> None:
     """Close every descriptor but the standard streams.
 
-    A host may have made some inheritable; kept open here, they would hold its pipes, sockets and locks.
+    A host may have made some inheritable. Open here, they would hold its pipes, sockets and locks.
     """
     for listing in ("/proc/self/fd", "/dev/fd"):
         try:
@@ -190,7 +189,7 @@ def _close_inherited() -> None:
         except (OSError, ValueError):
             continue
         for descriptor in descriptors:
-            if descriptor > 2:  # noqa: PLR2004 - stderr
+            if descriptor > 2:  # stderr
                 try:
                     os.close(descriptor)
                 except OSError:
@@ -200,13 +199,13 @@ def _close_inherited() -> None:
 
 
 def _print_request(request: Request) -> None:
-    """Print a request's body: the exact bytes, whose encoding is not the terminal's."""
+    """Print a request's body: the exact bytes, in no terminal's encoding."""
     sys.stdout.buffer.write(request.body + b"\n")
     sys.stdout.buffer.flush()
 
 
 def _leave(code: int) -> NoReturn:
-    """End at once: nothing is left to clean up, and an abandoned attempt must not hold up the exit."""
+    """Exit at once: an abandoned attempt must not delay it, and there is nothing to clean up."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:

@@ -1,7 +1,7 @@
 """The answers of a sender to its host: that it reads, and the fate of the events.
 
-Runs in the sender, on any thread. The pipe's write end does not block: a sender never waits for a host that does not
-read, and a host that died costs it nothing. Counts are cumulative, so a lost line is made good by the next one.
+Runs in the sender, on any thread. The pipe's write end does not block, so a sender never waits for its host. Counts are
+cumulative, so a lost line is made good by the next one.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Answers:
         self._write(Ready())
 
     def tell(self, tally: Tally) -> None:
-        """Answer the counts so far, but not twice within a moment while more events are on their way."""
+        """Answer the counts so far; at most once in a moment while more events are on their way."""
         now = time.monotonic()
         if self._pipe < 0 or self._may_block or (tally.undecided and now < self._told_at + _INTERVAL):
             return

@@ -1,7 +1,7 @@
 """The events of the next request, and its body.
 
 Pure: no I/O and no clock of its own; runs on the sender's delivery thread. An event is encoded once, when it is
-prepared; every attempt to deliver it sends those same bytes. Only `sent_at` is new each time.
+    prepared. Every attempt sends the same bytes. Only `sent_at` is new each time.
 """
 
 from __future__ import annotations
@@ -128,8 +128,8 @@ def request(
 ) -> Request:
     """Build the request for `events`: PostHog's single-event shape for a lone one, its batch shape otherwise.
 
-    The shapes are those of https://posthog.com/docs/api/capture. `sent_at` (batch only) lets the server correct the
-    clock's skew, so it is the moment of this very attempt. An import of old events (batch only, too) is marked.
+    The shapes are those of https://posthog.com/docs/api/capture. `sent_at` (batch only) is the moment of this attempt:
+    the server corrects the clock's skew by it. An import of old events (batch only, too) is marked.
     """
     key = encode(api_key)
     if endpoint == "capture" or (endpoint == "auto" and len(events) == 1 and not historical_migration):

@@ -68,7 +68,7 @@ class Breaker:
 
 
 def _write(path: str, data: bytes) -> None:
-    """Replace a file at once; make its directory, and the cache if only that is missing."""
+    """Replace a file atomically; make its directory, and the cache if only that is missing."""
     directory = os.path.dirname(path)
     for needed in (os.path.dirname(directory), directory):
         try:

@@ -1,8 +1,8 @@
 """Events between the thread that reads and the thread that delivers: bounded and in order.
 
 Runs in the sender. The reader puts the messages of a chunk and waits while the buffer is full. The deliverer waits
-until a request is full, the input has ended, or enough time was spent gathering. A `hello` travels through the buffer
-like an event, so its settings hold for the events behind it and for none before.
+until a request is full, the input has ended, or enough time was spent gathering. A `hello` goes through the buffer like
+an event: its settings hold for the events behind it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Buffer:
     def put(self, items: Sequence[Event | Hello], while_full: Callable[[], object]) -> None:
         """Add items in order; wait while the buffer is full, and call `while_full` from time to time.
 
-        If that returns something true, nobody is left to be held up: the rest is added without waiting.
+        If that returns true, the host is gone, and the rest is added without waiting.
         """
         with self._changed:
             hurry: object = False
@@ -88,9 +88,9 @@ class Buffer:
     # ---- deliverer
 
     def wait(self, *, gather: float, idle: float | None) -> bool:
-        """Wait until it is time to take something; False when the input has ended, or was idle for too long.
+        """Wait until a request is due; False when the input has ended, or was idle for too long.
 
-        Waits for the first item, at most until `idle` seconds after the last arrival (None: for ever); then up to
+        Waits for the first item until `idle` seconds after the last arrival (None: for ever). Then it waits up to
         `gather` seconds for more, unless the input ends or a request is full.
         """
         with self._changed:
@@ -108,7 +108,7 @@ class Buffer:
             return True
 
     def take_hello(self) -> Hello | None:
-        """Take the settings that hold from here on, if they come next."""
+        """Take the next item if it is a `hello`."""
         with self._changed:
             if not self._items or not isinstance(hello := self._items[0], Hello):
                 return None
@@ -117,7 +117,7 @@ class Buffer:
             return hello
 
     def take_events(self, *, endpoint: str, limit_bytes: int, extra_bytes: int) -> list[Event]:
-        """Take the events of the next request, as many as `batch.fill` says, and none from behind a `hello`.
+        """Take the events of the next request: as many as `batch.fill` says, none from behind a `hello`.
 
         `extra_bytes` is the growth of each event over its line before it is sent.
         """
@@ -143,7 +143,7 @@ class Buffer:
         return self._closed
 
     def wait_for(self, ready: Callable[[bool], bool], *, endpoint: str) -> None:
-        """Wait until `ready` says yes; it is told whether there is a backlog: another full request, or several.
+        """Wait until `ready` returns true. Its argument: whether there is a backlog, a full request or more.
 
         It is asked again after each change, and after each call of `look_again`.
         """

@@ -1,7 +1,7 @@
-"""The certificate authorities that a sender trusts, and a remedy when the server's is not among them.
+"""The certificate authorities that a sender trusts, and a remedy when the server's is missing.
 
-Runs in the sender, on a connection's thread. The operating system's store counts (truststore), or the files that a
-person named in a variable. A container often has neither; there certifi's list counts, which httpx brings.
+Runs in the sender, on a connection's thread. The operating system's store counts (truststore), or the files named in a
+variable. A container often has neither. There certifi's list counts, which httpx brings.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["trusted", "why_not_trusted"]
 
-# The first family of which something is set counts. OpenSSL's, then those that requests and curl read.
+# The first family with a variable set counts: OpenSSL's, then requests', then curl's.
 _VARIABLES = (("SSL_CERT_FILE", "SSL_CERT_DIR"), ("REQUESTS_CA_BUNDLE",), ("CURL_CA_BUNDLE",))
 
 # The remedy for an error in a certificate, by OpenSSL's number (x509_vfy.h).
@@ -30,9 +30,9 @@ _USUAL_ADVICE = "set SSL_CERT_FILE to a file with its authority's certificate"
 
 
 def trusted(directory: str | None, log: Callable[[str], object]) -> ssl.SSLContext:
-    """Return TLS settings that trust the files a person named, else the operating system's store, else certifi's list.
+    """Return TLS settings that trust the named files, else the operating system's store, else certifi's list.
 
-    Relative paths in variables are seen from `directory`. `log` is told of each path that cannot be used.
+    Relative paths in variables start at `directory`. `log` gets a line for each unusable path.
     """
     import ssl
 
@@ -60,7 +60,7 @@ def trusted(directory: str | None, log: Callable[[str], object]) -> ssl.SSLConte
 
 
 def why_not_trusted(error: BaseException) -> str:
-    """Return the fault of the server's certificate and its remedy; an empty string for an error of another kind."""
+    """Return the fault of the server's certificate and its remedy; an empty string for other errors."""
     import ssl
 
     cause: BaseException | None = error
@@ -106,7 +106,7 @@ def _load(context: ssl.SSLContext, named: list[tuple[str, str]], log: Callable[[
 
 
 def _load_defaults(context: ssl.SSLContext, variables: set[str]) -> None:
-    """Trust OpenSSL's own file where only a directory was named, and its directory where only a file was.
+    """Trust OpenSSL's own file beside a named directory, and its directory beside a named file.
 
     That is how OpenSSL itself reads its two variables (SSL_CTX_load_verify_locations(3)).
     """

@@ -1,7 +1,7 @@
 """The network: the thread of one connection, and the way to the server. The only file that knows httpx.
 
-Runs in the sender. One lane at a time gives a connection an attempt, and waits for it as long as it wants to. The first
-connection imports httpx, so that a sender with nothing to send never pays for it.
+Runs in the sender. A lane gives its connection an attempt, and waits for it within its own limit. The first connection
+imports httpx: a sender with nothing to send never pays for it.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Network:
     Args:
         user_agent: the header of that name.
         request_timeout: seconds for each network operation.
-        directory: the host's working directory, which relative paths in variables are seen from.
-        journal: told of variables that cannot be used.
-        is_stopped: whether the person said no meanwhile; asked right before a request is sent.
+        directory: the host's working directory, where relative paths in variables start.
+        journal: gets a line for each unusable variable.
+        is_stopped: whether telemetry was disabled meanwhile; called right before each request.
 
     """
 
@@ -140,11 +140,11 @@ class Attempt:
         self.wants_answer = wants_answer
         self.outcome: Outcome | None = None
         self.proxy = ""
-        """Host and port of the proxy that it went through, empty where it went to the server itself."""
+        """Host and port of the proxy; empty without one."""
         self.redirected = ""
-        """The address that the server sent it on to."""
+        """The address that the server redirected to."""
         self.answered = threading.Event()
-        """Set when `outcome` is known: when the head of the response is there, or, if it is wanted, its body."""
+        """Set when `outcome` is known: with the head of the response or, if wanted, its body."""
         self.finished = threading.Event()
         """Set when there is nothing more to wait for."""
         self.kept = False
@@ -156,7 +156,7 @@ class Connection:
 
     Args:
         network: makes the client.
-        host: base URL of the server, to begin with before the first attempt is there.
+        host: base URL of the server, to prepare the client before the first attempt.
 
     """
 
@@ -181,7 +181,7 @@ class Connection:
         self._attempts.put(attempt)
 
     def abandon(self) -> None:
-        """Shut the socket down, which ends every wait for it, and let the thread end when it can."""
+        """Shut the socket down, which ends every wait for it. The thread ends when it can."""
         with self._lock:
             self._abandoned = True
             self._shut_down()
@@ -195,7 +195,7 @@ class Connection:
         except Exception:
             pass  # the attempt tries again, and reports the error
         if not gc.isenabled():  # see `sender/__main__.py`
-            gc.freeze()  # nothing of all that was loaded is garbage
+            gc.freeze()  # no loaded module is garbage
             gc.enable()
         while (attempt := self._attempts.get()) is not None and not self._abandoned:
             try:
@@ -203,7 +203,7 @@ class Connection:
             except _Stopped:
                 attempt.outcome = Outcome(REJECTED, "telemetry was disabled", cause=reasons.DISABLED)
             except Exception as error:
-                if attempt.outcome is None:  # a known answer stays known when its end is lost
+                if attempt.outcome is None:  # a known answer outlives the loss of its end
                     outcome = _translate(error)
                     attempt.outcome = outcome._replace(kind=STALE) if self._is_stale(error) else outcome
             finally:
@@ -213,7 +213,7 @@ class Connection:
             self._client.close()
 
     def _client_for(self, url: httpx.URL) -> httpx.Client:
-        """Return the client for this scheme: http and https may have different proxies, and trust differently."""
+        """Return the client for this scheme. http and https may have different proxies."""
         if self._client is None or self._scheme != url.scheme:
             if self._client is not None:
                 self._client.close()
@@ -229,7 +229,7 @@ class Connection:
         for redirects_left in range(_MOST_REDIRECTS, -1, -1):
             client = self._client_for(url)
             attempt.proxy = self._proxy
-            client.cookies.clear()  # nobody here wants to be recognised
+            client.cookies.clear()  # no session with the server
             extensions = {"trace": self._watch}
             request = client.build_request(
                 "POST", url, content=attempt.content, headers=attempt.headers, extensions=extensions
@@ -247,7 +247,7 @@ class Connection:
                 response.close()
 
     def _is_stale(self, error: Exception) -> bool:
-        """Whether a request failed because the server had closed the connection after the one before."""
+        """Whether a request failed because the server had closed the kept connection."""
         if self._connects == 0 or self._connects != self._connects_before:
             return False
         httpx = import_httpx()
@@ -296,7 +296,7 @@ class Connection:
 
 
 class _InterimResponses:
-    """Counts the 1xx responses before a response (RFC 9110, section 15.2), and ends a request that gets too many.
+    """Counts interim responses (1xx; RFC 9110, section 15.2), and ends a request with too many.
 
     The library skips them without a limit, at 20 µs of CPU each.
     """
@@ -310,7 +310,7 @@ class _InterimResponses:
         self._head: bytes | None = b""  # None: the response itself has begun
 
     def watch(self, stream: Any) -> None:  # noqa: ANN401 - httpcore's, which has no public type
-        """Look at everything that is read from this stream."""
+        """Look at all bytes read from this stream."""
         read = stream.read
 
         def watched(*arguments: Any, **options: Any) -> bytes:  # noqa: ANN401 - as httpcore's
@@ -339,8 +339,8 @@ class _InterimResponses:
 
 def import_httpx() -> Any:  # noqa: ANN401 - a module
     """Return the HTTP library."""
-    # httpx's own command line would pull in click, rich and pygments where they are installed (with typer they are):
-    # a hundred milliseconds of CPU for a module that nobody here calls. httpx takes its absence gracefully.
+    # httpx's own command line would load click, rich and pygments where they are installed: a hundred milliseconds of
+    # CPU. httpx works without it.
     sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
     import httpx
 
@@ -355,7 +355,7 @@ def _nobody() -> ssl.SSLContext:
 
 
 def _redirect(response: httpx.Response, url: httpx.URL) -> httpx.URL | None:
-    """Return the address for the same body on the same host, or from its http on its https; None for any other."""
+    """Return the redirect's address, if it is on the same host and never from https to http; None for any other."""
     if response.status_code not in (307, 308):  # the two that keep method and body (RFC 9110, section 15.4)
         return None
     try:

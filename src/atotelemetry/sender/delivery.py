@@ -1,9 +1,9 @@
 """One request to the server, and its outcome, within a time limit.
 
-Runs in the sender, on the thread of a lane. No timeout of an HTTP library bounds a whole request: a name server that
-never answers, a server that sends one byte a second. Each operation is in time and the sum is not. So the network has a
-thread of its own (`connection.py`). When a request is over its limit, its socket is shut down, the thread and the
-connection are left behind, and the next request gets new ones.
+Runs in the sender, on the thread of a lane. No timeout of an HTTP library bounds a whole request: think of a name
+server that never answers, or a server that sends one byte a second. So the network has a thread of its own
+(`connection.py`). Over the limit, the socket is shut down, thread and connection are abandoned, and the next request
+gets new ones.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _COMPRESS_ABOVE_BYTES = 1024
 _COMPRESSION_LEVEL = 3  # JSON shrinks to a tenth already; more costs time and gains little
 # A request connects, sends and receives; each may take `request_timeout`.
 _OPERATIONS = 3
-_BODY_PATIENCE = 0.25  # once the answer is known, for the rest of it: all there is to gain is a kept connection
+_BODY_PATIENCE = 0.25  # for the rest of a known answer; it only gains a kept connection
 _LONGEST_TOKEN = 200
 
 
@@ -43,9 +43,9 @@ class Delivery:
 
     Args:
         host: base URL of the server.
-        network: the way to it, shared by every delivery of a sender.
+        network: proxy and certificates, shared by all deliveries of a sender.
         compression: gzip bodies: True, False, or None for those above a small size.
-        journal: told of each request.
+        journal: gets a line for each request.
 
     """
 
@@ -57,7 +57,7 @@ class Delivery:
         self._connection: Connection | None = None
 
     def url(self, path: str) -> str:
-        """Return the address that a request with this path goes to."""
+        """Return the address of a path."""
         return self._host + path
 
     def post(self, request: Request, events: int, time_limit: float | None = None) -> Outcome:

@@ -1,4 +1,4 @@
-"""Delivers events: tries again, halves a request that is refused as a whole, drops with a reason.
+"""Delivers events: retries, halves a refused request, drops with a reason.
 
 Runs in the sender, on the thread of a lane. It has no network and no clock of its own: `post` makes one attempt, the
 countdown knows how much time is left and waits, and a test puts its own in their place. The rule it keeps: every event
@@ -48,14 +48,14 @@ class _TimeLeft(Protocol):
         """Whether there is no time left because the person said no."""
 
     def pause(self, seconds: float, *, until_limited: bool = False) -> None:
-        """Wait, but not beyond the time that is left; nor, if asked so, beyond the moment in which a limit is set."""
+        """Wait, but not beyond the time left; optionally only until a limit is set."""
 
 
 def backoff(attempt: int, retry_after: float | None, spread: float) -> float:
     """Return the seconds to wait before retry number `attempt` (from 0).
 
-    `RETRY_DELAY`, doubling up to half a minute. Up to a quarter is added (`spread` is 0 to 1), so that many senders do
-    not come back at once. A server's `retry_after` wins when it is longer.
+    `RETRY_DELAY`, doubling up to half a minute. Up to a quarter is added (`spread` is 0 to 1), so many senders do not
+    return at once. A server's `retry_after` wins when it is longer.
     """
     delay: float = min(RETRY_DELAY * 2.0 ** min(attempt, 100), _LONGEST_DELAY) * (1 + _JITTER * spread)
     return delay if retry_after is None else max(delay, retry_after)
@@ -64,7 +64,7 @@ def backoff(attempt: int, retry_after: float | None, spread: float) -> float:
 def retry_pause(attempt: int, outcome: Outcome, *, max_retries: int, time_left: float, spread: float) -> float | None:
     """Return the seconds to wait before trying again, or None when this outcome is final.
 
-    `attempt` counts the retries made so far; a retry that would only come after `time_left` is not waited for.
+    `attempt` counts the retries so far. A retry after `time_left` is never made.
     """
     if outcome.kind != RETRY or attempt >= max_retries:
         return None
@@ -77,9 +77,9 @@ class Dispatcher:
 
     Args:
         settings: key, endpoint mode, retries and times.
-        post: makes one attempt with a request of so many events, in at most so many seconds (None: its own limit).
-        time: how much is left.
-        journal: told of each retry, split and drop.
+        post: makes one attempt with a request, its number of events, and a time limit in seconds (None: its own).
+        time: the time left.
+        journal: gets a line for each retry, split and drop.
         tally: counts each event once.
         endpoints: of the server, shared by all dispatchers to it.
 
@@ -206,7 +206,7 @@ class Dispatcher:
         return retry_pause(attempt, outcome, max_retries=self._most_retries, time_left=left, spread=spread)
 
     def _too_late(self, outcome: Outcome) -> Outcome:
-        """Return the final outcome of events for which no time is left, `outcome` being that of the attempt before."""
+        """Return the final outcome of events without time left, after the last attempt's `outcome`."""
         if self._time.stopped():
             return Outcome(RETRY, "telemetry was disabled", cause=reasons.DISABLED)
         reason = "; ".join(filter(None, (outcome.reason, "no time left before the deadline")))

@@ -1,7 +1,7 @@
-"""The endpoint of the server that is in use: first by the settings, then by the server's own answers.
+"""The endpoint in use: first by the settings, then by the server's answers.
 
-Runs in the sender; one object for all lanes to a server. A server without an endpoint answers 404, and a proxy that
-lets only known paths through answers 404 or 405. Then an older one is used for the rest of the sender's life:
+Runs in the sender; one object for all lanes to a server. A server without an endpoint answers 404; a proxy with a list
+of allowed paths answers 404 or 405. Then an older one is used for the rest of the sender's life:
 
     /i/v1/analytics/events  →  /batch/  →  /capture/, one event at a time  →  /batch/, whose answer is final
 
@@ -33,7 +33,7 @@ class Endpoints:
 
     Args:
         settings: of the stream.
-        journal: told of each endpoint that the server does not have.
+        journal: gets a line for each missing endpoint.
 
     """
 
@@ -75,7 +75,7 @@ class Endpoints:
         return bool(following)
 
     def _after(self, path: str) -> str:
-        """Return the word for the endpoint after the one at `path`, which the server does not have."""
+        """Return the next endpoint's word, when the server lacks the one at `path`."""
         if path == batch.V1_PATH:
             older = "capture" if self._settings.endpoint == "capture" else "batch"
             return older if self._used == _V1 else self._used

@@ -2,7 +2,7 @@
 
 A detached sender reports nothing, unless `ATO_TELEMETRY_LOG` or the application's own variable names a file. By hand,
 problems go to stderr, and with `--verbose` every request does. A line is one `write` to a file opened for appending, so
-that the lines of several senders do not mix. Any thread may report.
+lines of several senders never mix. Any thread may report.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Several requests on their way at once, while a backlog waits.
 
 Runs in the sender. Each lane is a thread with a connection of its own. It sends one request at a time and makes all its
-attempts. An ordinary run needs one lane: events that come while it is busy make the next request. Behind a slow server
-a backlog would wait out one round trip after another, and lose the rest to the deadline. So a backlog opens more lanes,
+attempts. An ordinary run needs one lane: events that come while it is busy make the next request. With one lane, a slow
+server would cost a backlog one round trip after another, and the rest at the deadline. So a backlog opens more lanes,
 up to a limit in number and in bytes.
 """
 
@@ -43,8 +43,8 @@ class Lanes:
 
     Args:
         make_channel: called for each new lane.
-        on_free: called, on a lane's thread, when it has become free.
-        most: how many lanes there may be.
+        on_free: called on a lane's thread when it becomes free.
+        most: the limit of lanes.
 
     """
 

@@ -34,7 +34,7 @@ REJECTED = "rejected"
 
 
 class Outcome(NamedTuple):
-    """The result of an attempt: its kind, the details, and how many seconds the server asked us to wait."""
+    """The result of an attempt: its kind, its details, and the seconds the server asked us to wait."""
 
     kind: str
     reason: str = ""
@@ -54,14 +54,14 @@ def judge(status: int, retry_after: str | None, text: str, now: float) -> Outcom
     seconds since the epoch, to compare a date with.
     """
     reason = f"HTTP {status}{': ' + text if text else ''}"
-    if 200 <= status < 300:  # noqa: PLR2004 - the class of success, RFC 9110 section 15.3
+    if 200 <= status < 300:  # the class of success, RFC 9110 section 15.3
         return Outcome(DELIVERED, reason, status=status)
     cause = reasons.of_status(status)
-    if status in (408, 429) or status >= 500:  # noqa: PLR2004 - server errors, section 15.6
+    if status in (408, 429) or status >= 500:  # server errors, section 15.6
         return Outcome(RETRY, reason, parse_retry_after(retry_after, now), cause, status)
-    if status == 400:  # noqa: PLR2004
+    if status == 400:
         return Outcome(REFUSED, reason, cause=cause, status=status)
-    if status == 413:  # noqa: PLR2004
+    if status == 413:
         return Outcome(TOO_LARGE, reason, cause=cause, status=status)
     return Outcome(REJECTED, reason, cause=cause, status=status)
 
@@ -78,7 +78,7 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
 
     try:
         date = parsedate_to_datetime(value)
-        if date.tzinfo is None:  # the obsolete form without a zone, which is UTC (RFC 9110, section 5.6.7)
+        if date.tzinfo is None:  # the obsolete form without a zone means UTC (RFC 9110, section 5.6.7)
             date = date.replace(tzinfo=datetime.UTC)
         return max(0.0, date.timestamp() - now)
     except Exception:

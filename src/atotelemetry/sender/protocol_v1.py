@@ -28,7 +28,7 @@ __all__ = ["Exchange", "to_v1"]
 
 _STORED = frozenset({"ok", "warning", "limited"})
 _AGAIN = frozenset({408, 429, 500, 502, 503, 504})
-_LONGEST_WAIT = 30.0  # of those that a server may ask for, as in PostHog's SDKs
+_LONGEST_WAIT = 30.0  # of the waits that a server may ask for, as in PostHog's SDKs
 _OVER_QUOTA = "billing_limit_exceeded"
 _LONGEST_DETAILS = 80
 
@@ -76,7 +76,7 @@ class Exchange:
         events: of the request.
         api_key: of the project.
         created_at: the present time, RFC 3339.
-        historical_migration: whether the events are an import of old ones.
+        historical_migration: whether old events are imported.
 
     """
 
@@ -95,7 +95,7 @@ class Exchange:
         return [event for event, _ in self._waiting]
 
     def request(self, now: str, *, again: bool) -> Request:
-        """Return the next attempt, `now` being the time. `again`: the one before did not reach the server."""
+        """Return the next attempt, `now` being the time. `again`: the attempt before did not reach the server."""
         if not again:
             self._attempt += 1
         headers = {
@@ -196,7 +196,7 @@ def _text(raw: msgspec.Raw) -> str | None:
 
 
 def _utc(timestamp: str) -> str:
-    """Return a time as the server takes it, RFC 3339 in UTC; a text that is no time as it is."""
+    """Return a time in the server's form, RFC 3339 in UTC; any other text unchanged."""
     if timestamp.endswith("Z"):  # the host's
         return timestamp
     import datetime
@@ -214,18 +214,18 @@ def _judge_failure(outcome: Outcome) -> Outcome:
     status = outcome.status
     tag, description = _error(outcome.body)
     reason = f"HTTP {status}: {description}" if description else outcome.reason
-    cause = reasons.OVER_QUOTA if status == 402 or tag == _OVER_QUOTA else outcome.cause  # noqa: PLR2004
+    cause = reasons.OVER_QUOTA if status == 402 or tag == _OVER_QUOTA else outcome.cause
     if status in _AGAIN:
         return Outcome(RETRY, reason, _bounded(outcome.retry_after), cause, status)
-    if status == 400:  # noqa: PLR2004
+    if status == 400:
         return Outcome(REFUSED, reason, cause=cause, status=status)
-    if status == 413:  # noqa: PLR2004
+    if status == 413:
         return Outcome(TOO_LARGE, reason, cause=reasons.TOO_BIG, status=status)
     return Outcome(REJECTED, reason, cause=cause, status=status)
 
 
 def _error(body: bytes) -> tuple[str, str]:
-    """Return the tag and the description of an error; empty texts where the answer says nothing of the kind."""
+    """Return the tag and the description of an error; empty texts if the answer has none."""
     try:
         answer = msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

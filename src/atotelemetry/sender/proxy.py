@@ -1,8 +1,8 @@
 """The way to the server: direct, or through a proxy.
 
 Runs in the sender, on a connection's thread, once for each server. The variables are read as curl, requests and
-`urllib.request` read them; where they differ, a person's wish to go direct wins. Windows and macOS have settings of
-their own, which urllib knows. An error here never holds a password.
+`urllib.request` read them. Where those differ, going direct wins. Windows and macOS have settings of their own, which
+urllib knows. An error here never holds a password.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def find_way(scheme: str, host: str, port: int | None, environ: Mapping[str, str
     if _is_excepted(scheme, host, port or _PORTS[scheme], environ, log):
         return Way()
     if not proxy and not request.getproxies_environment():
-        # As `urllib.request.getproxies` does: no such variable at all, so the settings of the system count.
+        # As in `urllib.request.getproxies`: without any such variable the system's settings count.
         settings = request.getproxies()
         variable, proxy = _SYSTEM, settings.get(scheme) or settings.get("all") or ""
         if proxy and request.proxy_bypass(host):
@@ -121,7 +121,7 @@ def _is_excepted(scheme: str, host: str, port: int, environ: Mapping[str, str], 
 def _names(entry: str, scheme: str, host: str, port: int) -> bool:
     """Whether an entry of NO_PROXY means this server. Raises `ValueError` when it cannot be read.
 
-    An entry is `*`, a name (which means its subdomains, too), an IP address or a network, perhaps with a port.
+    An entry is `*`, a name (with its subdomains), an IP address or a network, perhaps with a port.
     """
     own_scheme, separator, rest = entry.partition("://")
     if separator:
@@ -182,7 +182,7 @@ def _address(host: str) -> IPv4Address | IPv6Address | None:
 
 
 def _in_ascii(name: str) -> str:
-    """Return a name as the network writes it, without the dots and the star that may stand before it."""
+    """Return a name as the network writes it, without a leading star and dots."""
     name = name.removeprefix("*").strip(".").lower()
     if not name.isascii():
         import idna  # httpx uses it for the server's name

@@ -67,7 +67,7 @@ OTHER = "other"
 
 def of_status(status: int) -> str:
     """Return the reason for events that the server answered with an HTTP status of failure."""
-    return f"server error ({status})" if status >= 500 else f"refused ({status})"  # noqa: PLR2004 - RFC 9110, 15.6
+    return f"server error ({status})" if status >= 500 else f"refused ({status})"  # RFC 9110, 15.6
 
 
 def of_details(details: str) -> str:

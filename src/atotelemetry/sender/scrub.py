@@ -1,7 +1,7 @@
 r"""Masks home directories and secrets in the description of an exception.
 
-Runs in the sender, so that it costs the host nothing. Only `$exception` events are decoded and encoded anew, and of
-them only the properties to mask. Every other event stays the bytes that the host wrote. The list is fixed:
+Runs in the sender, so it costs the host nothing. Only `$exception` events are decoded and encoded anew, and only their
+properties to mask. Other events keep the host's bytes. The list is fixed:
 
 - the home directory, and user names in /home/NAME, /Users/NAME and C:\Users\NAME, become `~` at the start of a path
 - passwords in URLs, and values after `Bearer`, `password=`, `api_key:`, `--token` and the like
@@ -34,7 +34,7 @@ MASK = "***"
 
 _EVENT = "$exception"
 _PREFIX = "$exception"
-_PERSON = "$exception_person"  # has to stay equal to the distinct_id
+_PERSON = "$exception_person"  # must stay equal to the distinct_id
 
 # Words for a secret, as the end of a name: `DB_PASSWORD`, `--api-key`, "clientSecret".
 _NAMES = (
@@ -51,7 +51,7 @@ _Rule = tuple[re.Pattern[str], "str | Callable[[re.Match[str]], str]"]
 
 
 def _private_key(match: re.Match[str]) -> str:
-    return MASK + "\n" * match[0].count("\n")  # lines of source stay as many as they are
+    return MASK + "\n" * match[0].count("\n")  # the number of lines stays the same
 
 
 _SECRETS: tuple[_Rule, ...] = (
@@ -90,7 +90,7 @@ _SECRETS: tuple[_Rule, ...] = (
     (re.compile(r"\beyJ[\w-]{6,4000}\.eyJ[\w-]{6,8000}(?:\.[\w-]{0,4000})?"), MASK),
 )
 
-# A path begins here: after a space, a quote, a bracket or a scheme, not inside of another path.
+# A path begins after a space, a quote, a bracket or a scheme, not inside another path.
 _BEGINS = r"(?:(?<=://)|(?<![\w./\\~-]))"
 _USERS = (
     # A name on Windows may have spaces, where a backslash says how far it goes. In a `repr` each is doubled.
@@ -124,7 +124,7 @@ class Scrubber:
 
     Args:
         names: properties to mask besides those named `$exception…`.
-        homes: home directories; those of the person who runs this process, by default.
+        homes: home directories; by default this user's.
 
     """
 
@@ -207,7 +207,7 @@ def _homes() -> list[str]:
 
 
 def _usable(home: str) -> str:
-    """Return a home directory without the separator at its end, or an empty text: the root is nobody's home."""
+    """Return a home directory without the final separator; an empty text for the root, which is no home."""
     home = home.rstrip("/\\")
     return home if re.match(r"/+[^/]|[A-Za-z]:[\\/]+[^\\/]|\\\\", home) else ""
 

@@ -102,7 +102,7 @@ def _seconds(text: str) -> float:
 def _whole_number(text: str) -> int:
     import argparse
 
-    if not text.isascii() or not text.isdigit() or len(text) > 9:  # noqa: PLR2004 - as good as for ever
+    if not text.isascii() or not text.isdigit() or len(text) > 9:  # as good as for ever
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0")
     return int(text)
 

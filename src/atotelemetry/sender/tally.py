@@ -1,7 +1,7 @@
 """Counts of the events: read, delivered, dropped by reason.
 
-Runs in the sender. The reader counts reads and the lanes count the rest. Counts change only under `Tally.lock`, so that
-an observer who holds it sees each event exactly once.
+Runs in the sender. The reader counts reads and the lanes count the rest. Counts change only under `Tally.lock`: a
+reader that holds it sees each event exactly once.
 """
 
 from __future__ import annotations

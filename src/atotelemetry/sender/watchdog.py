@@ -1,8 +1,8 @@
 """Ends the process at its deadline, even if its other threads are stuck.
 
 Runs in the sender. Two alarms. A thread still reports the events that were lost (`report_stuck`). Behind it a native
-timer ends the process (`kill_after`). It needs neither Python nor its lock, because a library may hold the lock for
-good, and the report may hang on a dead network drive.
+timer ends the process (`kill_after`). It needs neither Python nor the GIL: a library may hold the GIL for good, and the
+report may hang on a dead network drive.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Countdown", "cancel_kill", "kill_after", "on_terminate"]
 
-_LONGEST = 1e6  # more than eleven days is for ever, and more than a lock can wait
-_LAST_WORDS = 1.0  # kept of the time, or a fifth of a short one: to give up in good order and report the losses
+_LONGEST = 1e6  # eleven days; a lock has a longest wait (`threading.TIMEOUT_MAX`)
+_LAST_WORDS = 1.0  # the last part of the time, or a fifth of a short one, is for reporting the losses
 
 
 class Countdown:
-    """The time that is left, once there is a limit.
+    """The time left, once there is a limit.
 
     Args:
-        report_stuck: called shortly before the deadline if the process is still there; should end it.
+        report_stuck: called shortly before the deadline; should end the process.
 
     """
 
@@ -49,7 +49,7 @@ class Countdown:
         try:
             threading.Thread(target=self._wait, args=(deadline - reserve / 2,), name="watchdog", daemon=True).start()
         except RuntimeError:
-            return  # no thread to be had: the end comes without a report
+            return  # no thread: the process ends without a report
 
     def stop(self) -> None:
         """Leave no time from now on, because the person said no."""
@@ -69,7 +69,7 @@ class Countdown:
         return None if ends_at is None else max(0.0, ends_at - time.monotonic())
 
     def pause(self, seconds: float, *, until_limited: bool = False) -> None:
-        """Wait, but not beyond the time that is left, even if a limit is set meanwhile.
+        """Wait, but not beyond the time left, even if a limit is set meanwhile.
 
         With `until_limited`, do not wait beyond the moment in which the first limit is set.
         """
@@ -91,8 +91,8 @@ class Countdown:
 def on_terminate(call: Callable[[], None]) -> None:
     """Call `call`, on a thread of its own, when SIGTERM comes. The signal ends the process no more.
 
-    Call this before other threads are started: they inherit the blocked signal. A thread that waits for the signal
-    gets it also while the main thread is in a system call, where no Python signal handler would run.
+    Call this before other threads are started: they inherit the blocked signal. A waiting thread gets the signal also
+    while the main thread is in a system call, where no Python handler runs.
     """
     signal = _signal()
     if not hasattr(signal, "sigwait"):

@@ -1,4 +1,4 @@
-"""For tests of programs that capture: a list of their events, or a local PostHog that receives them.
+"""For tests of programs that capture: their events in a list, or a local PostHog to receive them.
 
 In the test's own process, without a server:
 

@@ -28,16 +28,15 @@ def captured(telemetry: Telemetry | TelemetryClient | ModuleType | None = None) 
     before the block are captured as well.
 
     Arguments:
-        telemetry: a `Telemetry` or a `TelemetryClient`; by default, or for the package itself, the instance behind the
-            module-level names.
+        telemetry: a `Telemetry` or a `TelemetryClient`. By default, or for the package itself, the default instance.
 
-    Each event is a dict with `uuid`, `event`, `distinct_id`, `timestamp`, `properties` and perhaps `context`, as its
-    line says. The facts that the sender adds (versions, git, CI) are not there, and nothing is masked yet. Where
-    nobody is signed in, `distinct_id` is a made-up id: no file is read or created.
+    Each event is a dict with `uuid`, `event`, `distinct_id`, `timestamp`, `properties` and perhaps `context`. It lacks
+    the facts that the sender adds (versions, git, CI), and nothing is masked yet. Where nobody is signed in,
+    `distinct_id` is a made-up id: no file is read or created.
     """
     from atotelemetry.host.client import TelemetryClient
     from atotelemetry.host.default import _get_telemetry
-    from atotelemetry.host.divert import divert, pretend_person, read_event
+    from atotelemetry.host.divert import divert, read_event
 
     events: list[dict[str, Any]] = []
     # The package stands for its default instance.
@@ -46,5 +45,5 @@ def captured(telemetry: Telemetry | TelemetryClient | ModuleType | None = None) 
     with contextlib.ExitStack() as undo:
         undo.callback(divert(client, lambda line: events.append(read_event(client, line))))
         if not isinstance(whose, TelemetryClient):
-            undo.callback(pretend_person(whose, _PERSON))
+            undo.callback(whose.go_by, whose.go_by(_PERSON))
         yield events

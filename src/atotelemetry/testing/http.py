@@ -1,8 +1,8 @@
 """HTTP on one connection: requests as they were received, answers as a test wants them.
 
-Runs on the connection's own thread. `serve_connection` reads requests until either side ends the connection. It sends
-each to the server's `arrived`, which decides the answer, and calls `answering` before the first byte of that answer.
-Answers may be no HTTP at all: a reset, a hang, garbage.
+Runs on the connection's own thread. `serve_connection` reads requests until either side ends the connection. The
+server's `arrived` decides the answer to each; `answering` is called before its first byte. An answer may be no HTTP at
+all: a reset, a hang, garbage.
 """
 
 from __future__ import annotations
@@ -33,10 +33,9 @@ _RESET_ON_CLOSE = struct.pack("hh" if hasattr(socket, "SO_EXCLUSIVEADDRUSE") els
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What the server does with one request; `Answer()` is PostHog's success, 200 `{"status": 1}`.
+    """The server's answer to one request; `Answer()` is PostHog's success, 200 `{"status": 1}`.
 
-    Answers with `hang`, `reset`, `drop` or `garbage` are no HTTP answer: such a request gets no status and none of its
-    events counts as accepted.
+    With `hang`, `reset`, `drop` or `garbage` there is no HTTP answer: no status, and no accepted event.
     """
 
     status: int = 200
@@ -122,7 +121,7 @@ def serve_connection(
     Arguments:
         connection: the socket; `number` is noted in every request on it.
         stopping: ends delays and slow answers.
-        arrived: records a request and returns its answer.
+        arrived: records a request and returns the answer.
         answering: is told the status before it is sent; None when the answer is no HTTP.
 
     """

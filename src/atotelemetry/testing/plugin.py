@@ -4,10 +4,10 @@ pytest loads it wherever the package is installed, so it imports nothing. `-p no
 
 Telemetry is off for the whole session, in the processes that tests start, too. The variable `ATOTELEMETRY_OFF` says so.
 
-captured_events: the events of the test's own process; see `atotelemetry.testing.captured`. The ini option
-    `telemetry = mytool.main:telemetry` says where the `Telemetry` is; without it the module-level instance is meant.
-capture_server: a running `CaptureServer`. Processes that the test starts may send, and have a home of their own for
-    the choice, the id and the cache.
+captured_events: the events of the test's own process; see `atotelemetry.testing.captured`. The ini option `telemetry =
+    mytool.main:telemetry` names the `Telemetry`; the default instance otherwise.
+capture_server: a running `CaptureServer`. Processes of the test may send. They have a home of their own for the choice,
+    the id and the cache.
 """
 
 from __future__ import annotations

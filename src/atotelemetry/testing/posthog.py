@@ -103,7 +103,7 @@ def _read_payload(request: RecordedRequest, payload: Any) -> tuple[int, str] | N
         if "batch" in payload:
             events = payload["batch"]
         else:
-            # What the request says once belongs to it, not to its event, so that both shapes read the same.
+            # Keys of the request are taken out of its event, so both shapes read the same.
             about_request = ("api_key", "token", "sent_at")
             events = [{name: value for name, value in payload.items() if name not in about_request}]
     if isinstance(events, list):
@@ -196,7 +196,7 @@ def _is_too_deep(payload: Any) -> bool:
 
 def _containers_in(container: Any) -> list[Any]:
     values = container.values() if isinstance(container, dict) else container
-    # Most hold none, and are not looked at value by value: a measured program should not wait for its test server.
+    # Most hold none, and skip the slow look at each value: a test's program must not wait for its server.
     if _CONTAINERS.isdisjoint(map(type, values)):
         return []
     return [value for value in values if type(value) in _CONTAINERS]

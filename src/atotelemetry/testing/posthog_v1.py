@@ -55,7 +55,7 @@ def is_v1(path: str) -> bool:
 
 
 def read_body(request: RecordedRequest) -> Refusal | None:
-    """Fill in the request's events and the verdicts on them; return PostHog's refusal of the whole, or None."""
+    """Fill in the request's events and verdicts; return PostHog's refusal of the whole, or None."""
     refusal = _read_headers(request)
     unpacked = unpack(request)
     if unpacked is not None:
@@ -79,8 +79,8 @@ def key_of(event: Mapping[str, Any]) -> str:
 def answer_body(request: RecordedRequest, wanted: Mapping[str, Any]) -> str:
     """Return the answer to a request that was not refused.
 
-    `wanted` gives verdicts to events by their uuid or their name: a result, or a mapping with `result` and `details`.
-    They are noted in the request.
+    `wanted` maps an event's uuid or name to its verdict: a result, or a mapping with `result` and `details`. They are
+    noted in the request.
     """
     for event in request.events:
         verdict = wanted.get(event["uuid"], wanted.get(event["event"]))

@@ -1,7 +1,7 @@
 """`CaptureServer`: listens on loopback, records requests, answers as it is told.
 
-It runs in the test's process: one thread accepts, one thread serves each connection, and every wait in them ends when
-the server stops. `_changed` guards all mutable state. HTTP is `http.py`'s business, PostHog's rules are `posthog.py`'s.
+Runs in the test's process. One thread accepts, and one serves each connection. All their waits end when the server
+stops. `_changed` guards all mutable state. HTTP is `http.py`'s business, PostHog's rules are `posthog.py`'s.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["CaptureServer"]
 
 _BACKLOG = 256
 _LOOK_INTERVAL = 0.05  # how often a thread that waits for a callback's end looks whether the server stops
-# Threads end when their socket does; the limit only matters for an `on_request` or answer function that never returns.
+# Threads end with their socket. The limit is for an `on_request` or answer function that never returns.
 _JOIN_TIMEOUT = 5.0
 
 
@@ -39,9 +39,9 @@ class CaptureServer:
 
     Arguments:
         port: the port to listen on; 0 takes a free one. A stopped server that is started again keeps its port.
-        judge: refuse as PostHog does; False accepts everything, and still reads as much as it can.
-        on_request: called with every request once its answer is decided and before it is sent, on the connection's
-            thread and never twice at a time. It must not raise.
+        judge: refuse as PostHog does; False accepts everything.
+        on_request: called with each request before its answer is sent, on the connection's thread, never twice at a
+            time. It must not raise.
         ssl_context: serve https with this context; the url then names `localhost`.
         protocol: "v0" or "v1": speak only this one, and answer 404 to the other. By default both.
 
@@ -90,7 +90,7 @@ class CaptureServer:
         self._listener = _listen(self._port)
         self._port = self._listener.getsockname()[1]
         self._stopping.clear()
-        # Closing a socket does not wake a thread that waits in accept() on it; the end of this pair does, everywhere.
+        # Closing a socket does not wake a thread that waits in accept() on it. The end of this pair does.
         self._waker, wakened = socket.socketpair()
         self._acceptor = threading.Thread(
             target=self._accept_until_stopped, args=(self._listener, wakened), name="capture-server", daemon=True
@@ -98,9 +98,9 @@ class CaptureServer:
         self._acceptor.start()
 
     def stop(self) -> None:
-        """Refuse new connections, break those that are open, hanging ones too, and end every thread; never waits.
+        """Refuse new connections, break the open ones, and end every thread; never waits for a client.
 
-        What was recorded stays readable. Does nothing when the server is not running.
+        The record stays readable. Does nothing when the server is not running.
         """
         listener, waker, acceptor = self._listener, self._waker, self._acceptor
         if listener is None or waker is None or acceptor is None:
@@ -138,16 +138,16 @@ class CaptureServer:
 
     @property
     def url(self) -> str:
-        """What to give a client as its host; after `stop` connecting there is refused."""
+        """The client's host. After `stop`, connecting there is refused."""
         if self._ssl_context is not None:
             return f"https://localhost:{self.port}"
         return f"http://127.0.0.1:{self.port}"
 
     def environment(self, app: str) -> dict[str, str]:
-        """Return variables with which `app` sends here: also in CI, behind a proxy, and after a variable's no.
+        """Return variables that make `app` send here: also in CI, behind a proxy, and after another variable's no.
 
-        They go on top of `os.environ`. The file with the person's choice is not among them: give each test a home, or
-        at least `XDG_CONFIG_HOME`, of its own.
+        They go on top of `os.environ`. The person's file still counts: give each test its own home, or at least its own
+        `XDG_CONFIG_HOME`.
         """
         from atotelemetry.facts.text import environment_prefix
 
@@ -169,13 +169,13 @@ class CaptureServer:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """The events of every request that was answered 2xx, in order of arrival; a new list each time."""
+        """The events of every request answered 2xx, in order of arrival; a new list each time."""
         with self._changed:
             return [event for request in self._requests for event in request.accepted_events]
 
     @property
     def connection_count(self) -> int:
-        """How many TCP connections were accepted, also those that never sent a request."""
+        """How many TCP connections were accepted, also without any request."""
         with self._changed:
             return self._connection_count
 
@@ -228,7 +228,7 @@ class CaptureServer:
             selector.register(wakened, selectors.EVENT_READ)
             while not self._stopping.is_set():
                 selector.select()
-                # A client that gave up between select() and accept() must not hold us here: the listener never blocks.
+                # The listener never blocks: a client may give up between select() and accept().
                 with contextlib.suppress(OSError):
                     self._adopt(listener.accept()[0])
 
@@ -282,7 +282,7 @@ class CaptureServer:
             source = self._script.pop(0) if self._script else self._default_answer
             self._changed.notify_all()
         answer = source(request) if callable(source) else source
-        # A failure that was asked for stands before PostHog, as a broken proxy would; a success is PostHog's to give.
+        # A scripted failure wins, as a broken proxy's would. PostHog's rules only judge a success.
         if self._judges and refusal is not None and is_success(answer.status):
             status, reason = refusal
             answer = replace(answer, status=status, body=reason)
@@ -292,7 +292,7 @@ class CaptureServer:
         return answer
 
     def _answering(self, request: RecordedRequest, status: int | None) -> None:
-        """Count it and wake the waiters before the client can know: a client that is answered finds it counted."""
+        """Count it and wake the waiters, before the client gets its answer."""
         with self._changed:
             request.status = status
             # A request that `clear` forgot while it was delayed is not counted. It is near the end, if anywhere.
@@ -315,7 +315,7 @@ class CaptureServer:
         lines = [f"{self._accepted_events} events were accepted, {len(self._requests)} requests came:"]
         for request in self._requests[:20]:
             names = ", ".join(repr(event.get("event")) for event in request.events[:5])
-            more = ", …" if len(request.events) > 5 else ""  # noqa: PLR2004  as many as above
+            more = ", …" if len(request.events) > 5 else ""  # as many as above
             reason = ""
             if request.answer is not None and request.answer.body is not None and not request.accepted:
                 reason = f" {request.answer.body!r:.200}"
@@ -323,7 +323,7 @@ class CaptureServer:
             lines.append(
                 f"  {request.method} {request.path}: {status}{reason}; {len(request.events)} events {names}{more}"
             )
-        if len(self._requests) > 20:  # noqa: PLR2004  as many as above
+        if len(self._requests) > 20:  # as many as above
             lines.append("  …")
         return "\n".join(lines)
 
