@@ -13,7 +13,7 @@ import pytest
 
 import atotelemetry
 from atotelemetry import wire
-from atotelemetry.host import client, default, feeder, telemetry
+from atotelemetry.host import client, default, feeder, options, telemetry
 
 SENDER = Path(atotelemetry.__file__).parent / "sender"
 
@@ -163,7 +163,7 @@ def test_the_package_says_that_it_is_typed():
 
 def test_a_hello_has_the_clients_defaults():
     """A hello leaves out what is default: reader and writer must mean the same by it."""
-    of_client = defaults(client.TelemetryClient)
+    of_client = options.CLIENT_DEFAULTS
     hello = wire.Hello(protocol=1, api_key="", host="")
     for name in wire.Hello.__struct_fields__:
         if name in of_client and name not in ("properties", "protocol"):
@@ -182,7 +182,7 @@ def test_a_hello_has_the_clients_defaults():
 
 def test_the_numbers_are_those_of_the_design():
     """DESIGN.md, section 8."""
-    of_client = defaults(client.TelemetryClient)
+    of_client = options.CLIENT_DEFAULTS
     assert client.DEFAULT_QUEUE_SIZE == of_client["queue_size"] == 256
     assert atotelemetry.DEFAULT_QUEUE_SIZE == 256
     assert atotelemetry.WORKER_WAKE_INTERVAL == 0.1
@@ -208,7 +208,7 @@ def test_every_option_is_spelled_out():
     """`Telemetry` takes by keyword whatever the client takes, with the same defaults, and explains each."""
     parameters = inspect.signature(telemetry.Telemetry).parameters
     assert {item.kind for item in parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}
-    of_telemetry, of_client = defaults(telemetry.Telemetry), defaults(client.TelemetryClient)
+    of_telemetry, of_client = defaults(telemetry.Telemetry), options.CLIENT_DEFAULTS
     ours = {"app", "api_key", "host", "run_properties"}
     assert {name: value for name, value in of_client.items() if name not in ours}.items() <= of_telemetry.items()
     for name in parameters:

@@ -18,7 +18,7 @@ from atotelemetry.host.debug import debug
 from atotelemetry.host.feeder import Feeder
 from atotelemetry.host.interrupts import is_for_the_host
 from atotelemetry.host.lazy import load
-from atotelemetry.host.options import check
+from atotelemetry.host.options import DEFAULT_QUEUE_SIZE, check, of_client
 from atotelemetry.host.process import FLUSH_TIMEOUT
 from atotelemetry.host.spawn import reason_not_to_spawn
 from atotelemetry.host.stats import Lost, Stats
@@ -28,18 +28,20 @@ from atotelemetry.host.threads import is_sub_interpreter, reason_not_to_start_th
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import datetime
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from types import FrameType
-    from typing import Any, Literal
+    from typing import Any, Unpack
 
     from atotelemetry.host.event import BeforeSend, Encoder
+    from atotelemetry.host.options import ClientOptions
     from atotelemetry.host.reports import Reports
 
 __all__ = ["DEFAULT_QUEUE_SIZE", "FLUSH_TIMEOUT", "TelemetryClient"]
 
-DEFAULT_QUEUE_SIZE = 256
-"""Events that wait in the host at most; one more is dropped and counted."""
-
+_OF_THE_SENDER = (
+    *("app", "app_version", "endpoint", "disable_geoip", "historical_migration", "compression", "max_retries"),
+    *("request_timeout", "sender_deadline", "patient"),
+)
 _LONGEST_NAMES = 1024  # characters of an event's name and distinct_id, on the fast path
 
 
@@ -50,31 +52,7 @@ class TelemetryClient:
         api_key: the project's write-only key; an empty one disables the client.
         host: base URL of the server, such as "https://eu.i.posthog.com"; an empty one disables the client. No query, no
             fragment.
-        app: name of the measured program; becomes the `User-Agent`.
-        app_version: its version; None lets the sender look up the installed distribution named `app`.
-        queue_size: events that may wait in the host.
-        before_send: called with the assembled event, a dict with `uuid`, `event`, `distinct_id`, `timestamp`,
-            `properties` and perhaps `context`. Its result is sent; None, or an exception, drops the event.
-        endpoint: "auto" posts a lone event to /capture/ and several to /batch/; "capture" or "batch": always that one.
-        protocol: "v1" uses PostHog's newer endpoint, which gives a verdict on every event. A server without it gets the
-            events by "v0".
-        disable_geoip: ask PostHog not to look up a place for the address that the events come from.
-        historical_migration: mark the events as an import of old ones.
-        compression: gzip request bodies: always, never, or (None) above a small size.
-        max_retries: attempts after the first for a request that may succeed later.
-        request_timeout: seconds for each network operation.
-        sender_deadline: seconds that a sender may live on after it was handed the last event.
-        properties: added to every event of this client; an event's own win.
-        run_properties: names of the run properties that the sender works out and adds (see `RUN_PROPERTIES`).
-        in_app: import names of the application's own packages, whose frames PostHog groups exceptions by. By default
-            the package named like `app`, and the one of the module that makes this client.
-        source_lines: whether an exception's frames are told with the lines of source around them.
-        scrub: mask home directories and secrets in everything that is said about an exception, and in the properties
-            of these names; False masks nothing. The sender does it.
-        on_error: called with a reason and a count of events that were dropped or lost, on a thread of this package.
-        patient: for daemons and workers: events are kept through an outage and retried while the host lives.
-        wait_for_delivery: whether the exit waits for the server, within FLUSH_TIMEOUT. None: where this process's end
-            is the sender's end, too (it is PID 1 of a container, or the child of that, without a terminal).
+        options: `app` to `wait_for_delivery`, as `Telemetry` explains them. By default there are no `run_properties`.
 
     Nothing here raises into the host, waits for a network or prints; reasons go to the logger `atotelemetry` at DEBUG.
     Only a wrong constructor argument raises, because that is a mistake in the host's own code: `ValueError`.
@@ -88,69 +66,42 @@ class TelemetryClient:
         self,
         api_key: str | None,
         host: str,
-        *,
-        app: str = "atopile",
-        app_version: str | None = None,
-        queue_size: int = DEFAULT_QUEUE_SIZE,
-        before_send: Callable[[dict[str, Any]], dict[str, Any] | None] | None = None,
-        endpoint: Literal["auto", "capture", "batch"] = "auto",
-        protocol: Literal["v0", "v1"] = "v0",
-        disable_geoip: bool = True,
-        historical_migration: bool = False,
-        compression: bool | None = None,
-        max_retries: int = 1,
-        request_timeout: float = 5.0,
-        sender_deadline: float = 15.0,
-        properties: Mapping[str, Any] | None = None,
-        run_properties: Sequence[str] = (),
-        in_app: Sequence[str] = (),
-        source_lines: bool = True,
-        scrub: bool | Sequence[str] = True,
-        on_error: Callable[[str, int], object] | None = None,
-        patient: bool = False,
-        wait_for_delivery: bool | None = None,
+        **given: Unpack[ClientOptions],
     ) -> None:
-        check(**locals())  # nothing but the arguments so far
+        check(api_key=api_key, host=host)
+        options = of_client(given)
         fault = fault_of_address(host) if host else ""
         if fault:
             raise ValueError(fault)
         self.api_key = api_key = api_key or ""
         self.host = host
-        self.app = app
+        self.app = app = options["app"]
+        scrub = options["scrub"]
         settings: dict[str, Any] = {
+            **{name: value for name, value in options.items() if name in _OF_THE_SENDER},
             "api_key": api_key,
             "host": host,
-            "app": app,
-            "app_version": app_version,
-            "endpoint": endpoint,
-            "capture_protocol": protocol,
-            "disable_geoip": disable_geoip,
-            "historical_migration": historical_migration,
-            "compression": compression,
-            "max_retries": max_retries,
-            "request_timeout": request_timeout,
-            "sender_deadline": sender_deadline,
-            "run_properties": tuple(run_properties),
+            "capture_protocol": options["protocol"],
+            "run_properties": tuple(options["run_properties"]),
             "scrub": scrub if isinstance(scrub, bool) else tuple(scrub),
-            "patient": patient,
         }
-        self.described_by = (app, _maker(), tuple(in_app), source_lines)
+        self.described_by = (app, _maker(), tuple(options["in_app"]), options["source_lines"])
         """The arguments of `Reports`."""
         self._reports: Reports | None = None  # made at the first exception
-        common = dict(properties or {})
+        common = dict(options["properties"] or {})
         self._before_send: BeforeSend | None = None
-        if before_send is not None:
+        if options["before_send"] is not None:
             from atotelemetry.host.event import BeforeSend
 
-            self._before_send = BeforeSend(before_send, common)
+            self._before_send = BeforeSend(options["before_send"], common)
             common = {}  # `before_send` has them in front of it, in each event
         self.stream = Stream(settings, common)
         self._feeder = Feeder(
-            queue_size=queue_size,
+            queue_size=options["queue_size"],
             stream=self.stream,
-            on_error=on_error,
-            patient=patient,
-            wait_for_delivery=wait_for_delivery,
+            on_error=options["on_error"],
+            patient=options["patient"],
+            wait_for_delivery=options["wait_for_delivery"],
         )
         self.counts = self._feeder.counts
         self._refuses = False  # for any reason

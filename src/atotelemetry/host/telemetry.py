@@ -20,7 +20,7 @@ from atotelemetry.host.debug import debug
 from atotelemetry.host.home import is_app_name
 from atotelemetry.host.interrupts import is_for_the_host
 from atotelemetry.host.lazy import load
-from atotelemetry.host.options import check
+from atotelemetry.host.options import CLIENT_DEFAULTS, check
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,13 +44,6 @@ PH_API_ENDPOINT = "/capture/"
 """Where a lone event goes; several go to /batch/."""
 
 _DEFAULT_HOSTS = {"atopile": PH_API_HOST}
-
-# Options that only the client knows the meaning of.
-_OF_THE_CLIENT = (
-    *("app", "app_version", "queue_size", "before_send", "on_error", "in_app", "source_lines", "scrub"),
-    *("endpoint", "protocol", "disable_geoip", "historical_migration", "compression", "max_retries"),
-    *("request_timeout", "sender_deadline", "patient", "wait_for_delivery"),
-)
 
 
 class Telemetry:
@@ -191,9 +184,8 @@ class Telemetry:
         self.client = TelemetryClient(
             os.environ.get(f"{prefix}_TELEMETRY_API_KEY") or api_key,
             "" if fault else address or host or _DEFAULT_HOSTS.get(app, ""),
-            properties=properties,
-            run_properties=run_properties,
-            **{name: options[name] for name in _OF_THE_CLIENT},
+            **{name: options[name] for name in CLIENT_DEFAULTS}
+            | {"properties": properties, "run_properties": run_properties},
         )
         # The run's id is random, and forked processes have the same.
         if sample_rate < 1 and int(run_id()[:8], 16) >= sample_rate * 0x1_0000_0000:
