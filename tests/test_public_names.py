@@ -60,6 +60,8 @@ MODULES = {
         "OutgoingEvent",
         "Ready",
         "Watch",
+        "decode_json",
+        "decode_msgpack",
         "encode",
     ],
     "atotelemetry.host.client": ["DEFAULT_QUEUE_SIZE", "FLUSH_TIMEOUT", "TelemetryClient"],
