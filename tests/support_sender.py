@@ -138,6 +138,7 @@ class RunningSender:
         detached: bool = False,
         patch: str = "",
         pass_fds: Collection[int] = (),
+        dumps: int | None = None,
     ) -> None:
         self._detached = detached
         extra = {**(env or {}), **({"ATO_TELEMETRY_SENDER": "1"} if detached else {})}
@@ -146,10 +147,10 @@ class RunningSender:
             script = f"{patch}\nimport runpy\nrunpy.run_module('atotelemetry.sender', run_name='__main__')"
             start = ["-c", script]
         self.process = subprocess.Popen(
-            [sys.executable, "-P", *start, *arguments, *(["--detached"] if detached else [])],
+            [sys.executable, "-P", *start, *(["--detached"] if detached else []), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.PIPE if dumps is None else dumps,
             env=environment(extra),
             bufsize=0,
             start_new_session=detached,
@@ -206,7 +207,7 @@ class RunningSender:
         self.process.stdin = None
         stdout, stderr = self.process.communicate(timeout=PATIENCE)
         seconds = time.monotonic() - self._ended_at
-        return Done(self.process.returncode, (stdout or b"").decode(), stderr.decode(), seconds)
+        return Done(self.process.returncode, (stdout or b"").decode(), (stderr or b"").decode(), seconds)
 
     def wait(self) -> Done:
         """Wait for the process while its input stays open."""

@@ -81,12 +81,14 @@ class LineError(Exception):
     """A line of the stream that was lost; `line_number` counts from 1.
 
     `is_hello`: the line looks like a damaged hello. Later events must not go to the previous server.
+    `line`: the bytes of a line that is no JSON.
     """
 
-    def __init__(self, line_number: int, detail: str = "", *, is_hello: bool = False) -> None:
+    def __init__(self, line_number: int, detail: str = "", *, is_hello: bool = False, line: bytes = b"") -> None:
         super().__init__(line_number, detail)
         self.line_number = line_number
         self.detail = detail
+        self.line = line
         self.is_hello = is_hello
 
     def __str__(self) -> str:
@@ -199,6 +201,8 @@ class Outcome(msgspec.Struct, tag="outcome", tag_field="type", kw_only=True, omi
     delivered: int = 0
     dropped: dict[str, int] = {}
     """Number of events by reason (the reasons stand in `sender/reasons.py`)."""
+    added: int = 0
+    """Number of events that are the sender's own reports: they are among the counts."""
     last: bool = False
     """Whether this sender says no more. Events that it was given and that are not counted here were never read."""
 
@@ -310,7 +314,7 @@ class LineDecoder:
         except msgspec.ValidationError as error:
             return NotAnEvent(self.line_number, str(error), is_hello=_names_a_hello(line))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            return CorruptLine(self.line_number, str(error), is_hello=_names_a_hello(line))
+            return CorruptLine(self.line_number, str(error), is_hello=_names_a_hello(line), line=line)
         problem = _problem(event)
         if problem:
             return NotAnEvent(self.line_number, problem)

@@ -193,6 +193,7 @@ def test_it_loads_nothing_of_the_hosts_and_no_event_loop(server):
     assert "httpx" in modules
     unwanted = {"asyncio", "argparse", "rich", "click", "pygments", "numpy", "multiprocessing", "trio"}
     assert not unwanted & modules
+    assert not {"atotelemetry.sender.last_words", "atotelemetry.sender.dump"} & modules
     assert not [name for name in modules if name.startswith(("atotelemetry.host", "atotelemetry.command"))]
 
 

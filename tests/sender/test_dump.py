@@ -185,7 +185,7 @@ def test_a_dump_that_nothing_fatal_caused_is_a_hang():
         assert properties["$exception_level"] == "error"
         assert [frame["function"] for frame in frames(properties)] == ["<module>", "inner"]
         assert len(properties["$exception_threads"]) == 2
-    assert properties["$exception_message"] == "no sign of life for 300 s"
+    assert properties["$exception_message"] == "no event came for 300 s"
 
 
 def test_a_crash_after_a_hang_is_the_crash():

@@ -3,7 +3,8 @@
 A Unix filter for people. Exit code 0: every event was accepted. 1: some were not. 2: called wrongly.
 
 A host starts it with `--detached`. Then it forks first of all, and its first process exits. So the sender is nobody's
-child: no host meets it in `os.wait()`, and its exit code is always 0. It answers into the pipe at its stdout.
+child: no host meets it in `os.wait()`, and its exit code is always 0. It answers into the pipe at its stdout. With
+`--dumps` the pipe at its stderr brings faulthandler's text.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ __all__ = ["main"]
 
 _DETACHED = "--detached"
 _URGENT = "--urgent"  # the host waits for the delivery
+_DUMPS = "--dumps"  # stderr is the pipe that the host's faulthandler writes into
 _NICENESS = 10
 _START_LIMIT = 60.0  # a start that takes longer (imports on a dead drive) never ends
 _INTERRUPTED = 130  # as shells report a command that Ctrl-C ended
@@ -36,8 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
     gc.disable()
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == [_DETACHED]:
+        has_dumps = _DUMPS in arguments
+        host = _parent() if has_dumps else None
         _fork()
-        return _run_detached(humble=_URGENT not in arguments)
+        return _run_detached(host, humble=_URGENT not in arguments, has_dumps=has_dumps)
     options = _options(arguments) if arguments else None
 
     from atotelemetry.sender.journal import Journal
@@ -46,17 +50,26 @@ def main(arguments: list[str] | None = None) -> int:
     return _run_by_hand(options, journal)
 
 
-def _run_detached(*, humble: bool) -> int:
+def _run_detached(host: tuple[int, int] | None, *, humble: bool, has_dumps: bool) -> int:
     log_path = _log_path()  # relative to the host's directory, which we leave
-    pipe = _detach(humble=humble)
+    pipe, dumps = _detach(humble=humble, has_dumps=has_dumps, keep=-1 if host is None else host[1])
 
     from atotelemetry.sender.answers import Answers
     from atotelemetry.sender.journal import Journal
     from atotelemetry.sender.loop import SENDER_IDLE, Sender
+    from atotelemetry.sender.reader import Source
     from atotelemetry.sender.watchdog import cancel_kill, on_terminate
 
     journal = Journal(to_stderr=False, verbose=False, log_path=log_path)
-    sender = Sender(0, overrides={}, journal=journal, answers=Answers(pipe), idle=SENDER_IDLE)
+    pid, handle = host or (0, -1)
+    sender = Sender(
+        0,
+        overrides={},
+        journal=journal,
+        answers=Answers(pipe),
+        idle=SENDER_IDLE,
+        source=Source(dumps, pid, handle),
+    )
     on_terminate(sender.terminate)
     cancel_kill()
     _report(sender, journal)
@@ -119,6 +132,18 @@ def _log_path() -> str | None:
         return None  # that directory was removed
 
 
+def _parent() -> tuple[int, int] | None:
+    """Return the process that started us, and a pidfd of it; None where there are none.
+
+    As early as can be: a host may end while we still load our modules, and only its pidfd tells how.
+    """
+    pid = os.getppid()
+    try:
+        return pid, os.pidfd_open(pid)
+    except (OSError, AttributeError):
+        return None
+
+
 def _fork() -> None:
     """Go on in a child that nobody waits for; the first process ends here."""
     if not hasattr(os, "fork"):
@@ -137,14 +162,21 @@ def _fork() -> None:
             return  # refused, by seccomp for example
 
 
-def _detach(*, humble: bool) -> int:
-    """Drop everything of the host's and, if `humble`, our priority; return the descriptor of the answer pipe."""
-    _close_inherited()
+def _detach(*, humble: bool, has_dumps: bool, keep: int) -> tuple[int, int]:
+    """Drop everything of the host's but `keep` and, if `humble`, our priority.
+
+    Returns the descriptors of the answer pipe and of the pipe with dumps, which is -1 where there is none.
+    """
+    _close_inherited(keep)
     pipe = os.dup(1)  # above 2, since a host opens all three
+    dumps = os.dup(2) if has_dumps else -1
+
+    from atotelemetry.sender.watchdog import kill_after, nowhere
+
+    if has_dumps:
+        os.set_blocking(dumps, False)
+        os.dup2(nowhere(), 2)
     os.dup2(2, 1)  # the null device: a library that prints must not answer for us
-
-    from atotelemetry.sender.watchdog import kill_after
-
     kill_after(_START_LIMIT)
     import signal
 
@@ -161,7 +193,7 @@ def _detach(*, humble: bool) -> int:
             step()
         except OSError:
             continue
-    return pipe
+    return pipe, dumps
 
 
 def _lower_session() -> None:
@@ -178,8 +210,8 @@ def _lower_session() -> None:
             os.close(autogroup)
 
 
-def _close_inherited() -> None:
-    """Close every descriptor but the standard streams.
+def _close_inherited(keep: int) -> None:
+    """Close every descriptor but the standard streams and `keep`.
 
     A host may have made some inheritable. Open here, they would hold its pipes, sockets and locks.
     """
@@ -189,13 +221,14 @@ def _close_inherited() -> None:
         except (OSError, ValueError):
             continue
         for descriptor in descriptors:
-            if descriptor > 2:  # stderr
+            if descriptor > 2 and descriptor != keep:  # stderr
                 try:
                     os.close(descriptor)
                 except OSError:
                     continue  # the listing's own
         return
-    os.closerange(3, 256)
+    os.closerange(3, max(keep, 3))
+    os.closerange(max(keep, 2) + 1, 256)
 
 
 def _print_request(request: Request) -> None:

@@ -86,4 +86,4 @@ def _outcome(tally: Tally, *, last: bool) -> Outcome:
     dropped = dict(tally.lost)
     if tally.bad_lines:
         dropped[reasons.UNREADABLE] = tally.bad_lines
-    return Outcome(delivered=tally.delivered, dropped=dropped, last=last)
+    return Outcome(delivered=tally.delivered, dropped=dropped, added=tally.added, last=last)

@@ -211,7 +211,7 @@ def describe(
         message, level, mechanism = dump.title or FATAL, "fatal", {"type": "signal", "handled": False}
     else:
         kind, level, mechanism = "Hang", "error", {"type": "hang", "handled": True}
-        message = "no sign of life" if silent_for is None else f"no sign of life for {silent_for:g} s"
+        message = "no event came" if silent_for is None else f"no event came for {silent_for:g} s"
     message = clip(message, _MAX_LINE_BYTES)
     entry: dict[str, Any] = {
         "type": kind,

@@ -28,7 +28,7 @@ from atotelemetry.sender.dispatch import Dispatcher, utc_now
 from atotelemetry.sender.endpoints import Endpoints
 from atotelemetry.sender.lanes import Channel, Lanes
 from atotelemetry.sender.outcome import DELIVERED, Outcome
-from atotelemetry.sender.reader import Reader
+from atotelemetry.sender.reader import Reader, Source
 from atotelemetry.sender.tally import Tally, counted, drop
 from atotelemetry.sender.watchdog import Countdown
 from atotelemetry.wire import PROTOCOL_VERSION, Event, Hello, encode
@@ -64,6 +64,7 @@ class Sender:
         stop_at_end: whether an `end` line ends the input; a person may put several streams one after another.
         idle: seconds without input after which it counts as ended; None for never.
         dry_run: called with each request instead of sending it.
+        source: what our start told of the host; None by hand, where no process is watched.
 
     """
 
@@ -77,6 +78,7 @@ class Sender:
         stop_at_end: bool = True,
         idle: float | None = SENDER_IDLE,
         dry_run: Callable[[batch.Request], None] | None = None,
+        source: Source | None = None,
     ) -> None:
         self._journal = journal
         self._answers = answers or Answers()
@@ -96,6 +98,7 @@ class Sender:
             tally=self.tally,
             countdown=self._countdown,
             journal=journal,
+            source=source,
         )
         self._settings = Hello(protocol=PROTOCOL_VERSION, api_key="", host="")
         self._lanes: Lanes | None = None
@@ -154,11 +157,12 @@ class Sender:
                 self._deliver_some()
 
     def _is_held_up(self) -> bool:
-        """Whether to wait for a silent host all the same: it is patient, and its events are on their way."""
-        if not self._settings.patient or self._buffer.closed() or self._countdown.left() is not None:
+        """Whether to wait for a silent host all the same: it is watched; or patient, and its events on their way."""
+        watched = self._settings.watch is not None
+        if not (self._settings.patient or watched) or self._buffer.closed() or self._countdown.left() is not None:
             return False
         self._buffer.touch()  # the idle time begins anew
-        return bool(self.tally.undecided)
+        return watched or bool(self.tally.undecided)
 
     def _adopt(self, settings: Hello) -> None:
         """Use these settings from here on. Start all work that can go on while events gather."""

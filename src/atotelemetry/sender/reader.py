@@ -9,28 +9,40 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from atotelemetry.sender import reasons
 from atotelemetry.sender.settings import fault_of
 from atotelemetry.sender.tally import drop
-from atotelemetry.wire import PROTOCOL_VERSION, Event, Forked, Hello, LineDecoder, LineError, Message
+from atotelemetry.wire import PROTOCOL_VERSION, CorruptLine, Event, Forked, Hello, LineDecoder, LineError, Message
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from atotelemetry.sender.buffer import Buffer
     from atotelemetry.sender.journal import Journal
+    from atotelemetry.sender.last_words import LastWords
     from atotelemetry.sender.tally import Tally
     from atotelemetry.sender.watchdog import Countdown
 
-__all__ = ["Reader"]
+__all__ = ["Reader", "Source"]
 
 _READ_BYTES = 64 * 1024  # a pipe's capacity
 _DEFAULT_DEADLINE = 15.0
 _NO_SETTINGS = "events came before any hello line, and no --host and --api-key were given (see --help)"
+
+
+class Source(NamedTuple):
+    """What a detached sender has of its host from its first moment on."""
+
+    dumps: int = -1
+    """The pipe that faulthandler writes into; -1 where there is none."""
+    pid: int = 0
+    """The process that started us: the host."""
+    handle: int = -1
+    """A pidfd of it."""
 
 
 class Reader:
@@ -45,6 +57,7 @@ class Reader:
         tally: counts the events and the damaged lines.
         countdown: started at the end of the input.
         journal: told of every problem.
+        source: what our start told of the host; None by hand, where no process is watched.
 
     """
 
@@ -59,7 +72,14 @@ class Reader:
         tally: Tally,
         countdown: Countdown,
         journal: Journal,
+        source: Source | None = None,
     ) -> None:
+        self._source = source
+        self._last_words: LastWords | None = None
+        self._latest: Event | None = None
+        self._dump = bytearray()  # faulthandler's text among the lines
+        self._was_silent = False
+        self._has_ended = False  # by an `end` line
         self._stdin = stdin
         self._overrides = dict(overrides)
         self._fallback = fallback
@@ -99,6 +119,8 @@ class Reader:
                 self._buffer.touch()
                 if items:
                     self._put(items)
+            if self._last_words is not None and not self._has_ended:
+                self._put(self._report_end(self._last_words))
         except Exception as error:
             self._tally.unread = True
             self._journal.problem(f"reading stopped: {error}")
@@ -109,6 +131,13 @@ class Reader:
 
     def _next(self) -> tuple[list[Event | Hello], bool]:
         """Wait for input; return its events and settings, counted, and whether it ends there."""
+        if self._last_words is not None and not self._was_silent:
+            hang_after = self._last_words.hang_after
+            if hang_after is not None and not _readable(self._stdin, hang_after):
+                self._was_silent = True
+                report = self._last_words.hang(self._latest)
+                self._journal.detail(f"the host was silent for {hang_after:g} s")
+                return self._added(report), False
         if _readable(self._stdin, None):
             with self._tally.lock:
                 return self._take(os.read(self._stdin, _READ_BYTES))
@@ -118,7 +147,12 @@ class Reader:
 
     def _take(self, data: bytes) -> tuple[list[Event | Hello], bool]:
         items: list[Event | Hello] = []
+        self._was_silent = False
         ended = self._sort(self._decoder.feed(data) if data else self._decoder.close(), items)
+        if ended or not data:
+            self._finish_dump(items)
+        if items and isinstance(items[-1], Event):
+            self._latest = items[-1]
         return items, ended or not data
 
     def _sort(self, messages: Sequence[Message | LineError], items: list[Event | Hello]) -> bool:
@@ -133,14 +167,17 @@ class Reader:
                 if message.is_hello:
                     self.called_wrongly = f"the hello line cannot be used: {message}"
                     return True
-                self._tally.bad_lines += 1
-                self._journal.problem(f"skipped {message}")
+                if not (isinstance(message, CorruptLine) and self._is_of_a_dump(message.line)):
+                    self._skip(str(message))
             elif isinstance(message, Hello):
+                self._finish_dump(items)
                 if not self._greet(message, items):
                     return True
             elif isinstance(message, Forked):
-                continue
+                if self._last_words is not None:
+                    self._last_words.forked = True
             else:
+                self._has_ended = True
                 if message.dropped:
                     self._journal.detail(f"the host captured {message.captured} events and dropped {message.dropped}")
                 if message.discard:
@@ -168,7 +205,63 @@ class Reader:
         if settings != self._settings:
             self._settings = settings
             items.append(settings)
+            if settings.watch is not None and self._source is not None:
+                from atotelemetry.sender.last_words import LastWords  # only for a host that wants it
+
+                self._last_words = LastWords(settings, settings.watch, self._source)
         return True
+
+    def _skip(self, line: str) -> None:
+        self._tally.bad_lines += 1
+        self._journal.problem(f"skipped {line}")
+
+    def _is_of_a_dump(self, line: bytes) -> bool:
+        """Keep a line that is no JSON if it belongs to a dump; return whether all of it does."""
+        from atotelemetry.sender.dump import MAX_DUMP_BYTES, begins, continues  # only for a damaged stream
+
+        place = begins(line)
+        if place < 0 and self._dump and continues(line):
+            place = 0
+        if place >= 0 and len(self._dump) < MAX_DUMP_BYTES:
+            self._dump += line[place:] + b"\n"
+        return place == 0
+
+    def _finish_dump(self, items: list[Event | Hello]) -> None:
+        """Make an event of the dump that came among the lines."""
+        if not self._dump:
+            return
+        from atotelemetry.sender.dump import parse
+        from atotelemetry.sender.last_words import dump_event
+
+        text, self._dump = bytes(self._dump), bytearray()
+        # A single line may be the text of an event that was torn.
+        dump = parse(text) if text.count(b"\n") > 1 else None
+        if dump is None:
+            self._skip("a dump of one line")
+            return
+        if self._settings is None:
+            self._greet(None, items)
+        if self._settings is not None:
+            latest = items[-1] if items and isinstance(items[-1], Event) else self._latest
+            items += self._counted(dump_event(dump, self._settings, latest))
+            self._has_ended = True
+
+    def _report_end(self, last_words: LastWords) -> list[Event | Hello]:
+        """Return the report about a host that ended without a word."""
+        self.end_of_input()
+        left = self._countdown.left() or 0.0
+        return [] if self._countdown.stopped() else self._added(last_words.end(self._latest, left / 4))
+
+    def _added(self, report: Event | None) -> list[Event | Hello]:
+        with self._tally.lock:
+            return [] if report is None else self._counted(report)
+
+    def _counted(self, report: Event) -> list[Event | Hello]:
+        """Count a report of our own. The caller holds the tally's lock."""
+        self._journal.detail(f"reporting {report.event}")
+        self._tally.read += 1
+        self._tally.added += 1
+        return [report]
 
     def _put(self, items: list[Event | Hello]) -> None:
         if self._settings is not None and self._settings.patient and self._countdown.left() is None:

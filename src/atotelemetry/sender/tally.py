@@ -34,6 +34,8 @@ class Tally:
     def __init__(self, on_change: Callable[[Tally], None] | None = None) -> None:
         self.lock = threading.Lock()
         self.read = 0
+        self.added = 0
+        """How many of those that were read are the sender's own reports."""
         self.delivered = 0
         self.dropped: dict[str, int] = {}
         """Number of events by reason, in the words of the journal."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Countdown", "cancel_kill", "kill_after", "on_terminate"]
+__all__ = ["Countdown", "cancel_kill", "kill_after", "nowhere", "on_terminate"]
 
 _LONGEST = 1e6  # eleven days; a lock has a longest wait (`threading.TIMEOUT_MAX`)
 _LAST_WORDS = 1.0  # the last part of the time, or a fifth of a short one, is for reporting the losses
@@ -117,7 +117,7 @@ def kill_after(seconds: float) -> None:
     import faulthandler
 
     try:
-        faulthandler.dump_traceback_later(seconds, exit=True, file=_nowhere())
+        faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere())
     except (RuntimeError, OSError, ValueError):
         _kill_by_alarm(seconds)  # no thread to be had, or nothing to write to
 
@@ -148,8 +148,8 @@ def _signal() -> Any:  # noqa: ANN401 - a module
     return signal
 
 
-def _nowhere() -> int:
-    """Return a descriptor for the traceback that faulthandler writes and nobody wants to see."""
+def nowhere() -> int:
+    """Return a descriptor for text that nobody wants to see."""
     global _null  # noqa: PLW0603 - one for the process; closing it would leave faulthandler with another file's
     if _null < 0:
         try:

@@ -1,0 +1,365 @@
+"""What becomes of a host that says no goodbye: a crash with its dump, a run that vanished, a hang.
+
+Runs in a detached sender, on the reader's thread, only for a host that asked for it (`Hello.watch`). The end of the
+input without an `end` line says that something happened; the dump and the kernel say what. By hand, a dump among the
+lines of a stream is told in the same way.
+
+An exit status is known from two places. `/proc/PID/stat` has it from the moment a process begins to end until its
+parent has reaped it, and the pipe closes in between. A pidfd has it after that, since Linux 6.15.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from atotelemetry.ids import uuid7_generator
+from atotelemetry.sender.dispatch import utc_now
+from atotelemetry.wire import Event, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from atotelemetry.sender.dump import Dump
+    from atotelemetry.sender.reader import Source
+    from atotelemetry.wire import Hello, Watch
+
+__all__ = ["LastWords", "dump_event"]
+
+_PATIENCE = 0.5  # for the kernel to end a host whose pipe is closed
+_LOOK_INTERVAL = 0.005
+_DUMP_PATIENCE = 2.0  # for the first byte of a dump that was asked for; it takes milliseconds
+_DUMP_PAUSE = 0.2  # a dump has ended when nothing more came for so long
+
+# Of an event of the run, what a report about that run has, too.
+_OF_THE_RUN = ("run_id", "email", "$process_person_profile")
+
+# The fields of /proc/PID/stat behind the name: see proc_pid_stat(5).
+_STATE, _START_TIME, _EXIT_CODE = 0, 19, 49
+
+# linux/pidfd.h: `_IOWR(0xFF, 11, struct pidfd_info)`, whose first version is 64 bytes long. It begins with a mask of
+# what is asked for, and told; at its end is the exit code, as of waitpid(2).
+_PIDFD_GET_INFO = 0xC040FF0B
+_PIDFD_INFO_EXIT = 1 << 3
+_INFO_BYTES = 64
+
+
+class LastWords:
+    """Watches one host and reports its end, or its silence.
+
+    Args:
+        settings: the greeting of the host, and its `watch`.
+        source: what our start told of the host.
+
+    """
+
+    forked = False
+    """Whether the host has forked: a daemon's first process ends without a word, and that is no news."""
+
+    def __init__(self, settings: Hello, watch: Watch, source: Source) -> None:
+        self._settings = settings
+        self._watch = watch
+        self._dumps = source.dumps
+        self._process = _process(watch, source.handle if source.pid == watch.pid else -1)
+        self._oom_kills = _OomKills(self._watch.pid)
+
+    @property
+    def hang_after(self) -> float | None:
+        """After how many seconds of silence to call `hang`; None for never."""
+        return self._watch.hang_after if self._process.can_be_asked else None
+
+    def hang(self, latest: Event | None) -> Event | None:
+        """Ask a silent host for its stacks; return the report, None for a host that is stopped or gone."""
+        from atotelemetry.sender.dump import Dump, parse
+
+        if not self._process.ask():
+            return None
+        dump = parse(_read(self._dumps, _DUMP_PATIENCE)) or Dump()
+        return self._about(dump, latest, silent_for=self._watch.hang_after)
+
+    def end(self, latest: Event | None, patience: float) -> Event | None:
+        """Return the report about a host whose input ended without `end`; None where there is nothing to report.
+
+        `latest` is the last event of the run. Takes `patience` seconds at most, and never more than half a second.
+        """
+        from atotelemetry.sender.dump import FATAL, Dump, parse
+
+        if not self._watch.crash:
+            return None
+        dump = parse(_read(self._dumps, 0.0))
+        if dump is not None and dump.is_fatal:
+            return self._about(dump, latest)
+        if self.forked:
+            return None
+        end = self._process.wait(min(patience, _PATIENCE))
+        if end is None or end.by_itself:
+            return None
+        if self._dumps >= 0 and end.by == "SIGABRT":
+            # Py_FatalError writes to stderr, takes faulthandler away and aborts.
+            return self._about(Dump(title=f"{FATAL} (its text is on the program's stderr)"), latest)
+        outcome = "killed" if end.by else "unknown"
+        if end.by in ("", "SIGKILL") and self._oom_kills.happened():
+            outcome = "oom"
+        told = {"outcome": outcome, "duration": self._duration(), **({"signal": end.by} if end.by else {})}
+        return _event(self._watch.vanished, told, latest)
+
+    def _about(self, dump: Dump, latest: Event | None, *, silent_for: float | None = None) -> Event:
+        return dump_event(dump, self._settings, latest, duration=self._duration(), silent_for=silent_for)
+
+    def _duration(self) -> float:
+        return max(0.0, time.time() - self._watch.began)
+
+
+def dump_event(
+    dump: Dump, settings: Hello, latest: Event | None, *, duration: float | None = None, silent_for: float | None = None
+) -> Event:
+    """Return the `$exception` event for a dump, `latest` being the last event of that run."""
+    from atotelemetry.sender.dump import describe
+
+    person = "" if latest is None or latest.distinct_id is None else str(latest.distinct_id)
+    properties = describe(
+        dump,
+        distinct_id=person,
+        own=() if settings.watch is None else settings.watch.own,
+        search_path=settings.search_path,
+        silent_for=silent_for,
+    )
+    if duration is not None:
+        properties["duration"] = duration
+    return _event("$exception", properties, latest)
+
+
+def _event(name: str, properties: dict[str, Any], latest: Event | None) -> Event:
+    """Make an event of the same person and run as the `latest` one."""
+    if latest is not None and bytes(latest.properties)[:1] == b"{":
+        known = msgspec.json.decode(latest.properties, type=dict[str, msgspec.Raw])
+        properties = {**{of: known[of] for of in _OF_THE_RUN if of in known}, **properties}
+    encoded = encode(properties)
+    return Event(
+        event=name,
+        uuid=uuid7_generator()(time.time_ns()),
+        distinct_id=None if latest is None else latest.distinct_id,
+        timestamp=utc_now(),
+        properties=msgspec.Raw(encoded),
+        size_bytes=len(encoded),
+    )
+
+
+def _read(pipe: int, within: float) -> bytes:
+    """Read a dump: what is there or comes within so many seconds, and all that follows at once."""
+    from atotelemetry.sender.dump import MAX_DUMP_BYTES
+
+    text = b""
+    while pipe >= 0 and len(text) < MAX_DUMP_BYTES:
+        try:
+            data = os.read(pipe, MAX_DUMP_BYTES)
+        except BlockingIOError:
+            if not within or not _readable(pipe, within):
+                break
+            continue
+        if not data:
+            break
+        text += data
+        within = min(within, _DUMP_PAUSE)
+    return text
+
+
+def _readable(descriptor: int, within: float) -> bool:
+    import select  # loaded by the reader
+
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(within * 1000))
+
+
+# -- The process -----------------------------------------------------------------------------------------------------
+
+
+class _End(NamedTuple):
+    """How a process ended; nothing of it where nobody tells."""
+
+    by_itself: bool = False
+    """Whether it exited."""
+    by: str = ""
+    """The name of the signal that ended it."""
+
+
+class _Process:
+    """The host, as Linux tells of it; elsewhere only whether it is there."""
+
+    def __init__(self, watch: Watch, handle: int) -> None:
+        self._pid = watch.pid
+        self._started = watch.started
+        self._handle = handle
+        if self._look() is None:
+            return  # it is gone already
+        if handle < 0 and hasattr(os, "pidfd_open"):
+            try:
+                self._handle = os.pidfd_open(watch.pid)
+            except OSError:
+                return
+            if self._look() is None:  # its number was given away between the two looks
+                os.close(self._handle)
+                self._handle = -1
+
+    @property
+    def can_be_asked(self) -> bool:
+        """Whether a signal can reach it, and surely no other."""
+        return self._handle >= 0
+
+    def ask(self) -> bool:
+        """Let it dump the stacks of all its threads; False where it cannot, because it is stopped or gone."""
+        import signal
+
+        told = self._look()
+        if told is None or told[_STATE] in _NOT_RUNNING:
+            return False
+        try:
+            signal.pidfd_send_signal(self._handle, signal.SIGURG)
+        except OSError:
+            return False
+        return True
+
+    def wait(self, within: float) -> _End | None:
+        """Wait until it has ended; return how. None: it goes on, as another program or without the pipe."""
+        ends_at = time.monotonic() + within
+        status: int | None = None
+        while (told := self._look()) is not None:
+            status = _number(told, _EXIT_CODE)
+            if told[_STATE] in _ENDED:
+                break
+            if time.monotonic() >= ends_at:
+                return None
+            time.sleep(_LOOK_INTERVAL)
+        else:
+            status = self._exit_info(status)
+        if status is None:
+            return _End()
+        number = status & 0x7F  # as of waitpid(2)
+        return _End(by=_signal_name(number)) if number else _End(by_itself=True)
+
+    def _look(self) -> list[bytes] | None:
+        """Return the fields of /proc/PID/stat behind the name; None when the process is gone."""
+        try:
+            with open(f"/proc/{self._pid}/stat", "rb") as stat:
+                fields = stat.read().rpartition(b") ")[2].split()
+        except FileNotFoundError:
+            return None if os.path.exists("/proc/self/stat") else self._look_without_proc()
+        except OSError:  # ESRCH: it went while we read
+            return None
+        return fields if self._started in (None, _number(fields, _START_TIME)) else None
+
+    def _look_without_proc(self) -> list[bytes] | None:
+        try:
+            os.kill(self._pid, 0)
+        except OSError:
+            return None
+        return [b"R"]
+
+    def _exit_info(self, status: int | None) -> int | None:
+        """Return the status of a process that was reaped, `status` being the last one before that."""
+        if self._handle < 0:
+            return status
+        import fcntl
+
+        info = bytearray(_PIDFD_INFO_EXIT.to_bytes(8, sys.byteorder).ljust(_INFO_BYTES, b"\0"))
+        try:
+            fcntl.ioctl(self._handle, _PIDFD_GET_INFO, info)
+        except OSError:
+            return status  # an older kernel
+        if not int.from_bytes(info[:8], sys.byteorder) & _PIDFD_INFO_EXIT:
+            return status
+        return int.from_bytes(info[-4:], sys.byteorder)
+
+
+_NOT_RUNNING = (b"T", b"t", b"Z", b"X")
+_ENDED = (b"Z", b"X")
+
+
+def _number(fields: list[bytes], index: int) -> int | None:
+    return int(fields[index]) if index < len(fields) else None
+
+
+class _WindowsProcess:
+    """The host, as Windows tells of it."""
+
+    can_be_asked = False
+
+    def __init__(self, watch: Watch) -> None:
+        import _winapi
+
+        self._windows: Any = _winapi
+        self._handle: Any = None
+        try:
+            self._handle = self._windows.OpenProcess(_SYNCHRONIZE_AND_QUERY, False, watch.pid)
+        except OSError:
+            return  # it is gone already
+
+    def ask(self) -> bool:
+        """Do nothing: there is no such signal."""
+        return False
+
+    def wait(self, within: float) -> _End | None:
+        """Wait until it has ended; return how. None: it goes on without the pipe."""
+        if self._handle is None:
+            return _End()
+        if self._windows.WaitForSingleObject(self._handle, int(within * 1000)) != 0:
+            return None
+        code = self._windows.GetExitCodeProcess(self._handle)
+        if code >= _NTSTATUS_ERROR:
+            return _End(by=f"0x{code:08X}")
+        return _End(by_itself=code == 0)  # another code may be a killer's
+
+
+_SYNCHRONIZE_AND_QUERY = 0x101000  # SYNCHRONIZE | PROCESS_QUERY_LIMITED_INFORMATION of winnt.h
+_NTSTATUS_ERROR = 0xC0000000
+
+
+def _process(watch: Watch, handle: int) -> _Process | _WindowsProcess:
+    return _WindowsProcess(watch) if sys.platform == "win32" else _Process(watch, handle)
+
+
+def _signal_name(number: int) -> str:
+    import signal
+
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"  # a real-time signal
+
+
+class _OomKills:
+    """Counts the processes of the host's cgroup that the kernel ended for want of memory."""
+
+    def __init__(self, pid: int) -> None:
+        self._path = next(filter(os.path.exists, _counters(pid)), "")
+        self._before = self._count()
+
+    def happened(self) -> bool:
+        """Whether there was one since this object was made."""
+        return self._count() > self._before
+
+    def _count(self) -> int:
+        try:
+            with open(self._path, encoding="ascii") as counters:
+                return next(int(line.split()[1]) for line in counters if line.startswith("oom_kill "))
+        except (OSError, StopIteration, ValueError):
+            return 0
+
+
+def _counters(pid: int) -> Iterator[str]:
+    """Yield the files that may have the count: cgroups(7), of version 2 and of version 1."""
+    try:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as cgroups:
+            lines = [line.rstrip("\n").split(":", 2) for line in cgroups]
+    except OSError:
+        return
+    for _, controllers, group in filter(lambda line: len(line) == 3, lines):
+        if not controllers:
+            yield f"/sys/fs/cgroup{group}/memory.events"
+        elif "memory" in controllers.split(","):
+            yield f"/sys/fs/cgroup/memory{group}/memory.oom_control"
