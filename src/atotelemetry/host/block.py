@@ -30,12 +30,12 @@ class Capture:
     """A context manager and a decorator that captures two events. It may be entered again, also inside itself.
 
     Args:
-        event: captures an event, given its name, properties, and when it began (None is now).
-        left: captures how a block ended by an exception, given the exception, the name of the event on leaving,
-            properties, and when the block began.
-        start: the name of the event on entering; a function is called for it, on entering.
-        end: the name of the event on leaving; a function is called for it, on entering, too.
-        properties: of every event, as they are when it is captured.
+        event: captures an event, given its name, properties, and its beginning (None is now).
+        left: captures the end by an exception, given the exception, the name of the end event, properties, and the
+            block's beginning.
+        start: the name of the event on entering, or a function that returns it, called on entering.
+        end: the name of the event on leaving, likewise.
+        properties: of both events, with their values at each.
 
     """
 
@@ -59,7 +59,7 @@ class Capture:
         start, end = named(self._start), named(self._end)
         self._event(start, self._properties, None)
         block: dict[str, Any] = {}
-        # Start the clock after the event: the first event of a process costs milliseconds, which are not the block's.
+        # Start the clock after the event: a process's first event costs milliseconds.
         self._entered.append((end, time.perf_counter(), block))
         return block
 

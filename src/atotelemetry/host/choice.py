@@ -1,9 +1,8 @@
 """One configuration file: its meaning, reading its plain form, creating a new one.
 
-Runs in the host, on the thread that builds the `Telemetry`. A leaf: `consent` decides with it, `choice_yaml` reads
-any other YAML, `edit` changes a file. A few lines here read the file as we write it, because importing PyYAML costs
-more than the rest of a run. A new file appears under its name complete or not at all, so that any number of first runs
-at once share one id.
+Runs in the host, on the thread that builds the `Telemetry`. A leaf: `consent` decides with it, `choice_yaml` reads any
+other YAML, `edit` changes a file. It reads the file as we write it without PyYAML, whose import costs more than the
+rest of a run. A new file appears complete or not at all, so first runs at once share one id.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ __all__ = [
 FILE_NAME = "telemetry.yaml"
 # No file of two keys is larger.
 MAX_FILE_BYTES = 64 * 1024
-# Everything a person may mean by yes and by no, beyond what YAML itself calls a boolean. Compared in lower case.
+# A person's words for yes and no, beyond YAML's booleans. Compared in lower case.
 ON_WORDS = frozenset(("true", "yes", "on", "1", "y", "t", "enable", "enabled"))
 OFF_WORDS = frozenset(("false", "no", "off", "0", "n", "f", "disable", "disabled", "never", "none"))
 _EXCLUSIVELY = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
@@ -46,8 +45,8 @@ NO_CHOICE = "on by default: no telemetry key"
 class FileChoice:
     """The meaning of one configuration file.
 
-    `state` is "on", "off", "missing" (there is no file), or "damaged" (there is something that cannot be understood).
-    `detail` quotes the deciding words or names the damage; `line` counts from 1. `id` is in lower case with dashes.
+    `state` is "on", "off", "missing" (no file) or "damaged" (it cannot be understood). `detail` quotes the deciding
+    words or names the damage; `line` counts from 1. `id` is in lower case with dashes.
     """
 
     __slots__ = ("detail", "id", "line", "state")
@@ -95,7 +94,7 @@ def read_bytes(path: str) -> bytes | None:
             raise ValueError("not a regular file")
         if status.st_size > MAX_FILE_BYTES:
             raise ValueError(f"larger than {MAX_FILE_BYTES} bytes")
-        # The file may have grown since: the second limit is the one that binds.
+        # The file may have grown meanwhile, so this limit counts.
         raw = b""
         while chunk := os.read(descriptor, MAX_FILE_BYTES + 1 - len(raw)):
             raw += chunk
@@ -109,8 +108,8 @@ def read_bytes(path: str) -> bytes | None:
 def read_plain(raw: bytes) -> FileChoice | None:
     """Read the plain form: lines of `id: UUID` and `telemetry: WORD`, each at most once, and comments.
 
-    None for everything else. Every line has to match, and none may be indented, so that nothing here can mean anything
-    else in YAML.
+    None for everything else. Every line must match, and none may be indented: nothing here can then mean anything else
+    in YAML.
     """
     try:
         text = raw.decode("ascii")
@@ -150,8 +149,8 @@ def create(path: str, content: bytes, *, dir_fd: int | None = None, before: Call
     """Create the file `path` with `content`, complete or not at all; False when it exists already.
 
     `path` is relative to the open directory `dir_fd`, if there is one. `before` is called when the file can be written
-    and has no name yet. Raises OSError when it cannot be written. Not synchronised to the disk: a first run does not
-    wait for a disk, and a file that a power failure cut off counts as opted out.
+    and has no name yet. Raises OSError when it cannot be written. Not synchronised: a first run does not wait for a
+    disk. A file cut off by a power failure counts as opted out.
     """
     if dir_fd is None:
         # The XDG base directory specification asks for this mode.
@@ -224,7 +223,7 @@ def write_beside(
 def _refuse_dangling_link(path: str) -> None:
     """Raise ValueError if `path`, or a directory on the way to it, is a link to nothing.
 
-    To a drive that is not mounted, say: there is a choice, and we cannot see it.
+    For instance to an unmounted drive: there is a choice that we cannot see.
     """
     place = path
     while not os.path.exists(place):

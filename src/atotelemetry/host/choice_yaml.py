@@ -1,8 +1,8 @@
 """The meaning of any YAML that a person wrote.
 
-Runs in the host, loaded only for a file that `choice` cannot read by itself, because PyYAML is expensive to import. The
-text is parsed to nodes, never to Python objects. Nodes know where they stand, so the answer can name a line, and `edit`
-can replace exactly the characters of one value.
+Runs in the host, loaded only for a file that `choice` cannot read: PyYAML is expensive to import. The text is parsed to
+nodes, never to Python objects. Nodes have positions: the answer can name a line, and `edit` can replace the characters
+of one value.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    # PyYAML's stubs say of every value and mark that it may be None, which for composed nodes is not so.
+    # PyYAML's stubs make every value and mark optional; in composed nodes none is None.
     Node = Any
     MappingNode = Any
 
@@ -65,7 +65,7 @@ def decode(raw: bytes) -> tuple[bytes, str, str]:
 
 
 def compose(text: str) -> MappingNode:
-    """Parse `text` to the one mapping it must hold. Raises `DamagedError`."""
+    """Parse `text` to its mapping. Raises `DamagedError`."""
     import yaml  # see the module's docstring
 
     loader_class = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -90,7 +90,7 @@ def compose(text: str) -> MappingNode:
         place = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or type(error).__name__
         raise DamagedError(f"not YAML: {problem}", place.line + 1 if place else None) from None
-    # A person may close the document with another `---`; what follows it must be empty then.
+    # The document may be closed with another `---`, if nothing follows.
     if not documents or all(_is_empty(node) for node in documents):
         raise DamagedError("the file is empty")
     mapping = documents[0]
@@ -118,7 +118,7 @@ def read_mapping(mapping: MappingNode) -> FileChoice:
     if deciding is not None and deciding.state == "damaged":
         return deciding
     if ids and found_id is None:
-        # Cut off by a full disk, or mistyped: who damaged the file, and what else is missing from it?
+        # Cut off by a full disk, or mistyped: more may be missing.
         return FileChoice("damaged", "the id is not a UUID", ids[-1].start_mark.line + 1)
     if deciding is None:
         # `enabled: false`, `telemtry: false`, `{telemetry:false}`: somebody wanted to say something.
@@ -130,12 +130,12 @@ def read_mapping(mapping: MappingNode) -> FileChoice:
 
 
 def own_pairs(mapping: MappingNode, name: str) -> list[tuple[Node, Node]]:
-    """Return the pairs of `mapping` whose key is `name`, in the order of the file."""
+    """Return the pairs of `mapping` with the key `name`, in the file's order."""
     return [(key, value) for key, value in mapping.value if _is_named(key, name)]
 
 
 def _pairs(mapping: MappingNode, name: str) -> list[tuple[Node, Node]]:
-    """Return the pairs of `mapping` whose key is `name`; if it has none, those of the mappings it merges (`<<`)."""
+    """Return the pairs of `mapping` with the key `name`, else those of its merged mappings (`<<`)."""
     levels, seen = [mapping], set()
     while levels:
         level = levels.pop(0)
@@ -167,7 +167,7 @@ def _is_empty(node: Node) -> bool:
 
 
 def _quoted(value: Node) -> str:
-    """Return what stands in the file for `value`, as far as it fits a message."""
+    """Return the file's text for `value`, cut to fit a message."""
     if not isinstance(value.value, str):
         return "…"
     text = " ".join(value.value.split())

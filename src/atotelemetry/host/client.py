@@ -1,10 +1,10 @@
 """`TelemetryClient`: takes an event and puts its line on the queue.
 
-Runs in the host, on whichever thread captures: also in signal handlers and in a `__del__` that the garbage collector
-runs in the middle of another `capture`. So there is no lock on this path, and no call stores its state on the client.
+Runs in the host, on any thread, also in signal handlers, and in a `__del__` in the middle of another `capture`. So
+there is no lock on this path, and no call stores its state on the client.
 
-Everything costly happens later or elsewhere: msgspec is imported at the first event, the feeder's thread started by it
-starts the sender, and the sender knows the network.
+Costly work happens later or elsewhere. The first event imports msgspec and starts the feeder's thread, which starts the
+sender, which knows the network.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class TelemetryClient:
         options: `app` to `wait_for_delivery`, as `Telemetry` explains them. By default there are no `run_properties`.
 
     Nothing here raises into the host, waits for a network or prints; reasons go to the logger `atotelemetry` at DEBUG.
-    Only a wrong constructor argument raises, because that is a mistake in the host's own code: `ValueError`.
+    Only a wrong constructor argument raises ValueError, as a mistake in the host's own code.
 
     """
 
@@ -144,7 +144,7 @@ class TelemetryClient:
         self._turn_off("this run is not in the sample")
 
     def lock(self) -> None:
-        """Be disabled for good, because the person says no: the feeder starts no sender and writes nothing any more."""
+        """Be disabled for good by the person's no: the feeder starts no sender and writes nothing."""
         self._refuses = self._locked = True
         self._feeder.discard(for_good=True)
 
@@ -179,11 +179,11 @@ class TelemetryClient:
     ) -> str | None:
         """Queue one event; return its uuid, or None when nothing was queued.
 
-        Values are encoded now: later changes to `properties` change nothing. `distinct_id` is a str, a UUID or
-        anything with a `str`; without one the event gets a random id and PostHog makes no person of it
-        (`$process_person_profile: False`). `timestamp` is a datetime in any timezone (a naive one is UTC) or an ISO
-        8601 text; now, if it is neither. `uuid` makes the event idempotent on the server. `options` are PostHog's:
-        `process_person_profile`, `cookieless_mode`, `disable_skew_correction`, `product_tour_id`.
+        Values are encoded now: later changes to `properties` change nothing. `distinct_id` is a str, a UUID or anything
+        with a `str`. Without one the event gets a random id, and makes no person (`$process_person_profile: False`).
+        `timestamp` is a datetime in any timezone (a naive one is UTC) or an ISO 8601 text; now, if it is neither.
+        `uuid` makes the event idempotent on the server. `options` are PostHog's: `process_person_profile`,
+        `cookieless_mode`, `disable_skew_correction`, `product_tour_id`.
 
         Never blocks and never raises.
         """
@@ -249,10 +249,10 @@ class TelemetryClient:
     ) -> str | None:
         """Queue one `$exception` event; return its uuid, or None when nothing was queued.
 
-        `exception` is an exception, an `exc_info` tuple, or None for the one being handled now. An exception object
-        that was queued before is not queued again in this process. `properties` win over what is said about the
-        exception. `handled` is False for an exception that the program did not expect. Of the same type from the same
-        function, ten are sent in ten seconds. Never blocks and never raises.
+        `exception` is an exception, an `exc_info` tuple, or None for the handled one. An exception object that was
+        queued before is not queued again in this process. `properties` win over the exception's description. `handled`
+        is False for an exception that the program did not expect. Of the same type from the same function, ten are sent
+        in ten seconds. Never blocks and never raises.
         """
         if self._refuses:
             return None
@@ -295,7 +295,7 @@ class TelemetryClient:
         return False
 
     def refuse(self, error: BaseException) -> bool:
-        """Count an event that never came as far as the queue; whether `error` is meant for the host."""
+        """Count an event lost before the queue; return whether `error` is meant for the host."""
         is_interrupted = is_for_the_host(error)
         try:
             if isinstance(error, Lost):
@@ -314,8 +314,8 @@ class TelemetryClient:
         """Hand over every event captured so far; True when that was done within `timeout` seconds (None: no limit).
 
         The sender then drains and exits by itself; the next capture starts a new one. With `delivered=True` this also
-        waits for the senders' answers, within the same timeout. It is then True only if the server accepted everything
-        captured since the last such call. Never raises.
+        waits for the senders' answers, within the same timeout. True then means: the server accepted every event since
+        the last such call. Never raises.
         """
         try:
             return self._feeder.flush(timeout, delivered=delivered)

@@ -1,10 +1,10 @@
 """The command and the option names of a run, read from click, typer and argparse. Imports none of them.
 
-Runs in the host, on the thread that runs `Telemetry.run`. While such a run lasts, click's stack of contexts is a list
-that remembers, and argparse's `parse_known_args` is a function that remembers; afterwards both are as before. A
-framework that is not loaded when the run begins is not followed. Unreadable parts are left out.
+Runs in the host, on the thread that runs `Telemetry.run`. During a run, click's stack of contexts and argparse's
+`parse_known_args` are replaced by ones that remember. Only frameworks loaded at its beginning are followed. Unreadable
+parts are left out.
 
-Values never leave: a name is told only if the program declared it as a command or an option.
+Values never leave: only names that the program declared as commands or options do.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["CommandLine"]
 
 _CLICKS = ("click", "typer._click")  # typer has a copy of its own
 
-# argparse's function is replaced by one of ours while any run follows it: runs may overlap, on threads or as tasks.
+# argparse's function is ours while any run follows it. Runs may overlap, on threads or as tasks.
 _following: list[CommandLine] = []
 _replaced: list[tuple[Any, Any]] = []  # argparse's function and ours, if ours is in place
 # Never waited for: a fork may have copied it while another thread held it. Without it nothing is changed.
@@ -75,7 +75,7 @@ class CommandLine:
 
         def undo() -> None:
             contexts.entered = None
-            # Another thread has another dict. Whoever replaced the list meanwhile goes on with theirs.
+            # Another thread has another dict. A list that replaced ours meanwhile stays.
             if local.__dict__.get("stack") is contexts:
                 # That of a run that overlapped and has ended goes, too.
                 is_over = before is None or (type(before) is _Contexts and before.entered is None)
@@ -152,7 +152,7 @@ def _listening(before: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Contexts(list):  # type: ignore[type-arg] # `typing` costs a host milliseconds
-    """A stack of click's that tells of each context that is put onto it."""
+    """A stack of click's that reports each new context."""
 
     entered: Callable[[Any], None] | None = None
 
@@ -163,7 +163,7 @@ class _Contexts(list):  # type: ignore[type-arg] # `typing` costs a host millise
 
 
 def _try(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function that looks at a framework: another version of it, or a class of the program's own, may raise."""
+    """Call a function that looks at a framework. Another version, or the program's own class, may raise."""
     try:
         return function(*arguments)
     except BaseException as error:

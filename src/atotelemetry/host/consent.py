@@ -1,9 +1,8 @@
 """May this person's run be measured, and under which random id: variables, a project's no, `telemetry.yaml`, CI.
 
 Runs in the host, on the thread that builds the `Telemetry`, once a run; `Consent.holds` runs on the feeder's thread.
-Reading never writes and never raises: a file that makes no sense counts as "no". The file as we write it is read by
-`choice`; every other YAML (flow style, quotes, document markers, …) by `choice_yaml`, because importing PyYAML costs
-more than all the rest of a run.
+Reading never writes and never raises: a file that makes no sense counts as "no". `choice` reads the file as we write
+it, and `choice_yaml` any other YAML: importing PyYAML costs more than the rest of a run.
 """
 
 from __future__ import annotations
@@ -55,11 +54,11 @@ announced: set[str] = set()
 class Consent:
     """The decision for this run, and its reason. A yes may become a no, never the other way.
 
-    `enabled` is whether events are taken: in mode "on", and in mode "log", where they are shown and nothing is sent.
-    The other modes are "off" and "waiting": for the notice that a run at a terminal prints, before the first run that
-    sends. `reason` tells a person which variable, or which file and line, decided. `path` is the configuration file,
-    whether it exists or not; empty when there is no home directory, or when a variable had said no before anybody
-    looked. `id` is the id in the file, if one was found. `creates`: a first run may create the file without a notice.
+    `enabled`: whether events are taken, in mode "on" or in mode "log", which shows them and sends nothing. The other
+    modes are "off" and "waiting" (for the notice that a run at a terminal prints before the first run sends). `reason`
+    tells a person which variable, or which file and line, decided. `path` is the configuration file, which may not
+    exist. It is empty without a home directory, and when a variable said no first. `id` is the id in the file, if one
+    was found. `creates`: a first run may create the file without a notice.
     `withdrawn`: it was a yes, until the file said no.
     """
 
@@ -124,8 +123,8 @@ class Consent:
 class TelemetryConfig:
     """The content of `telemetry.yaml`, as atopile has it: `telemetry`, a bool, and `id`, a `uuid.UUID`.
 
-    `telemetry=None` means True, `id=None` a new random id. A word such as "no" is understood as in the file; an
-    unknown one counts as False. An `id` that is no UUID raises ValueError, as `uuid.UUID` does.
+    `telemetry=None` means True, `id=None` a new random id. Words such as "no" mean the same as in the file; an unknown
+    one counts as False. An `id` that is no UUID raises ValueError, as `uuid.UUID` does.
     """
 
     __slots__ = ("_id", "telemetry")
@@ -137,8 +136,8 @@ class TelemetryConfig:
 
     @property
     def id(self) -> uuid.UUID:
-        """The random id that stands for this installation; accepts a UUID, its text, or None for a new one."""
-        # Importing uuid takes milliseconds, and the events carry the text: only who asks for the object pays.
+        """The installation's random id. Takes a UUID, its text, or None for a new one."""
+        # Importing uuid takes milliseconds, and events only need the text.
         from uuid import UUID
 
         return UUID(self._id)
@@ -164,7 +163,7 @@ class TelemetryConfig:
         known = take_identity(app, consent) if consent.enabled else None
         if known is not None:
             return cls(telemetry=True, id=known)
-        # A variable that says no was answered without a look at the file, but this caller asks for the file's id.
+        # A variable's no was answered without reading the file, but this caller wants the file's id.
         path = choice_path(app) if is_app_name(app) else ""
         return cls(telemetry=False, id=consent.id or read_choice(path).id or _run_id(app))
 
@@ -207,9 +206,9 @@ def read_consent(app: str = "atopile", *, in_ci: bool = False, notice: bool = Fa
 
 
 def identity(app: str = "atopile", consent: Consent | None = None) -> str:
-    """Return the id of a user who did not opt out, creating the file at the very first run. Never raises.
+    """Return the id of a user who did not opt out; create the file at the first run. Never raises.
 
-    For anybody else, and where no id can be kept, it is random and lasts as long as this process.
+    Otherwise, and where no id can be kept, it is random and lasts as long as this process.
     """
     return take_identity(app, read_consent(app) if consent is None else consent) or _run_id(app)
 
@@ -217,9 +216,9 @@ def identity(app: str = "atopile", consent: Consent | None = None) -> str:
 def take_identity(app: str, consent: Consent) -> str | None:
     """Return the id for this run's events, creating the file at the very first run; None if the file says no by now.
 
-    Of many first runs at once one creates the file, and all return its id. Where no file may be written, or where a
-    file exists that names no id (it is the user's; we never rewrite it), the id is random and lasts as long as this
-    process. The same in mode "log", which sends nothing and therefore leaves nothing behind. Never raises.
+    Of many first runs at once one creates the file, and all return its id. Where no file may be written, or the user's
+    file has no id (we never rewrite it), the id is random and lasts as long as this process. The same in mode "log",
+    which sends nothing and therefore leaves nothing behind. Never raises.
     """
     try:
         choice = consent.read_again()
@@ -260,7 +259,7 @@ def choice_in(raw: bytes) -> FileChoice:
     try:
         choice = read_plain(raw)
         if choice is None:
-            # PyYAML takes tens of milliseconds to import: only files that a person edited by hand pay for it.
+            # PyYAML takes tens of milliseconds to import. Only files edited by hand need it.
             from atotelemetry.host.choice_yaml import interpret
 
             choice = interpret(raw)
@@ -278,8 +277,8 @@ def _off(reason: str, path: str = "", known_id: str | None = None) -> Consent:
 def _said_by_variables(app: str) -> Consent | None:
     """Return the environment's decision, None if it makes none. One no outweighs any yes.
 
-    Names and values count in any case of letters. Empty variables are unset ones. A value that is neither off, on nor
-    log (or a synonym) counts as off: somebody tried to say something.
+    Names and values count in any case of letters. Empty variables are unset ones. Any value but on, log or a synonym
+    counts as off.
     """
     prefixes = ("ATO", "ATOPILE") if app == "atopile" else (environment_prefix(app),)
     # The second is set by our plugin for pytest.
@@ -307,16 +306,16 @@ def _said_by_variables(app: str) -> Consent | None:
 
 
 def _set_variables(names: set[str]) -> list[str]:
-    """Return those variables, as they are spelt here, whose names in upper case are in `names`."""
+    """Return the variables, in their own spelling, whose upper-case names are in `names`."""
     return sorted(name for name in os.environ if name.upper() in names)
 
 
 def _file_no(app: str, path: str, choice: FileChoice) -> str:
-    """Return which file says no, "" if none does: the user's own, atopile's older one, those of a sudo's user."""
+    """Return the file that says no, or "": the user's own, atopile's older one, or the sudo user's."""
     if choice.state in ("off", "damaged"):
         return choice.reason(path)
     for other in other_choice_paths(app):
-        # A file that is not ours to read says nothing.
+        # An unreadable file says nothing.
         if os.access(other, os.R_OK) and read_choice(other).state in ("off", "damaged"):
             return f"{other} says no, or cannot be understood"
     return ""
@@ -330,7 +329,7 @@ def _ci_no(app: str, *, in_ci: bool) -> str:
 
 
 def _project_no(app: str) -> str:
-    """Return which project file says no for everybody who works there, "" if none does."""
+    """Return the project file that says no for everybody who works there, or ""."""
     for path, raw in _project_files(app):
         # The bytes first: a project that does not speak of this telemetry costs no parser.
         if b"elemetry" in raw and (path.endswith(".yaml") or _has_section(raw, app.encode())):
@@ -370,7 +369,7 @@ def _project_files(app: str) -> Iterator[tuple[str, bytes]]:
 
 
 def _beginning(path: str) -> bytes:
-    """Return the first 64 KiB of a regular file, and one byte more if there is more; nothing if it cannot be read."""
+    """Return the first 64 KiB of a regular file, and one byte more if it is longer; nothing if it is unreadable."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return b""
@@ -390,7 +389,7 @@ def _signature(path: str) -> tuple[int, int, int, int] | None:
 
 
 def _first_run(path: str) -> FileChoice:
-    """Create the file for a new user; return its content, ours or that of another process that was quicker.
+    """Create the file for a new user; return its content, which a quicker process may have written.
 
     Raises OSError.
     """
@@ -401,7 +400,7 @@ def _first_run(path: str) -> FileChoice:
         choice = read_choice(path)
         if choice.state == "off" or choice.id is not None:
             break
-        # Only where there are no hard links: the winner has created the file and is about to write its two lines.
+        # Without hard links, the winner has created the file and not yet written its two lines.
         from time import sleep
 
         sleep(0.002)

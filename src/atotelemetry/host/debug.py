@@ -1,9 +1,8 @@
 """One DEBUG line in the host's log, if the host looks at it.
 
-Runs in the host, on any thread. A host that never imported `logging` cannot have a handler that would show the line,
-so `logging` (milliseconds to import) is only looked up, never loaded. A handler may itself capture telemetry: the
-guard keeps such a handler from calling back into itself through us. Nor is its lock taken for a line that nobody is
-going to read: another thread may hold it for long, while it closes handlers.
+Runs in the host, on any thread. `logging` takes milliseconds to import. It is only looked up: a host without it has no
+handler either. A handler may itself capture telemetry; the guard prevents an endless recursion. Its lock is not taken
+for a line without readers: another thread may hold it for long, while it closes handlers.
 """
 
 from __future__ import annotations
@@ -31,8 +30,7 @@ def _is_heard(logging: Any) -> bool:  # noqa: ANN401 - a module
 def debug(message: str, *args: object) -> None:
     """Log `message % args` to the `atotelemetry` logger at DEBUG; never raises.
 
-    The line is dropped when the host did not import `logging`, and when this thread is already inside such a line (a
-    logging handler that captures an event whose drop would be logged again, without end).
+    The line is dropped without `logging`, and inside another such line of this thread.
     """
     try:
         logging = sys.modules.get("logging")
@@ -48,8 +46,8 @@ def debug(message: str, *args: object) -> None:
         finally:
             _thread.logging = False
     except Exception:
-        # A handler of the host's that raises is the host's business, but not at our line. And in the interpreter's last
-        # moments, when a `__del__` brings us here, even `sys` above may be None already.
+        # A handler of the host's that raises is the host's business, but not at our line. In a `__del__` at the
+        # interpreter's end even `sys` may be None.
         return
     except BaseException as error:
         if is_for_the_host(error):

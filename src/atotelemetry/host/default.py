@@ -1,8 +1,7 @@
 """The default instance, atopile's: the module-level names of the package.
 
 Runs in the host, on the thread that captures. The instance is made at the first use of one of the names and not before.
-Where several threads make it at once, `dict.setdefault` decides: a lock could be held by the code that a signal handler
-interrupts.
+If several threads make it at once, `dict.setdefault` decides. No lock: a signal handler could interrupt its holder.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ _defaults: dict[str, Telemetry] = {}
 
 
 def _get_telemetry() -> Telemetry:
-    """Return the default instance, made at the first call; one that is off if anything is wrong."""
+    """Return the default instance, made at the first call; on any error one that is off."""
     telemetry = _defaults.get("atopile")
     if telemetry is None:
         try:
@@ -59,7 +58,7 @@ def _get_telemetry_client() -> TelemetryClient:
 def _flush_telemetry_on_exit() -> None:
     """Hand over the default instance's events, within FLUSH_TIMEOUT, and disable it.
 
-    The package does this by itself at interpreter exit; this is for a host that ends in another way.
+    The package does so at interpreter exit. This is for a host that ends in another way.
     """
     for telemetry in list(_defaults.values()):
         telemetry.client.shutdown(FLUSH_TIMEOUT)

@@ -53,7 +53,7 @@ class _Diversion:
 
 
 def divert(client: TelemetryClient, take: Callable[[bytes], object]) -> Callable[[], None]:
-    """Give every event of `client` to `take`, as the line that a sender would read, and start no sender.
+    """Give every event of `client` to `take`, as its line for the sender, and start no sender.
 
     Needs no key and no consent: nothing is sent. `take` is called on the thread that captures. An exception in it loses
     the event, no more. Returns a function that ends the diversion.
@@ -62,7 +62,7 @@ def divert(client: TelemetryClient, take: Callable[[bytes], object]) -> Callable
 
 
 def read_event(client: TelemetryClient, line: bytes) -> dict[str, Any]:
-    """Return the event in a diverted line, with the properties that the sender would be told once for all."""
+    """Return the event in a diverted line, with the properties of the hello."""
     decode = load("atotelemetry.wire").decode_json
     event: dict[str, Any] = decode(line)
     hello = decode(client.stream.hello())
@@ -71,7 +71,7 @@ def read_event(client: TelemetryClient, line: bytes) -> dict[str, Any]:
 
 
 def show_on_stderr(client: TelemetryClient) -> None:
-    """Print every event of `client` on stderr, with the properties that the sender would be told once for all."""
+    """Print every event of `client` on stderr, with the properties of the hello."""
     stream = client.stream
 
     def show(line: bytes) -> None:

@@ -1,8 +1,7 @@
 """Change one value in a person's YAML, and leave every other byte as it is.
 
-Runs in the `atotelemetry` command and in `Telemetry.enable` and `disable`; no measured run loads it. After an edit the
-new text is parsed again and must say what was wanted and otherwise the same; if it does not, the old file is kept under
-another name and a new one written.
+Runs in the `atotelemetry` command and in `Telemetry.enable` and `disable`; no measured run loads it. The edited text is
+parsed again: only the choice may differ. Otherwise the old file is kept under another name, and a new one is written.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ __all__ = ["with_choice", "write", "write_choice"]
 
 
 def write_choice(app: str = "atopile", enabled: bool = True) -> str:
-    """Make the user's file say `enabled`, for the `atotelemetry` command. Returns what was done, for people.
+    """Make the user's file say `enabled`, for the `atotelemetry` command. Returns a report for people.
 
-    Every byte but the value of `telemetry` stays as it is, and so do mode and owner; a symbolic link is followed. A
-    file that cannot be understood is kept under another name. Raises OSError or ValueError with a text for people.
+    Only the value of `telemetry` changes. Mode and owner stay; a symbolic link is followed. A file that cannot be
+    understood is kept under another name. Raises OSError or ValueError with a text for people.
     """
     if not is_app_name(app):
         raise ValueError(f"{app!r} is not the name of an application")
@@ -43,7 +42,7 @@ def write_choice(app: str = "atopile", enabled: bool = True) -> str:
 
 
 def with_choice(raw: bytes, *, enabled: bool) -> bytes:
-    """Return `raw` with the value of `telemetry` (added when there is none) changed to `enabled`, all else as it was.
+    """Return `raw` with the value of `telemetry` changed to `enabled`, or with that line added.
 
     Returns the same bytes when they say so already. Raises ValueError when changing this one value does not suffice.
     """
@@ -65,14 +64,14 @@ def with_choice(raw: bytes, *, enabled: bool) -> bytes:
 
 
 def write(path: str, *, enabled: bool) -> str:
-    """Make the file at `path` say `enabled` and return what was done, for people.
+    """Make the file at `path` say `enabled`; return a report for people.
 
     Raises OSError or ValueError, with a text for people, when the choice could not be stored.
     """
     word = "true" if enabled else "false"
     is_ours = may_create(path)
-    # Dotfile managers keep a link here: the file behind it is what the person edits. Among another user's files, that
-    # user could point a link of theirs at a file of ours while we look: there no link is followed.
+    # Dotfile managers keep a link here, and the person edits the file behind it. In another user's directory no link is
+    # followed: its owner could point one at a file of ours meanwhile.
     target = os.path.realpath(path) if is_ours else path
     if is_ours:
         os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
@@ -92,7 +91,7 @@ def write(path: str, *, enabled: bool) -> str:
 
 
 class _Place:
-    """One name in one open directory: whatever happens to the path meanwhile, it is the same directory.
+    """A name in an open directory: it stays the same directory, whatever happens to its path.
 
     Raises OSError or ValueError, with a text for people, if the directory cannot be opened. On Windows, where a
     directory cannot be opened, it is the path.
@@ -165,7 +164,7 @@ class _Place:
             os.fsync(descriptor)
             if os.name == "nt":
                 return
-            # Run by root (sudo), the file must still be its owner's, or the next run could not read it.
+            # Under sudo the file must stay its owner's, or the next run could not read it.
             if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
                 # Without the right to do so the file becomes ours, and ours is the choice.
                 with suppress(OSError):
@@ -176,7 +175,7 @@ class _Place:
         try:
             os.replace(temporary, self.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
         except BaseException:
-            # The first error is the one to report.
+            # The first error is reported.
             with suppress(OSError):
                 os.unlink(temporary, dir_fd=self.directory)
             raise

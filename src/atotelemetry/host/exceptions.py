@@ -55,8 +55,8 @@ _attributes_of = BaseException.__dict__["__dict__"].__get__
 def current_exception(exception: object = None) -> BaseException | None:
     """Find the exception that a caller means.
 
-    `exception` is an exception or a `sys.exc_info()` tuple. None and True mean the exception being handled, as in the
-    functions of PostHog and the standard library. Anything else means none. Never raises.
+    `exception` is an exception or a `sys.exc_info()` tuple. None and True mean the handled exception, as in PostHog's
+    SDK and the standard library. Anything else means none. Never raises.
     """
     if exception is None or exception is True:
         return sys.exc_info()[1]
@@ -80,7 +80,7 @@ def mark_reported(exception: BaseException) -> bool:
     members = list(_leaves(exception))
     if members and all(_is_marked(member, _MEMBER_MARK) for member in members):
         return False
-    # One dictionary operation decides: a signal handler or another thread in between cannot make two of us the first.
+    # One dictionary operation decides, also against a signal handler or another thread in between.
     if not _mark(exception, _MARK):
         return False
     for member in members:
@@ -89,14 +89,14 @@ def mark_reported(exception: BaseException) -> bool:
 
 
 def unmark_reported(exception: BaseException) -> None:
-    """Take back `mark_reported`, for an exception whose event was lost. Never raises."""
+    """Undo `mark_reported` after the event was lost. Never raises."""
     for member in _leaves(exception):
         _unmark(member, _MEMBER_MARK)
     _unmark(exception, _MARK)
 
 
-# The mark lives on the object, so it dies with it and keeps nothing alive. It names the object, since a copy (or an
-# unpickled exception from another process) inherits the attributes of its original and is still another exception.
+# The mark lives on the object, so it dies with it and keeps nothing alive. It names the object: a copy, or an unpickled
+# exception, has its original's attributes and is another exception.
 
 
 def _mark(exception: BaseException, name: str) -> bool:
@@ -153,13 +153,13 @@ def exception_properties(
 ) -> dict[str, object]:
     """Describe `exception` as PostHog reads it.
 
-    `distinct_id` is the person for the old dashboards; `handled` is False when nothing caught the exception. `own` are
-    the import names of the application's packages and modules; without any, all code but libraries is its own.
-    Without `source_lines` no line of source is read or told.
+    `distinct_id` is the person for the old dashboards; `handled` is False when nothing caught the exception. `own`:
+    import names of the application's packages and modules; if empty, all code but libraries is its own. Without
+    `source_lines` no line of source is read or told.
 
-    Returns `$exception_message`, `$exception_type`, `$exception_stack_trace` (what `traceback.format_exception` gives,
-    joined), `$exception_person`, `$exception_list` and `$exception_level`: built-in values, ready for JSON, less than
-    300 KiB in all but contrived cases. Never raises.
+    Returns `$exception_message`, `$exception_type`, `$exception_stack_trace` (as `traceback.format_exception` prints
+    it), `$exception_person`, `$exception_list` and `$exception_level`: plain values, ready for JSON, usually below 300
+    KiB. Never raises.
 
     Source of the protocol facts: PostHog's ingestion, `rust/cymbal` in github.com/PostHog/posthog. `$exception_list`
     must not be empty. An entry needs `type`. A frame needs `platform` to be read as Python's, and `filename` and
@@ -269,7 +269,7 @@ class Node:
 
     @property
     def value(self) -> str:
-        """The text that PostHog shows: the message and the notes; of a group without the number of its members."""
+        """PostHog shows this text: the message and the notes; for a group without the number of members."""
         text = self.message
         kind = type(self.exception)
         if self.width is not None and kind.__str__ is BaseExceptionGroup.__str__:
@@ -280,7 +280,7 @@ class Node:
 
     @property
     def visible_context(self) -> Node | None:
-        """The context that is shown: a cause takes its place and `from None` hides it."""
+        """The visible context: a cause replaces it, and `from None` hides it."""
         return None if self.suppressed or self.cause is not None else self.context
 
 
@@ -335,7 +335,7 @@ def _members(exception: BaseException) -> tuple[list[BaseException], int]:
 
 
 def _in_order(root: Node) -> Iterator[tuple[Node, Node | None, str | None]]:
-    """Yield each visible exception with its parent and their relation: the caught one first, the root cause last."""
+    """Yield each visible exception, its parent and their relation; the caught one first, the root cause last."""
     waiting: list[tuple[Node, Node | None, str | None]] = [(root, None, None)]
     while waiting:
         node, parent, source = waiting.pop()
@@ -353,7 +353,7 @@ def _in_order(root: Node) -> Iterator[tuple[Node, Node | None, str | None]]:
 def _listed(
     shown: Sequence[tuple[Node, Node | None, str | None]],
 ) -> list[tuple[Node, Node | None, str | None]]:
-    """Return the entries to list. An exception that is a member and a context is printed twice and listed once."""
+    """Return the entries to list. An exception that is both a member and a context is printed twice and listed once."""
     listed: dict[int, tuple[Node, Node | None, str | None]] = {}
     for node, parent, source in shown:
         listed.setdefault(id(node.exception), (node, parent, source))

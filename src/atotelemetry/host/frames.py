@@ -1,4 +1,4 @@
-"""The frames of an exception as PostHog reads them: whose they are, how they are called, and the lines around them.
+"""The frames of an exception as PostHog reads them: owner, name, and source lines.
 
 Runs in the host, on the thread that captures an exception. `facts/places.py` has the rules.
 """
@@ -38,7 +38,7 @@ _DECORATOR = f"{OWN_PACKAGE}.host.block"
 
 
 def own_packages(app: str, maker: str, given: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the import names of the application's own code; none where that is all but libraries.
+    """Return the import names of the application's own code; none means all but libraries.
 
     `given` names them outright. Otherwise they are the package named like `app`, and the package of `maker`, the module
     that made the client. For a script, and for a module beside others in a folder, everything but libraries is own.
@@ -69,7 +69,7 @@ def _path_of(module: str) -> str:
 
 
 def _is_no_library(module: object) -> bool:
-    """Tell whether a module that is named like the application may be the application."""
+    """Tell whether a module named like the application may be the application."""
     path = read(module, "__file__", default=None)
     if type(path) is str:
         return not slashes(path).startswith(standard_library()) or is_installed(slashes(path))
@@ -90,7 +90,7 @@ def traceback_entries(exception: BaseException) -> list[TracebackType]:
 
 
 def stack_of_the_caller() -> list[TracebackType]:
-    """Return where this thread is, outside of this package, in the form of a traceback: the caller last."""
+    """Return this thread's stack outside of this package as a traceback, the caller last."""
     from types import TracebackType  # loaded along with `traceback`
 
     entries: list[TracebackType] = []
@@ -125,7 +125,7 @@ def _is_hidden(frame: FrameType) -> bool:
     try:
         if _raw_module(frame) == _DECORATOR:
             return True
-        # Only a local variable of a function: a module's or a class's namespace may be an object of the host's.
+        # Only a function's local variables: a module's or a class's namespace may be an object of the host's.
         names = frame.f_code.co_varnames
         return "__tracebackhide__" in names and frame.f_locals.get("__tracebackhide__") is True
     except Exception:
@@ -133,7 +133,7 @@ def _is_hidden(frame: FrameType) -> bool:
 
 
 class Frames:
-    """Describes frames for one event: each file is looked at once, and the lines around them share one budget."""
+    """Describes frames for one event: each file is read once, and all source lines share one budget."""
 
     __slots__ = ("_budget", "_known", "_own", "_source_lines")
 

@@ -1,4 +1,4 @@
-"""Reads the host's objects, whose attributes may raise, lie or be huge, and cuts texts to a size.
+"""Reads the host's objects: their attributes may raise, lie or be huge. Cuts texts to a size.
 
 Runs in the host, on the thread that captures, and only once an exception is described.
 """
@@ -73,7 +73,7 @@ def notes_of(exception: BaseException) -> object:
 
 
 def clip_middle(text: str, limit_bytes: int) -> str:
-    """Like `clip`, but keep both ends: a stack trace starts with the root cause and ends with the caught exception."""
+    """Like `clip`, but keep both ends: a stack trace begins with the root cause and ends with the caught exception."""
     if len(text) <= limit_bytes:
         whole = encodable(text, limit_bytes)
         if len(whole) >= len(text):

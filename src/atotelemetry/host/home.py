@@ -1,8 +1,7 @@
 """Where a person's choice lies, and whether this process may write there.
 
 Runs in the host. A leaf: only path names and `stat`, no file is read or written here. Nothing is created in a home that
-is not the effective user's: run as root with a user's HOME, a file of ours would be root's, and the user's own settings
-would break.
+is not the effective user's: root with a user's HOME would leave files that the user cannot change.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ def is_app_name(app: object) -> bool:
 
 
 def config_directory(app: str) -> str:
-    r"""Return the directory that holds `app`'s configuration, or "" when this user has no home directory at all.
+    r"""Return the directory of `app`'s configuration, or "" without a home directory.
 
-    `$XDG_CONFIG_HOME/<app>`, else `~/.config/<app>`, on Linux and macOS. The XDG base directory specification has
-    relative paths ignored; the home directory is held to the same, so that nothing depends on the working directory.
-    On Windows `%LOCALAPPDATA%\<app>\<app>`, the directory of `platformdirs.user_config_dir(app)`.
+    `$XDG_CONFIG_HOME/<app>`, else `~/.config/<app>`, on Linux and macOS. Relative paths are ignored, as in the XDG base
+    directory specification: nothing depends on the working directory. On Windows `%LOCALAPPDATA%\<app>\<app>`, the
+    directory of `platformdirs.user_config_dir(app)`.
     """
     if sys.platform == "win32":
         return _windows_directory(app)
@@ -49,13 +48,13 @@ def config_directory(app: str) -> str:
 
 
 def choice_path(app: str) -> str:
-    """Return the path of `app`'s `telemetry.yaml`, whether it exists or not; "" where there is no home directory."""
+    """Return the path of `app`'s `telemetry.yaml`, which may not exist; "" without a home directory."""
     directory = config_directory(app)
     return os.path.join(directory, FILE_NAME) if directory else ""
 
 
 def other_choice_paths(app: str) -> list[str]:
-    """Return further files in which a no counts, though we never write them.
+    """Return further files where a no counts; we never write them.
 
     atopile's older place, and under sudo (sudo(8), SUDO_UID) the files of the invoking user.
     """
@@ -75,7 +74,7 @@ def other_choice_paths(app: str) -> list[str]:
 
 
 def may_create(path: str) -> bool:
-    """Whether a file may be created at `path`: the directories that exist on the way are the effective user's.
+    """Whether a file may be created at `path`: its existing directories are the effective user's.
 
     The home directory must exist, too, if the path lies below it.
     """
@@ -88,7 +87,7 @@ def may_create(path: str) -> bool:
         place = os.path.dirname(path)
         while not os.path.lexists(place):
             place = os.path.dirname(place)
-        # A directory of root's that an ordinary user can write to is everybody's, such as /tmp.
+        # A directory of root's that an ordinary user can write to is everybody's, like /tmp.
         return os.stat(place).st_uid in (user, 0)
     except OSError:
         return False

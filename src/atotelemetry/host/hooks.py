@@ -1,7 +1,7 @@
 """Reports exceptions that nothing caught: hooks into `sys`, `threading` and asyncio.
 
 Runs in the host, on the thread of the exception; loaded only where hooks are wanted. Each hook reports, then calls the
-hook that was there before, so a person sees the same traceback as without it.
+hook before it, so the person still sees the traceback.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Hooks:
 
     def __init__(self, report: Callable[[BaseException | None], object]) -> None:
         self._report = report
-        self._installed: list[tuple[Any, str, Any, Any]] = []  # owner, name, our hook, the one before
+        self._installed: list[tuple[Any, str, Any, Any]] = []  # owner, name, our hook, the former hook
         self._loops: list[tuple[asyncio.AbstractEventLoop, Any, Any]] = []
 
     def install(self, loop: asyncio.AbstractEventLoop | None = None) -> None:

@@ -1,7 +1,7 @@
-"""Who is signed in, as the application knows it.
+"""The signed-in person, as the application knows it.
 
-Runs in the host, on the thread that captures, once for each event: somebody may sign in during a run. The
-application's function may do anything, so nothing that it raises or returns gets further than a DEBUG line.
+Runs in the host, on the capturing thread, for each event: a person may sign in during a run. The application's function
+may raise or return anything; that ends in a DEBUG line.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Identity:
         except KeyboardInterrupt:
             raise  # the person's Ctrl-C, which only happened to arrive here
         except BaseException as error:
-            # SystemExit, too: a library that fails to sign in must not end the program from within a capture.
+            # Also SystemExit: a failed sign-in must not end the program from within a capture.
             debug("the identity is not known: %r", error)
             return _NOBODY
         finally:

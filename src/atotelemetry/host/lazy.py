@@ -1,8 +1,7 @@
-"""Imports the modules that only some hosts need: at first use, once, under a guard that survives forks.
+"""Imports modules at first use, under a guard that survives forks.
 
-Runs in the host, on the thread that captures. Python's own import locks do not survive a fork: a child that another
-thread forked in the middle of an import of ours would wait for them for ever. So each such import happens under one
-guard, and a fork takes that guard first.
+Runs in the host, on the thread that captures. Python's import locks do not survive a fork: a child forked in the middle
+of another thread's import would wait for ever. So all these imports share one guard, and a fork takes it first.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ _loaded: dict[str, Any] = {}
 def load(name: str) -> Any:  # noqa: ANN401 - a module, whose names the caller knows
     """Return a module, imported if this is the first time. Raises what an import statement would.
 
-    Raises `RuntimeError` when another thread keeps the guard for too long: it may be waiting for an import that this
-    thread is in the middle of. And when a signal handler or a finalizer asks in the middle of such an import: msgspec
-    in company of a half-loaded module would crash the process.
+    Raises `RuntimeError` when another thread holds the guard for too long: it may be waiting for an import of this
+    thread. And when a signal handler or a finalizer asks in the middle of such an import: msgspec in company of a
+    half-loaded module would crash the process.
     """
     module = _loaded.get(name)
     if module is not None:

@@ -1,7 +1,7 @@
 """The first that a person hears of telemetry: a notice, printed before anything is ever sent.
 
-Runs in the host, on the thread that captures the first event of a run that finds no `telemetry.yaml`. No other run
-loads this. The file is created together with the notice, so the next run sends, and this one does not.
+Runs in the host, on the capturing thread, at the first event of a run without `telemetry.yaml`. No other run loads
+this. The file is created with the notice: the next run sends, this one does not.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ _SECONDS = (_is_duration, "a positive number of seconds")
 _RULES: dict[str, tuple[Callable[[Any], bool], str | Callable[[], str]]] = {
     "app": (lambda value: isinstance(value, str), "a text"),
     "app_version": _TEXT_OR_NONE,
-    "api_key": _TEXT_OR_NONE,  # None is an environment variable that is not set: telemetry is off
+    "api_key": _TEXT_OR_NONE,  # None: an unset environment variable, so telemetry is off
     "host": _TEXT_OR_NONE,
     "endpoint": (lambda value: value in _ENDPOINTS, f"one of {', '.join(_ENDPOINTS)}"),
     "protocol": (lambda value: value in _PROTOCOLS, f"one of {', '.join(_PROTOCOLS)}"),
@@ -159,7 +159,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str | Callable[[], str]]] = {
 
 
 def check(**options: object) -> None:
-    """Raise ValueError for the first option whose value is not allowed."""
+    """Raise ValueError for the first wrong option."""
     for name, (is_right, allowed) in _RULES.items():
         if name in options and not is_right(options[name]):
             meant = allowed if isinstance(allowed, str) else allowed()

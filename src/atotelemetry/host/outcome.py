@@ -1,7 +1,7 @@
-"""How a block ended whose end was an exception: an exit of the program, or a failure.
+"""The outcome of a block that ended with an exception: an exit of the program, or a failure.
 
-Runs in the host, on the thread that captures, once an exception leaves a block. Frameworks are known by the module and
-the name of a class, so nothing is imported to know them.
+Runs in the host, on the thread that captures, once an exception leaves a block. Frameworks are recognised by the module
+and the name of a class, without an import.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A project's no: `[tool.<app>] telemetry = false` in pyproject.toml, `telemetry: false` in atopile's ato.yaml.
 
-Runs in the host, loaded only for a project file that mentions telemetry. It is read for a no, never for a yes: a team
-can say no for everybody who works there, and nobody can say yes for others.
+Runs in the host, loaded only for a project file that mentions telemetry. Only its no counts: a team can say no for
+everybody who works there, and nobody can say yes for others.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ __all__ = ["reason_in"]
 
 
 def reason_in(path: str, raw: bytes, app: str) -> str:
-    """Return how the project file `path`, of which `raw` is the beginning, says no to `app`; "" if it does not.
+    """Return the words by which the project file `path`, beginning with `raw`, says no to `app`, or "".
 
-    A choice that is neither yes nor no counts as no, and so does a file that mentions it and cannot be understood.
+    An unclear choice counts as no, and so does an unreadable file that mentions telemetry.
     """
     return _in_yaml(path, raw) if path.endswith(".yaml") else _in_toml(path, raw, app)
 
@@ -39,7 +39,7 @@ def _in_toml(path: str, raw: bytes, app: str) -> str:
 
 
 def _in_yaml(path: str, raw: bytes) -> str:
-    # An ato.yaml may name files such as `telemetry.ato`: only a line that begins with the word is worth a parser.
+    # Only a line that begins with the word is worth a parser: an ato.yaml may name files such as `telemetry.ato`.
     if not any(line.lstrip(b" \t\"'{?").lower().startswith(b"telemetry") for line in raw.splitlines()):
         return ""
     from atotelemetry.host.choice_yaml import DamagedError, compose, decode, meaning, own_pairs

@@ -22,8 +22,8 @@ __all__ = ["PropertyLoaders", "TelemetryProperties", "ThinProperties"]
 LOADER_TIME_LIMIT = 1.0
 """How long a loader may take. A person may be sitting in front of it."""
 
-# By name; filled with `setdefault`, which is atomic, so that threads that ask at once get one answer. No lock: one held
-# by another thread during a fork would never be released in the child.
+# By name. `setdefault` is atomic, so threads that ask at once get one answer. No lock: one held by another thread
+# during a fork would never be released in the child.
 _facts: dict[str, Any] = {}
 
 
@@ -53,8 +53,8 @@ def _text(name: str) -> str | None:
 class PropertyLoaders:
     """The properties of a run, one function each.
 
-    Each is worked out once, at the first call, from the working directory and the environment of this process; the
-    four of git together, in a second at the most. None means not known. Never raise, never print.
+    Each is worked out once, at the first call, from this process's directory and environment. The four of git come
+    together, within a second. None means not known. Never raise, never print.
     """
 
     @staticmethod
@@ -64,7 +64,7 @@ class PropertyLoaders:
 
     @staticmethod
     def current_git_hash() -> str | None:
-        """Return the commit that is checked out in the working directory."""
+        """Return the commit checked out in the working directory."""
         return _text("current_git_hash")
 
     @staticmethod
@@ -178,10 +178,10 @@ class TelemetryProperties:
     """All properties of one measured stretch of a run, as atopile's class of this name has them.
 
     Arguments:
-        thin: where the stretch began, and properties of the event's own, which win in `dump`.
+        thin: the beginning of the stretch, and the event's own properties, which win in `dump`.
         values: any attribute, by keyword. Those not given come from `PropertyLoaders`.
 
-    Raises TypeError for a keyword that is no attribute, and nothing else.
+    Raises only TypeError, for a keyword that is no attribute.
 
     """
 

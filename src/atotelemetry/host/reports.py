@@ -1,7 +1,7 @@
 """One client's memory of exceptions: the application's packages, and the exceptions reported already.
 
-Runs in the host, on the thread that captures an exception; loaded at the first one. There is no lock, because an
-exception may be captured in a signal handler: of threads at the same moment one may be admitted too many.
+Runs in the host, on the thread that captures an exception; loaded at the first one. No lock, because a signal handler
+may capture an exception. So threads at the same moment may send one too many.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Reports:
     Args:
         app: the application's name.
         maker: import name of the module that made the client.
-        in_app: import names of the application's code, where the host gives them.
-        source_lines: whether lines of source are told.
+        in_app: import names of the application's code, if the host gives them.
+        source_lines: whether frames have lines of source.
 
     """
 
@@ -47,8 +47,8 @@ class Reports:
     def claim(self, exception: object) -> tuple[BaseException, int] | None:
         """Find the exception that a caller means; None when there is none, or it is reported already.
 
-        Also returns how many of its kind were dropped before it. Raises `Lost` when it came too often itself. It is
-        then reported all the same: the next one that is sent counts it.
+        Also returns how many of its kind were dropped before it. Raises `Lost` when it came too often itself. The next
+        event counts it.
         """
         caught = current_exception(exception)
         if caught is None or not mark_reported(caught):
@@ -77,7 +77,7 @@ class Reports:
 
 
 class Repeats:
-    """Keeps one bug in a loop from filling a server: of a kind, ten are admitted in ten seconds.
+    """Keeps one bug in a loop from filling a server: ten of a kind in ten seconds.
 
     Args:
         now: seconds on a monotonic clock.

@@ -1,4 +1,4 @@
-"""One run of a program: an event when it begins and one when it ends, with its command line and its exit code.
+"""One run of a program: an event at its beginning and one at its end, with command line and exit code.
 
 Runs in the host, on the thread that runs the program.
 """
@@ -24,9 +24,9 @@ class Run(Capture):
     """A context manager and a decorator around a whole program. See `Telemetry.run`.
 
     Args:
-        event: captures an event, given its name, properties, when it began (None is now), and properties of ours.
-        failed: captures an exception, given that, properties, and when the run began.
-        outcome: returns `exit_code` and `outcome` for an exception that is an exit; None for a failure.
+        event: captures an event, given its name, properties, its beginning (None is now), and properties of ours.
+        failed: captures an exception, given that, properties, and the run's beginning.
+        outcome: returns `exit_code` and `outcome` for an exit; None for a failure.
         is_off: whether nothing is captured.
         start: the name of the event on entering, or a function that returns it.
         end: the name of the event on leaving, likewise.

@@ -1,8 +1,8 @@
 """The text of an exception's stack trace, as `traceback.format_exception` gives it, in bounds.
 
 Runs in the host, on the thread that captures an exception. One `TracebackException` is made for each exception, without
-its chain and without its frames. Both are added here: the standard library would follow a chain without bounds, and one
-frame that it cannot read would cost it all others. The summaries of frames serve the structured list, too.
+its chain and without its frames. Both are added here: the standard library follows a chain without bounds, and loses
+all frames to an unreadable one. The summaries of frames serve the structured list, too.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _lazy_classes: dict[str, Any] = {}
 
 
 class _Alone:
-    """Stands in for one exception in a `TracebackException`: it has no chain, and no answer of it raises.
+    """Stands for one exception in a `TracebackException`: without a chain, and never raising.
 
     The chain is linked by `_format` instead: `TracebackException` would follow it without bounds.
     """
@@ -64,8 +64,8 @@ class _Alone:
         return self._message
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the exception has
-        # Without these it makes no suggestion ("Did you mean"). To make one it would import the module that failed,
-        # once more, read properties of the host's objects, and name a variable of the host's.
+        # Without these it makes no suggestion ("Did you mean"). A suggestion would import the failed module again, read
+        # properties of the host's objects, and name a variable of the host's.
         if name in self._hidden:
             raise AttributeError(name)
         # Where a SyntaxError points to.
@@ -99,7 +99,7 @@ def print_all(shown: Sequence[tuple[Node, Node | None, str | None]], *, source_l
 
 
 def _summarise(node: Node, most: int, *, source_lines: bool) -> StackSummary:
-    """Give `node` the summaries of its listed frames; return the stack to print, of at most `most` frames."""
+    """Give `node` the summaries of its listed frames; return the stack to print, with at most `most` frames."""
     runs = _runs(node.entries, most) if node.was_raised else []
     needed = {index for index in node.plan if index >= 0}
     for first, _, count in runs:
@@ -148,9 +148,9 @@ def _format(shown: Sequence[tuple[Node, Node | None, str | None]]) -> str:
 def _runs(entries: Sequence[TracebackType], most: int) -> list[tuple[int, int, int]]:
     """Return the runs of frames to print, as triples.
 
-    These are the first index, the number of frames on the same line, and the number of them to print: 0 leaves the run
-    out. A summary costs microseconds, and printing it ten times that. So this decides before either, also for a
-    recursion of 100,000 frames.
+    A run is the first index, the number of frames on the same line, and the number of them to print; 0 leaves it out. A
+    summary costs microseconds, and printing it ten times that. So this decides before either, also for a recursion of
+    100,000 frames.
     """
     limit = getattr(sys, "tracebacklimit", None)
     printable = entries[: max(limit, 0)] if type(limit) is int else entries
@@ -172,7 +172,7 @@ def _run(first: int, end: int) -> tuple[int, int, int]:
 
 
 def _without_middle(runs: list[tuple[int, int, int]], printed_count: int) -> list[tuple[int, int, int]]:
-    """Replace the middle of `runs`, where there are too many, with one run that is not printed."""
+    """Replace the middle of too many `runs` with one unprinted run."""
     if sum(count for _, _, count in runs) <= printed_count:
         return runs
     head, tail = 0, len(runs)
@@ -190,7 +190,7 @@ def _without_middle(runs: list[tuple[int, int, int]], printed_count: int) -> lis
 
 
 def _printable(summaries: dict[int, FrameSummary], runs: Sequence[tuple[int, int, int]]) -> StackSummary:
-    """Build the stack to print: where a line repeats, the last printed summary stands for all that follow it."""
+    """Build the stack to print. Where a line repeats, its last printed summary stands for the rest."""
     from traceback import FrameSummary
 
     stack = _stack_class()()
@@ -206,14 +206,14 @@ def _printable(summaries: dict[int, FrameSummary], runs: Sequence[tuple[int, int
 
 
 def _stack_class() -> Any:  # noqa: ANN401 - a class made at run time
-    """Return the class of printable stacks, made once: its base is not imported before an exception is described."""
+    """Return the class of printable stacks, made once; its base is imported with the first exception."""
     found = _lazy_classes.get("stack")
     if found is not None:
         return found
     from traceback import StackSummary
 
     class PrintableStack(StackSummary):
-        """A stack that is cheap where lines repeat, and prints a frame without its source where that cannot be done.
+        """A stack that is cheap where lines repeat, and prints frames without source where there is none.
 
         `format_frame_summary` is the standard library's hook for the text of a frame.
         """
@@ -239,7 +239,7 @@ def _stack_class() -> Any:  # noqa: ANN401 - a class made at run time
             except Exception:
                 # The file changed since it was imported, or its loader fails.
                 text = '  File "{}", line {}, in {}\n'.format(*place)
-            if not frame_summary.filename.startswith("<"):  # such a name may stand for several sources
+            if not frame_summary.filename.startswith("<"):  # one name may stand for several sources
                 self.texts[key] = text
             return text
 
@@ -248,7 +248,7 @@ def _stack_class() -> Any:  # noqa: ANN401 - a class made at run time
 
 
 def _summary(entry: TracebackType, *, source_lines: bool) -> FrameSummary:
-    """Summarise one traceback entry as the standard library does, without any part that is odd or too large."""
+    """Summarise one traceback entry as the standard library does, without odd or huge parts."""
     from traceback import FrameSummary, StackSummary
 
     frame = entry.tb_frame
@@ -264,7 +264,7 @@ def _summary(entry: TracebackType, *, source_lines: bool) -> FrameSummary:
         if end_lineno is not None:
             summary.end_lineno, summary.colno, summary.end_colno = end_lineno, colno, end_colno
     except Exception:
-        # Odd globals, or a loader whose attributes raise.
+        # Odd globals, or a loader with attributes that raise.
         summary = FrameSummary(*place, lookup_line=False)
     return _tamed(summary)
 
@@ -316,7 +316,7 @@ def _is_long_statement(summary: FrameSummary) -> bool:
 
 
 def _costs_too_much_to_read(filename: str) -> bool:
-    """Tell whether looking up a line of this file might read something huge, or wait for a pipe or a terminal."""
+    """Tell whether reading this file might take long: huge, a pipe, or a terminal."""
     import linecache  # loaded along with `traceback`
     import os
     import stat
@@ -334,7 +334,7 @@ def _costs_too_much_to_read(filename: str) -> bool:
 
 
 def _plain_type(kind: type[BaseException]) -> type[BaseException]:
-    """Make a stand-in of the same name for an exception class whose instances cannot be printed."""
+    """Make a stand-in of the same name for an exception class with unprintable instances."""
     module = read(kind, "__module__", default=None)
     names = {"__module__": module if type(module) is str else "<unknown>"}
     return type(plain_type_name(kind), (Exception,), names)

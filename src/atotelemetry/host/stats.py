@@ -36,16 +36,16 @@ class Counter:
     @property
     def value(self) -> int:
         """How often `add` was called."""
-        return int(repr(self._count)[6:-1])  # "count(7)": the one way to look without counting
+        return int(repr(self._count)[6:-1])  # "count(7)": looks without counting
 
 
 class Stats:
     """The fate of the events so far.
 
-    `captured` counts every `capture` of an enabled client that was given an event. Always
-    `captured == queued + dropped + handed_over`: events wait in the host, were dropped there (`dropped_by_reason`), or
-    were written into a sender's pipe. Always `handed_over == delivered + lost + on_the_way`: the server accepted them,
-    a sender could not deliver them (`lost_by_reason`), or no sender has answered for them yet.
+    `captured` counts every `capture` of an enabled client that was given an event. Always `captured == queued + dropped
+    + handed_over`: waiting in the host, dropped there (`dropped_by_reason`), or written into a sender's pipe. Always
+    `handed_over == delivered + lost + on_the_way`: accepted by the server, lost in a sender (`lost_by_reason`), or not
+    answered for yet.
     """
 
     __slots__ = (
@@ -77,7 +77,7 @@ class Stats:
 
 
 class Counts:
-    """One client's counts in this process, except those that its feeder keeps."""
+    """One client's counts in this process, without its feeder's."""
 
     def __init__(self) -> None:
         self._captured = Counter()
@@ -97,11 +97,11 @@ class Counts:
 
     @property
     def losses(self) -> dict[str, int]:
-        """Number of events lost in the host, by reason: without those that `before_send` dropped."""
+        """Number of events lost in the host, by reason; `before_send` drops on purpose."""
         return {reason: count for reason, count in self.dropped.items() if reason != FILTERED}
 
     def drop(self, reason: str, count: int = 1, error: BaseException | None = None) -> None:
-        """Count dropped events, with one line for the first of a reason: a full queue must not fill a log, too."""
+        """Count dropped events; log only the first of a reason."""
         is_first = reason not in self._dropped
         counter = self._dropped.setdefault(reason, Counter())
         for _ in range(count):

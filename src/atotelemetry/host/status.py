@@ -64,7 +64,7 @@ def status(
     """
     prefix = environment_prefix(app)
     consent = read_consent(app, in_ci=in_ci, notice=notice)
-    # A variable that says no is answered without the file, but the person may ask for the id in it.
+    # A variable's no is answered without the file, but the person may ask for its id.
     path = consent.path or choice_path(app)
     stored = read_choice(path)
     variable = f"{prefix}_SERVICES_TELEMETRY_URL"
@@ -127,7 +127,7 @@ def choose(app: str, *, enabled: bool, in_ci: bool = False, notice: bool = False
 
 
 def _advice(stored: FileChoice, path: str) -> str | None:
-    """Return what to write instead where a file cannot be understood."""
+    """Return advice for a file that cannot be understood."""
     if stored.state != "damaged":
         return None
     return f"write `telemetry: true` or `telemetry: false` into {path}"
@@ -146,7 +146,7 @@ def _network(app: str, endpoint: str) -> str | None:
 
 
 def _last_summary(path: str) -> str | None:
-    """Return the last line of the sender's log that sums up a delivery, None when there is none to be read."""
+    """Return the last summary in the sender's log, or None."""
     # A named pipe would keep us waiting for a writer.
     if not os.path.isfile(path):
         return None

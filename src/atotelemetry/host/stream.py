@@ -31,7 +31,7 @@ def _always() -> bool:
 class Stream:
     """The messages to one client's senders beside the events.
 
-    `settings` are fields of `wire.Hello`, `properties` those that every event gets.
+    `settings` are fields of `wire.Hello`; every event gets `properties`.
     """
 
     def __init__(self, settings: dict[str, Any], properties: dict[str, Any]) -> None:
@@ -95,7 +95,7 @@ class Stream:
         return wire.encode(wire.Forked())
 
     def end(self, counts: Counts, *, discard: bool = False) -> bytes:
-        """Return the last line; with `discard` it tells the sender to drop what it has not posted."""
+        """Return the last line; with `discard` the sender drops all unposted events."""
         from atotelemetry import wire
 
         dropped = sum(counts.dropped.values())

@@ -1,7 +1,7 @@
 """`Telemetry`: one application's consent, identity and run, in front of a `TelemetryClient`.
 
-Runs in the host, on the thread that captures. The host adds only `duration` and `run_id`, which only it knows; the
-git facts, versions and the rest are the sender's work.
+Runs in the host, on the thread that captures. The host adds only `duration` and `run_id`. The sender adds the git
+facts, versions and the rest.
 """
 
 from __future__ import annotations
@@ -52,61 +52,59 @@ class Telemetry:
     Everything is given by keyword. Only `app` has no default.
 
     The application, and where its events go:
-        app: the application's name: where its `telemetry.yaml` lies, how its environment variables begin, and the
+        app: the application's name. It is in the path of its `telemetry.yaml`, in its environment variables and in the
             `User-Agent`. It matches `[A-Za-z0-9][A-Za-z0-9._-]*`.
         app_version: its version; None lets the sender look up the installed distribution named `app`.
         api_key: the project's write-only key. `<APP>_TELEMETRY_API_KEY` overrides it; with none, nothing is sent.
-        host: base URL of the server. `<APP>_SERVICES_TELEMETRY_URL` overrides it; one that is no URL turns
+        host: base URL of the server. `<APP>_SERVICES_TELEMETRY_URL` overrides it; a value that is no URL turns
             telemetry off.
 
     The content of the events:
         properties: added to every event; an event's own win.
-        run_properties: which facts about the run the sender works out and adds: `RUN_PROPERTIES` by default, without
-            `email` for applications other than atopile, which have to ask for it by name. So has everybody for
-            "project", the normalised address of the repository.
-        identity: called for each event, on the thread that captures. Returns the distinct id of the person who is
-            signed in, or (distinct id, e-mail), or None for the installation's id. Neither can be overridden by an
-            event's properties. Its e-mail wins over git's. An exception in it counts as None.
+        run_properties: the facts about the run that the sender adds. By default `RUN_PROPERTIES`; for applications
+            other than atopile without `email`. "project", the normalised address of the repository, is never a default.
+        identity: called for each event, on the thread that captures. Returns the signed-in person's distinct id, or
+            (distinct id, e-mail), or None for the installation's id. They win over an event's properties, and over
+            git's e-mail. An exception in it counts as None.
         before_send: called with each event, a dict with `uuid`, `event`, `distinct_id`, `timestamp`, `properties` and
             perhaps `context`. Its result is sent; None, or an exception, drops the event.
-        disable_geoip: ask PostHog not to look up a place for the address that the events come from.
-        historical_migration: mark the events as an import of old ones.
+        disable_geoip: ask PostHog not to look up the place of the sender's address.
+        historical_migration: mark the events as an import of old events.
 
     Which runs are measured:
         in_ci: also those in CI (the variable `CI` is set).
         notice: whether, at a terminal, the first run prints a notice and only the next one sends; or the notice's text.
             Runs without a terminal then never send before that. None, the default for atopile alone: the first run
             sends, and prints nothing.
-        sample_rate: the share of runs that are measured, from 0 to 1. A run is measured as a whole or not at all, as
-            its `run_id` decides; forked processes go by the same id. Below 1, each event has it as `sample_rate`.
+        sample_rate: the share of measured runs, from 0 to 1. The `run_id` decides for a whole run with its forked
+            processes. Below 1, each event has it as `sample_rate`.
 
     Exceptions:
-        ignore: classes of exceptions that are no failures, beside the exits that are known (see `capture`).
+        ignore: classes of exceptions that are no failures, beside the known exits (see `capture`).
         report_uncaught: whether to call `install_hooks`.
         report_crash: also report a run that is ended from outside or by a native crash: as `$exception` with the stack,
             or as "run_vanished" where there is none; a text is that event's name. From the first event on, a sender
             lives as long as the host. `faulthandler` is enabled, unless the host has done so.
         report_hang_after: seconds without an event after which the stacks of all threads are reported, as `$exception`
             of the type "Hang"; once for each silence. Nothing is ended. Takes the signal SIGURG. Linux only.
-        in_app: import names of the application's own packages, whose frames PostHog groups exceptions by. By default
-            the package named like `app`, and the one of the module that makes this object.
-        source_lines: whether an exception's frames are told with the lines of source around them.
-        scrub: mask home directories and secrets in everything that is said about an exception, and in the properties
-            of these names; False masks nothing. The sender does it.
+        in_app: import names of the application's packages; PostHog groups exceptions by their frames. By default the
+            package named like `app`, and the package of the module that makes this object.
+        source_lines: whether an exception's frames have the source lines around them.
+        scrub: mask home directories and secrets in an exception's description, and in the properties of these names;
+            False masks nothing. The sender does it.
 
     Delivery:
         queue_size: events that may wait in the host; one more is dropped and counted.
-        endpoint: "auto" posts a lone event to /capture/ and several to /batch/; "capture" or "batch": always that one.
-        protocol: "v1" uses PostHog's newer endpoint, which gives a verdict on every event. A server without it gets the
-            events by "v0".
+        endpoint: "auto" posts a lone event to /capture/ and several to /batch/; "capture" or "batch" always there.
+        protocol: "v1" uses PostHog's newer endpoint, with a verdict on every event. A server without it gets "v0".
         compression: gzip request bodies: always, never, or (None) above a small size.
         max_retries: attempts after the first for a request that may succeed later.
         request_timeout: seconds for each network operation.
-        sender_deadline: seconds that a sender may live on after it was handed the last event.
-        on_error: called with a reason and a count of events that were dropped or lost, on a thread of this package.
-        patient: for daemons and workers: events are kept through an outage and retried while the host lives.
-        wait_for_delivery: whether the exit waits for the server, within FLUSH_TIMEOUT. None: where this process's end
-            is the sender's end, too (it is PID 1 of a container, or the child of that, without a terminal).
+        sender_deadline: seconds that a sender may live on after its last event.
+        on_error: called with a reason and a count of dropped or lost events, on a thread of this package.
+        patient: for daemons and workers: keep events through an outage, and retry while the host lives.
+        wait_for_delivery: whether the exit waits for the server, within FLUSH_TIMEOUT. None: only where this process's
+            end ends the sender (PID 1 of a container, or its child, without a terminal).
 
     Raises ValueError for a wrong option, TypeError for an unknown one. Otherwise nothing here raises into the
     application, waits for a network or prints (but for the notice and `<APP>_TELEMETRY=log`).
@@ -211,10 +209,9 @@ class Telemetry:
         """Capture the beginning and the end of a block: a context manager, and a decorator.
 
         `event_start` is captured on entering; on leaving `event_end`, or `$exception` when an exception comes out. The
-        exception goes on unchanged. Every event has `duration`, the seconds since the block was entered, and
-        `properties` as they are at that moment: a value put into the dict meanwhile is on the later event. So is a
-        value put into the dict that `with … as block` gives. A name may be a function without arguments, which is
-        called on entering.
+        exception goes on unchanged. Every event has `duration`, the seconds since entering, and the present
+        `properties`: a value put into the dict meanwhile is on the later event. So is a value put into the dict that
+        `with … as block` gives. A name may be a function without arguments, called on entering.
 
         An exit is no exception: `SystemExit`, `KeyboardInterrupt`, click's and typer's `Exit`, `Abort` and
         `ClickException` (with `UsageError`), and the classes in `ignore`. `event_end` is captured then, with
@@ -249,11 +246,10 @@ class Telemetry:
     ) -> Any:
         """Capture the beginning and the end of the program: `with telemetry.run() as run:`, or `@telemetry.run`.
 
-        Both events have `properties`. The end event has `exit_code`, `outcome` (see `capture`) and `duration`, also
-        when an exception comes out, which is reported as well. As soon as click, typer or argparse has read the
-        command line, both have `command`, such as "build pcb", and `options`, the names of the options used. Values
-        are never told. Values put into the dict `run` are on the end event, and win. A number that a decorated
-        function returns is its exit code.
+        Both events have `properties`. The end event has `exit_code`, `outcome` (see `capture`) and `duration`. An
+        exception that comes out is reported, too. Once click, typer or argparse has read the command line, events have
+        `command`, such as "build pcb", and `options`, the names of the options used. Values are never told. Values put
+        into the dict `run` are on the end event, and win. A number that a decorated function returns is its exit code.
         """
         try:
             made = load("atotelemetry.host.run").Run(
@@ -283,7 +279,7 @@ class Telemetry:
         return uuid
 
     def capture_exception(self, exc: object = None, properties: Mapping[str, Any] | None = None) -> str | None:
-        """Capture one exception (by default the one being handled) as `$exception`; once for each exception object.
+        """Capture an exception, by default the handled one, as `$exception`; once for each exception object.
 
         The event has `properties` and `duration`, the seconds since this object was made. Returns its uuid, or None if
         nothing was queued. Exits (see `capture`) are no exceptions.
@@ -293,8 +289,8 @@ class Telemetry:
     def install_hooks(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """Report the exceptions that nothing catches: at the end of the program, in threads, in finalizers.
 
-        Also those of the tasks and callbacks of `loop`, which is given for asyncio. Hooks that are there already are
-        called as before. Calling this again for another loop adds that one. Without consent nothing is installed.
+        With `loop`, also in its asyncio tasks and callbacks. Hooks that are there already are called as before. Call it
+        again to add another loop. Without consent nothing is installed.
         """
         if self.client.disabled:
             return
@@ -437,7 +433,7 @@ class Telemetry:
         known = _with_own(properties, since)
         person = installation
         if self._identity is not None:
-            known.pop("email", None)  # the one property that a caller's does not win over
+            known.pop("email", None)  # here the caller's property does not win
             signed_in, email = self._identity()
             person = signed_in or person
             if email is not None:
@@ -451,7 +447,7 @@ class Telemetry:
         """
         client = self.client
         if client.disabled:
-            # Without a key, or in the test suite of a host that switched us off, nothing would ever be sent.
+            # No notice where nothing would ever be sent: without a key, or in a host's test suite.
             is_due = self._consent.mode == "waiting" and client.api_key and client.host and not client.switched_off
             if is_due and self._notice_given.acquire(False):
                 load("atotelemetry.host.notice").give(self.app, self._consent.path, self._notice)

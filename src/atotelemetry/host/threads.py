@@ -15,7 +15,7 @@ from atotelemetry.host.clock import monotonic
 __all__ = ["Deadline", "Work", "is_sub_interpreter", "reason_not_to_start_threads", "wait_for_end_of_thread"]
 
 _FOR_EVER = 1e6  # a longer timeout than a lock takes is for ever
-_FORK_INSISTENCE = 2.0  # how long a fork waits for the work to stop wherever it is: the machine may be busy
+_FORK_INSISTENCE = 2.0  # how long a fork waits for the work to stop anywhere; the machine may be busy
 
 
 class Deadline:
@@ -25,7 +25,7 @@ class Deadline:
         self._end = None if timeout is None else monotonic() + min(max(0.0, timeout), _FOR_EVER)
 
     def remaining(self, at_most: float = -1.0) -> float:
-        """Seconds left, 0.0 when it has passed, -1.0 for ever (what a lock's timeout takes); no more than `at_most`."""
+        """Seconds left, at most `at_most`; 0.0 when it has passed, -1.0 for ever (as a lock's timeout)."""
         if self._end is None:
             return at_most
         left = max(0.0, self._end - monotonic())
@@ -37,7 +37,7 @@ class Deadline:
 
 
 class Work:
-    """Who does the feeder's work: one thread at a time. A fork takes it away from that thread, and gives it back."""
+    """The right to do the feeder's work: one thread at a time. A fork takes it, and gives it back."""
 
     def __init__(self) -> None:
         self._lock = RLock()  # reentrant, because a signal handler may fork in the middle of the work
@@ -96,7 +96,7 @@ class Work:
         return monotonic() > self._insists_at
 
     def recover(self) -> None:
-        """Release the work if a fork kept it: a signal handler may raise in the middle of one."""
+        """Release the work after a fork that did not: a signal handler may raise in the middle of one."""
         while self.is_mine():
             self._lock.release()
             self._forks = 0
@@ -149,7 +149,7 @@ def _is_sub_interpreter_of_old() -> bool:
 
 
 def wait_for_end_of_thread(native_id: int) -> None:
-    """Wait until the operating system has ended a thread, too; it counts threads for Python's warning at a fork."""
+    """Wait until the operating system has ended a thread: Python's warning at a fork asks it for a count."""
     entry = f"/proc/self/task/{native_id}"  # elsewhere the thread is as good as gone
     for _ in range(100):
         if not os.path.exists(entry):
