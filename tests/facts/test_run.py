@@ -82,7 +82,6 @@ class TestLibraryProperties:
     @pytest.mark.parametrize(
         ("system", "function", "answer", "expected"),
         [
-            ("win32", "win32_ver", ("11", "10.0.22631", "SP0", ""), {"$os": "Windows", "$os_version": "11"}),
             ("darwin", "mac_ver", ("14.5", ("", "", ""), "arm64"), {"$os": "Mac OS X", "$os_version": "14.5"}),
             (
                 "linux",

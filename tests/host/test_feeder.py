@@ -26,7 +26,7 @@ def writes(monkeypatch, spawner):
             made.append(bytes(data)[:written])
         return written
 
-    monkeypatch.setattr(feeder_module.os, "write", counting)
+    monkeypatch.setattr(os, "write", counting)
     return made
 
 

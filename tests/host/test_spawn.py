@@ -20,7 +20,6 @@ from atotelemetry.host.spawn import (
     SENDER_MARK,
     import_path,
     start_sender,
-    windows_options,
 )
 
 PATIENCE = 20.0
@@ -312,63 +311,3 @@ def test_where_setsid_is_refused_the_sender_makes_its_own_session(monkeypatch, s
     pipe = descriptors(os.getpid())[sender.pipe]
     (pid,) = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if reads(pid) == pipe]
     assert os.getsid(pid) == pid
-
-
-# Windows
-
-
-def test_on_windows_there_is_no_shell_no_window_and_no_ctrl_c():
-    """CREATE_NO_WINDOW and CREATE_NEW_PROCESS_GROUP of winbase.h; null devices, a pipe, no inherited handles."""
-    options = windows_options({"A": "b"})
-    assert options["creationflags"] == 0x08000000 | 0x00000200
-    assert (options["stdin"], options["stdout"], options["bufsize"]) == (subprocess.PIPE, subprocess.PIPE, 0)
-    assert options["stderr"] == subprocess.DEVNULL
-    assert options["close_fds"] is True
-    assert "shell" not in options
-    assert options["env"] == {"A": "b"}
-    assert os.path.isdir(options["cwd"])
-    assert not os.path.samefile(options["cwd"], os.getcwd())
-
-
-def test_on_windows_a_sender_is_a_popen(monkeypatch):
-    """It is started with those options and the same command line; pipes and exit status are the Popen's."""
-    calls = []
-    read_end, write_end = os.pipe()
-    answers, answer_end = os.pipe()
-
-    class Popen:
-        pid = 4711
-        returncode: int | None = None
-
-        def __init__(self, arguments: list[str], **options: object) -> None:
-            calls.append((arguments, options))
-            self.stdin = os.fdopen(write_end, "wb", buffering=0)
-            self.stdout = os.fdopen(answers, "rb", buffering=0)
-
-        def poll(self) -> int | None:
-            return self.returncode
-
-    monkeypatch.setattr(spawn, "_WINDOWS", True)
-    monkeypatch.setattr(subprocess, "Popen", Popen)
-    monkeypatch.setattr(child, "_peek", lambda descriptor: os.read(descriptor, 99))
-    try:
-        sender = start_sender()
-        ((arguments, options),) = calls
-        assert arguments == [sys.executable, "-P", "-S", "-m", "atotelemetry.sender", "--detached"]
-        environment = options["env"]
-        assert options == windows_options(environment)
-        assert environment[SENDER_MARK] == "1"
-        assert (sender.group, sender.pipe) == (4711, write_end)
-        assert os.write(sender.pipe, b"x") == 1
-        sender.close()
-        sender.close()
-        assert os.read(read_end, 9) == b"x"
-        assert os.read(read_end, 9) == b"", "closed once, through the Popen's own file"
-        os.write(answer_end, b'{"type":"outcome","delivered":1,"last":true}\n')
-        assert not looked(sender).reaped
-        assert (sender.delivered, sender.life) == (1, GONE)
-        Popen.returncode = 1
-        assert looked(sender).reaped
-    finally:
-        os.close(read_end)
-        os.close(answer_end)

@@ -149,7 +149,7 @@ def _operating_system() -> tuple[str, str, str]:
 
     system: str = sys.platform
     if system.startswith("win"):
-        return "Windows", platform.win32_ver()[0], ""
+        return "Windows", _windows_release(), ""
     if system == "darwin":
         return "Mac OS X", platform.mac_ver()[0], ""
     if system.startswith("linux"):
@@ -159,6 +159,19 @@ def _operating_system() -> tuple[str, str, str]:
             return "Linux", "", ""
         return "Linux", bounded(release.get("VERSION_ID", "")), bounded(release.get("NAME", ""))
     return ("FreeBSD" if system.startswith("freebsd") else system), platform.release(), ""
+
+
+# Windows' names for its releases by the first build that has them: of those that Python 3.11 runs on.
+_WINDOWS_RELEASES = ((22000, "11"), (10240, "10"), (9600, "8.1"))
+_WINDOWS_SERVER_RELEASES = ((26100, "2025Server"), (20348, "2022Server"), (17763, "2019Server"), (14393, "2016Server"))
+_WINDOWS_WORKSTATION = 1  # VER_NT_WORKSTATION
+
+
+def _windows_release() -> str:
+    """Return the release as `platform.win32_ver` names it. That one asks WMI, which may take seconds."""
+    version = sys.getwindowsversion()  # type: ignore[attr-defined,unused-ignore]
+    names = _WINDOWS_RELEASES if version.product_type == _WINDOWS_WORKSTATION else _WINDOWS_SERVER_RELEASES
+    return next((name for build, name in names if version.platform_version[2] >= build), "")
 
 
 # --- the run
@@ -245,7 +258,10 @@ def _first_set(names: Iterable[tuple[str, str]], environ: Mapping[str, str]) -> 
 
 def _machine() -> str:
     """Return the machine's type, for instance x86_64 or arm64."""
-    import platform  # as in `library_properties`; Windows may ask its WMI
+    if sys.platform == "win32":  # where `platform` asks WMI
+        environ = os.environ
+        return bounded(environ.get("PROCESSOR_ARCHITEW6432") or environ.get("PROCESSOR_ARCHITECTURE") or "")
+    import platform  # as in `library_properties`
 
     return bounded(platform.machine())
 

@@ -34,10 +34,11 @@ _MAX_UNANSWERED = 32  # ended senders; each of them costs a descriptor
 class Sender:
     """A sender from its start until the fate of its events is known.
 
-    Any thread may call `look` and read its results, also in a signal handler or a finalizer.
+    Any thread may call `look` and read its results, also in a signal handler or a finalizer. `pipe` and `answers` are
+    descriptors here, handles on Windows (`spawn_windows`).
     """
 
-    def __init__(self, pid: int, pipe: int, answers: int, popen: Any = None) -> None:  # noqa: ANN401 - Windows' object for a child
+    def __init__(self, pid: int, pipe: int, answers: int) -> None:
         self.group = pid
         """The process group of the sender: the spawned process leads it, and leaves."""
         self.started_at = self.ended_at = monotonic()
@@ -54,12 +55,11 @@ class Sender:
         self.reaped = False
         """Whether no process of this sender is a child of ours any more."""
         self._pipe = pipe
-        self._pipe_identity = identity(pipe)
+        self._pipe_identity = self._identity(pipe)
         self._answers = answers
-        self._answers_identity = identity(answers)
+        self._answers_identity = self._identity(answers)
         self._decoder: AnswerDecoder | None = None
         self._unanswered = ""  # why events without an answer are lost; says that it is gone
-        self._popen = popen
         self._looking = RLock()
 
     @property
@@ -92,20 +92,17 @@ class Sender:
         """The descriptor to write to; -1 when it is closed."""
         # A host that closes every descriptor (to become a daemon) closes ours with them, and the next file that it
         # opens has that number: no event may end up in there.
-        return self._pipe if self._popen is not None or identity(self._pipe) == self._pipe_identity else -1
+        return self._pipe if self._identity(self._pipe) == self._pipe_identity else -1
+
+    def write(self, data: memoryview) -> int:
+        """Write as much as the pipe takes now; return how many bytes. Raises `BlockingIOError` when it is full."""
+        return os.write(self.pipe, data)
 
     def close(self) -> None:
         """Close the pipe: end of input for the sender."""
         pipe, self._pipe = self.pipe, -1
         self.ended_at = monotonic()
-        try:
-            if self._popen is not None:
-                self._popen.stdin.close()
-            elif pipe >= 0:
-                os.close(pipe)
-        except OSError:
-            # A host that closes descriptors it did not open got here first; closed is what we wanted.
-            return
+        self._close(pipe)
 
     def look(self) -> None:
         """Read its answers, and reap its process if it has ended. Never waits."""
@@ -123,14 +120,8 @@ class Sender:
     def abandon(self, reason: str = "no answer") -> None:
         """Listen no longer: events without an answer are lost for this reason."""
         answers, self._answers = self._answers, -1
-        if answers >= 0 and identity(answers) == self._answers_identity:
-            try:
-                if self._popen is not None:
-                    self._popen.stdout.close()
-                else:
-                    os.close(answers)
-            except OSError:
-                pass  # as in `close`
+        if self._identity(answers) == self._answers_identity:
+            self._close(answers)
         self._unanswered = self._unanswered or reason
 
     def wait_writable(self, at_most: float) -> None:
@@ -152,12 +143,12 @@ class Sender:
     def _read_answers(self) -> None:
         if self._answers < 0:
             return
-        if identity(self._answers) != self._answers_identity:
+        if self._identity(self._answers) != self._answers_identity:
             self.abandon()
             return
         while True:
             try:
-                data = os.read(self._answers, _ANSWERS_BYTES) if self._popen is None else _peek(self._answers)
+                data = self._read(self._answers, _ANSWERS_BYTES)
             except BlockingIOError:
                 return
             except OSError:
@@ -185,9 +176,6 @@ class Sender:
         """
         if self.reaped:
             return
-        if self._popen is not None:
-            self.left_alone = self.reaped = self._popen.poll() is not None
-            return
         try:
             while True:
                 pid, status = os.waitpid(-self.group if self.left_alone else self.group, os.WNOHANG)
@@ -199,6 +187,22 @@ class Sender:
         except OSError:
             # No such child, of either kind; or the host waits for any child, or ignores SIGCHLD.
             self.left_alone = self.reaped = True
+
+    # ---- the ends of its pipes
+
+    def _read(self, end: int, at_most: int) -> bytes:
+        """Read what a pipe holds; nothing at its end. Raises `BlockingIOError` when there is nothing yet."""
+        return os.read(end, at_most)
+
+    def _close(self, end: int) -> None:
+        if end >= 0:
+            try:
+                os.close(end)
+            except OSError:
+                return  # a host that closes descriptors it did not open got here first; closed is what we wanted
+
+    def _identity(self, end: int) -> tuple[int, int] | None:
+        return identity(end)
 
 
 class Senders:
@@ -290,19 +294,6 @@ def _is_owned(lock: Any) -> bool:  # noqa: ANN401 - an RLock, whose type has no 
     """Whether this thread holds a reentrant lock."""
     owned: bool = lock._is_owned()  # noqa: SLF001 - what `threading.Condition` asks it
     return owned
-
-
-def _peek(descriptor: int) -> bytes:
-    """Read what a pipe holds, on Windows, where pipes know no other way not to wait."""
-    import _winapi
-    import msvcrt
-
-    windows: Any = _winapi
-    handle = msvcrt.get_osfhandle(descriptor)  # type: ignore[attr-defined,unused-ignore]
-    available = windows.PeekNamedPipe(handle, 0)[0]  # raises when the other end is closed
-    if not available:
-        raise BlockingIOError
-    return os.read(descriptor, min(available, _ANSWERS_BYTES))
 
 
 def identity(descriptor: int) -> tuple[int, int] | None:

@@ -17,7 +17,6 @@ This is one long file: every method under "the work" needs that lock and changes
 
 from __future__ import annotations
 
-import os
 import sys
 from _queue import Empty, SimpleQueue
 from _thread import allocate_lock, get_ident, get_native_id, start_new_thread
@@ -559,7 +558,7 @@ class Feeder:
         """Write the outbox's `data`, or with `ends` the last line. Raises `OSError` when the reader is gone."""
         while data:
             try:
-                count = os.write(sender.pipe, data)
+                count = sender.write(data)
             except BlockingIOError:
                 if deadline is not None and deadline.passed():
                     raise _OutOfTime from None

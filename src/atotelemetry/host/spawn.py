@@ -3,7 +3,7 @@
 Runs in the host, on the feeder's thread (or on the exiting thread when no thread can be started any more). The only
 place that knows how an operating system starts a process. On POSIX the child comes from `posix_spawn`: no copy of the
 host's memory, no Python code between fork and exec. It forks at once and leaves, so that the sender is nobody's child.
-On Windows it comes from `subprocess`, imported only there.
+`spawn_windows` is the same for Windows.
 
 The sender is the host's own interpreter on the host's own packages. It gets nothing else of the host: no output, no
 session, no descriptor, no start-up hook of Python, no directory to import from but those of its own packages.
@@ -36,7 +36,6 @@ __all__ = [
 SENDER_MARK = "ATO_TELEMETRY_SENDER"
 """Set in the environment of every sender, so that a sender (and whatever it runs) never starts another."""
 
-_WINDOWS = sys.platform == "win32"
 _START_DIRECTORY = None
 try:
     _START_DIRECTORY = os.getcwd()
@@ -46,10 +45,6 @@ except OSError:  # the directory was deleted: then nothing can be imported from 
 # Environment variables about Python that only say *where* it is; all others change *how* it runs and stay behind.
 _PYTHON_VARIABLES_KEPT = frozenset({"PYTHONHOME", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE", "PYTHONPLATLIBDIR"})
 _HOOK_VARIABLES = ("COV_CORE_", "COVERAGE_", "PYTEST_", "PYCHARM_", "PYDEVD_", "DEBUGPY_")
-
-# winbase.h; `subprocess` has these names only on Windows, and the tests look at them everywhere.
-_CREATE_NEW_PROCESS_GROUP = 0x00000200
-_CREATE_NO_WINDOW = 0x08000000
 
 _INTERPRETER_NAMES = ("python", "pypy", "graalpy")
 
@@ -92,9 +87,11 @@ def ends_everybody() -> bool:
 
     An interactive shell in a container stays, and its user is not to wait for the network.
     """
+    if sys.platform == "win32":
+        return False
     if os.getpid() == 1:
         return True
-    if not hasattr(os, "getppid") or os.getppid() != 1 or os.isatty(2):
+    if os.getppid() != 1 or os.isatty(2):
         return False
     try:
         descriptor = os.open("/proc/1/comm", os.O_RDONLY)
@@ -114,6 +111,10 @@ def start_sender(*, urgent: bool = False, dumps: int = -1) -> Sender:
     to try again, and `OSError` where it may.
     """
     executable = sys.executable
+    if sys.platform == "win32":
+        from atotelemetry.host import spawn_windows  # nobody else has the built-in module that it needs
+
+        executable = spawn_windows.interpreter()
     if _START_DIRECTORY is not None:
         executable = os.path.join(_START_DIRECTORY, executable)  # a relative one; the host may have gone elsewhere
     arguments = [executable, "-P", "-S", "-m", "atotelemetry.sender", "--detached"]
@@ -122,9 +123,12 @@ def start_sender(*, urgent: bool = False, dumps: int = -1) -> Sender:
     if dumps >= 0:
         arguments.append("--dumps")
     environment = sender_environment(os.environ.copy(), import_path())
-    if _WINDOWS:
-        return _start_windows(arguments, environment)
-    return _start_posix(arguments, environment, dumps)
+    try:
+        if sys.platform == "win32":
+            return spawn_windows.start(arguments, environment, humble=not urgent)
+        return _start_posix(arguments, environment, dumps)
+    except FileNotFoundError:
+        raise CannotSpawn("the interpreter is gone") from None
 
 
 def sender_environment(environ: dict[str, str], path: Iterable[str]) -> dict[str, str]:
@@ -264,16 +268,13 @@ def _spawn(arguments: list[str], environment: Mapping[str, str], stdin: int, std
         return posix.posix_spawn(arguments[0], arguments, environment, file_actions=actions, setsigmask=mask, **options)
 
     try:
-        try:
-            return spawn(setsid=True)
-        except NotImplementedError:
-            return spawn()
-        except OSError as error:
-            if error.errno not in _NO_SETSID:
-                raise
-            return spawn()
-    except FileNotFoundError:
-        raise CannotSpawn("the interpreter is gone") from None
+        return spawn(setsid=True)
+    except NotImplementedError:
+        return spawn()
+    except OSError as error:
+        if error.errno not in _NO_SETSID:
+            raise
+        return spawn()
 
 
 def _inheritable_descriptors() -> list[int]:
@@ -313,29 +314,3 @@ def pipe_above_standard_streams(opened: list[int]) -> tuple[int, int]:
         opened.remove(end)
         os.close(end)
     return opened[-2], opened[-1]
-
-
-def _start_windows(arguments: list[str], environment: Mapping[str, str]) -> Sender:
-    import subprocess  # costs milliseconds; only Windows needs it
-
-    popen = subprocess.Popen(arguments, **windows_options(environment))  # noqa: S603 - our own interpreter
-    assert popen.stdin is not None  # noqa: S101 - PIPE was asked for
-    assert popen.stdout is not None  # noqa: S101
-    return Sender(popen.pid, popen.stdin.fileno(), popen.stdout.fileno(), popen)
-
-
-def windows_options(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return `subprocess.Popen` options for a sender on Windows: no shell, no console window, none of its Ctrl-C."""
-    import subprocess
-    import tempfile
-
-    return {
-        "stdin": subprocess.PIPE,
-        "stdout": subprocess.PIPE,
-        "stderr": subprocess.DEVNULL,
-        "bufsize": 0,
-        "close_fds": True,
-        "cwd": tempfile.gettempdir(),
-        "env": environment,
-        "creationflags": _CREATE_NO_WINDOW | _CREATE_NEW_PROCESS_GROUP,
-    }

@@ -36,6 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a sender on stdin; return its exit code."""
     # Imports make no garbage, and collecting costs a tenth of a sender's CPU. The connection enables it again.
     gc.disable()
+    if sys.platform == "win32":
+        sys.modules["_wmi"] = None  # type: ignore[assignment]  # `platform` would ask it, which may take seconds
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == [_DETACHED]:
         has_dumps = _DUMPS in arguments
@@ -167,7 +169,8 @@ def _detach(*, humble: bool, has_dumps: bool, keep: int) -> tuple[int, int]:
 
     Returns the descriptors of the answer pipe and of the pipe with dumps, which is -1 where there is none.
     """
-    _close_inherited(keep)
+    if sys.platform != "win32":  # there the spawn names the handles that we get
+        _close_inherited(keep)
     pipe = os.dup(1)  # above 2, since a host opens all three
     dumps = os.dup(2) if has_dumps else -1
 
@@ -180,7 +183,7 @@ def _detach(*, humble: bool, has_dumps: bool, keep: int) -> tuple[int, int]:
     kill_after(_START_LIMIT)
     import signal
 
-    for name in ("SIGINT", "SIGHUP"):  # the terminal's business is not ours
+    for name in ("SIGINT", "SIGHUP", "SIGBREAK"):  # the terminal's business is not ours
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, "SIGCHLD"):

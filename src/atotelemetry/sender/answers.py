@@ -6,7 +6,9 @@ cumulative, so a lost line is made good by the next one.
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -36,12 +38,8 @@ class Answers:
         self._pipe = pipe
         self._rest = b""  # of a line that the pipe took only in part
         self._told_at = 0.0
-        self._may_block = False
-        if pipe >= 0:
-            try:
-                os.set_blocking(pipe, False)
-            except (OSError, AttributeError):
-                self._may_block = True  # Windows before Python 3.12
+        if pipe >= 0 and sys.platform != "win32":  # there the host saw to it
+            os.set_blocking(pipe, False)
 
     def ready(self) -> None:
         """Answer that the sender reads its input."""
@@ -50,7 +48,7 @@ class Answers:
     def tell(self, tally: Tally) -> None:
         """Answer the counts so far; at most once in a moment while more events are on their way."""
         now = time.monotonic()
-        if self._pipe < 0 or self._may_block or (tally.undecided and now < self._told_at + _INTERVAL):
+        if self._pipe < 0 or (tally.undecided and now < self._told_at + _INTERVAL):
             return
         self._told_at = now
         self._write(_outcome(tally, last=False))
@@ -76,8 +74,10 @@ class Answers:
                 return not self._rest
         except BlockingIOError:
             return False
-        except OSError:  # EPIPE: the host is gone
-            self._pipe = -1
+        except OSError as error:
+            if error.errno == errno.ENOSPC:  # Windows' word for a full pipe, before Python 3.12
+                return False
+            self._pipe = -1  # EPIPE: the host is gone
             return True
         return False
 

@@ -8,7 +8,9 @@ tally's: an observer who holds it sees either unread input or a count.
 from __future__ import annotations
 
 import os
+import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -31,6 +33,7 @@ __all__ = ["Reader", "Source"]
 
 _READ_BYTES = 64 * 1024  # a pipe's capacity
 _DEFAULT_DEADLINE = 15.0
+_SHORTEST_LOOK, _LONGEST_LOOK = 0.001, 0.02  # Windows: how often a pipe is asked whether it holds something
 _NO_SETTINGS = "events came before any hello line, and no --host and --api-key were given (see --help)"
 
 
@@ -141,7 +144,7 @@ class Reader:
         if _readable(self._stdin, None):
             with self._tally.lock:
                 return self._take(os.read(self._stdin, _READ_BYTES))
-        data = os.read(self._stdin, _READ_BYTES)  # Windows: one cannot wait without taking
+        data = os.read(self._stdin, _READ_BYTES)  # one cannot wait without taking
         with self._tally.lock:
             return self._take(data)
 
@@ -283,6 +286,8 @@ class Reader:
 
 def _hung_up(stdin: int) -> bool:
     """Whether a pipe's other end is closed; False where one cannot ask (on Windows: room in the buffer will tell)."""
+    if sys.platform == "win32":
+        return False
     try:
         import select
 
@@ -296,8 +301,10 @@ def _hung_up(stdin: int) -> bool:
 def _readable(stdin: int, within: float | None) -> bool:
     """Whether there is something to read, or the end, within so many seconds (None: for ever).
 
-    False where one cannot ask: on Windows, and a terminal on macOS.
+    False where one cannot ask: a terminal on macOS; on Windows all but a pipe.
     """
+    if sys.platform == "win32":
+        return _readable_on_windows(stdin, within)
     try:
         import select
 
@@ -306,3 +313,27 @@ def _readable(stdin: int, within: float | None) -> bool:
         return any(what & (select.POLLIN | select.POLLHUP) for _, what in poll.poll(within and within * 1000))
     except (AttributeError, ImportError, OSError):
         return False
+
+
+if sys.platform == "win32":
+
+    def _readable_on_windows(stdin: int, within: float | None) -> bool:
+        # Asked again and again: a read that waits would block every other question about the same pipe.
+        import _winapi
+        import msvcrt
+
+        pipe = msvcrt.get_osfhandle(stdin)
+        ends_at = None if within is None else time.monotonic() + within
+        pause = _SHORTEST_LOOK
+        while True:
+            try:
+                if _winapi.PeekNamedPipe(pipe, 0)[0]:
+                    return True
+            except BrokenPipeError:
+                return True
+            except OSError:
+                return False
+            if ends_at is not None and time.monotonic() >= ends_at:
+                return False
+            time.sleep(pause)
+            pause = min(pause * 1.5, _LONGEST_LOOK)
