@@ -30,7 +30,7 @@ unexport PYTHONDONTWRITEBYTECODE
 RUN := $(UV) run --locked --quiet
 PYTEST_ARGS ?=
 
-.PHONY: help demo test test-all test-next lint format types bench bench-quick bench-main soak all clean
+.PHONY: help demo test test-all test-next test-windows lint format types bench bench-quick bench-main soak all clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -57,6 +57,10 @@ test-next: $(UV_TO_INSTALL) ## run the suite on 3.14 and 3.15; where they are no
 	@for version in 3.14 3.15; do \
 	  if $(UV) python find $$version >/dev/null 2>&1; then $(MAKE) --no-print-directory test PYTHON=$$version; \
 	  else PYTEST_ARGS="$(PYTEST_ARGS)" $(BOOTSTRAP_PYTHON) tests/tools/next_python.py $$version -- make test; fi || exit 1; done
+
+# PYTHON names one of Windows' Pythons here.
+test-windows: $(UV_TO_INSTALL) ## run the tests that are not about POSIX on Windows' Pythons, under Wine (first time: as root)
+	@UV=$(if $(UV_TO_INSTALL),$(abspath $(UV)),uv) $(BOOTSTRAP_PYTHON) tests/tools/windows_python.py $(PYTHON) -- $(PYTEST_ARGS)
 
 lint: $(UV_TO_INSTALL) ## check style, formatting, and which part imports which
 	@$(RUN) ruff check .
@@ -85,4 +89,4 @@ soak: $(UV_TO_INSTALL) ## a long-lived host against a flapping server (make soak
 all: lint types test ## lint, types, test
 
 clean: ## remove what the targets made
-	rm -rf .venv* .uv .bench .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
+	rm -rf .venv* .uv .windows .bench .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 import uuid
 from typing import TYPE_CHECKING
@@ -53,6 +54,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
             return next((start for start in _TOGETHER if nodeid.startswith(start)), nodeid)
 
     return Scheduling(config, log)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip the tests about POSIX on Windows."""
+    if sys.platform == "win32":
+        for marker in item.iter_markers("posix"):
+            pytest.skip(marker.args[0])
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -46,7 +46,10 @@ from support_processes import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="senders are found through /proc")
+if sys.platform == "win32":
+    needs_proc = pytest.mark.posix("signals, forks and descriptors of POSIX; test_windows.py holds Windows' hazards")
+else:
+    needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="senders are found through /proc")
 
 PREAMBLE = '''
 import os, signal, sys, threading, time

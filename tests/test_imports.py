@@ -18,7 +18,10 @@ import atotelemetry
 
 PACKAGE = Path(atotelemetry.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-HOST_MODULES = sorted(f"atotelemetry.host.{path.stem}" for path in PACKAGE.glob("host/*.py") if path.stem != "__init__")
+NO_MODULE_HERE = {"__init__"} | ({"spawn_windows"} if sys.platform != "win32" else set())
+HOST_MODULES = sorted(
+    f"atotelemetry.host.{path.stem}" for path in PACKAGE.glob("host/*.py") if path.stem not in NO_MODULE_HERE
+)
 
 NETWORK = {
     "httpx",
