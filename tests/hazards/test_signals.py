@@ -29,7 +29,7 @@ THREE = ("event 0", "event 1", "event 2")
 WAYS_TO_DIE = {
     "os._exit": ("os._exit(7)", 7),
     "os.abort": ("os.abort()", -signal.SIGABRT),
-    "SIGKILL to itself": ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
+    "SIGKILL to itself": ("os.kill(os.getpid(), signal.SIGKILL)", -9),
     "segfault": ("import ctypes; ctypes.string_at(0)", -signal.SIGSEGV),
     "exec": ("os.execv('/bin/sh', ['sh', '-c', 'exit 5'])", 5),
 }

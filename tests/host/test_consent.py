@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import pwd
 import stat
 import subprocess
 import sys
@@ -129,6 +128,7 @@ def test_a_relative_xdg_directory_is_ignored(file, monkeypatch, value):
     assert config_directory("atopile") == str(file.parent)
 
 
+@pytest.mark.posix("accounts of a passwd database")
 @pytest.mark.parametrize("value", [None, "", "relative"])
 def test_without_a_usable_home_variable_the_account_says_where_home_is(file, monkeypatch, tmp_path, value):
     """HOME unset, empty or relative: the home directory comes from the account database."""
@@ -136,11 +136,14 @@ def test_without_a_usable_home_variable_the_account_says_where_home_is(file, mon
         monkeypatch.delenv("HOME")
     else:
         monkeypatch.setenv("HOME", value)
+    import pwd
+
     account = pwd.struct_passwd(("me", "x", os.getuid(), os.getgid(), "", str(tmp_path / "account"), "/bin/sh"))
     monkeypatch.setattr(pwd, "getpwuid", lambda _uid: account)
     assert config_directory("atopile") == str(tmp_path / "account" / ".config" / "atopile")
 
 
+@pytest.mark.posix("accounts of a passwd database")
 def test_a_user_without_any_home_has_an_id_for_one_run(file, monkeypatch, tmp_path):
     """No HOME and no account (a container under a bare number): on, a random id, no file, no error."""
 
@@ -148,7 +151,7 @@ def test_a_user_without_any_home_has_an_id_for_one_run(file, monkeypatch, tmp_pa
         raise KeyError("no such account")
 
     monkeypatch.delenv("HOME")
-    monkeypatch.setattr(pwd, "getpwuid", no_account)
+    monkeypatch.setattr("pwd.getpwuid", no_account)
     monkeypatch.chdir(tmp_path)
     consent = read_consent()
     assert (consent.mode, consent.path) == ("on", "")

@@ -17,7 +17,6 @@ import uuid
 from unittest import mock
 
 import msgspec
-import numpy as np
 import pytest
 
 from atotelemetry.host.values import Walk, plain
@@ -266,7 +265,7 @@ def test_depth_is_cut_where_the_server_would_refuse():
         ({None: 1, True: 2, False: 3}, {"null": 1, "true": 2, "false": 3}),
         ({(1, "a"): 1, frozenset({1}): 2}, {"(1, 'a')": 1, "frozenset({1})": 2}),
         ({pathlib.PurePosixPath("x"): 1, int: 2, Colour.NOTHING: 3}, {"x": 1, "int": 2, "null": 3}),
-        ({Whole(5): 1, Real(0.5): 2, np.float64(1.5): 3, np.int8(2): 4}, {"5": 1, "0.5": 2, "1.5": 3, "2": 4}),
+        ({Whole(5): 1, Real(0.5): 2}, {"5": 1, "0.5": 2}),
         ({"a\ud800": 1, Text("\udcff"): 2}, {"a\ufffd": 1, "\ufffd": 2}),
         ({Mean(): 1}, {"<Mean object (repr raised ValueError)>": 1}),
         ({10**5000: 1}, {"<integer of 16610 bits>": 1}),

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -385,8 +384,11 @@ def test_events_are_delivered_as_they_come(server):
     assert server.connection_count == 1
 
 
+@pytest.mark.posix("a terminal with two ends")
 def test_on_a_terminal_it_says_what_it_waits_for(server):
     """And Ctrl-D ends the input."""
+    import pty
+
     controller, terminal = pty.openpty()
     with RunningTerminal(controller, terminal, to(server.url)) as process:
         assert b"waiting for events, one JSON object per line; end with Ctrl-D" in process.stderr.readline()

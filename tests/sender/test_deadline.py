@@ -1,7 +1,6 @@
 """The deadline: whatever the network does, a sender whose input has ended is gone in time, and says what was lost."""
 
 import contextlib
-import fcntl
 import os
 import re
 import select
@@ -249,8 +248,11 @@ watchdog.Countdown.left = lambda self: 0.0
 
 
 @needs_linux
+@pytest.mark.posix("the size of a pipe")
 def test_a_stderr_that_nobody_reads_does_not_outlive_it():
     """Not even the last words can be said then: the second alarm does not need them."""
+    import fcntl
+
     read_end, write_end = os.pipe()
 
     def run():

@@ -37,6 +37,8 @@ def tell_and_leave(code):
 os._exit = tell_and_leave
 """
 
+pytestmark = pytest.mark.posix("forks and signals; test_windows.py holds a sender on Windows")
+
 needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="looks at processes through /proc")
 
 
@@ -47,11 +49,11 @@ def server():
         yield running
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", ["SIGINT", "SIGHUP"])
 def test_the_terminals_signals_do_not_end_it(server, number):
     """Ctrl-C and a closed window are about the host."""
     with one_at_work(server) as sender:
-        sender.send(number)
+        sender.send(getattr(signal, number))
         sender.write(event("second", 2))
         server.wait_for_events(2)
         done = sender.finish()

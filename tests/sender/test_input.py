@@ -1,7 +1,6 @@
 """The input: how a full buffer holds it up, and an input that falls idle counts as ended."""
 
 import contextlib
-import fcntl
 import os
 import select
 import threading
@@ -24,7 +23,7 @@ from support_sender import (
 
 def fill(sender):
     """Write events until the sender has not read for a while; return how many bytes it took."""
-    fcntl.fcntl(sender.input, fcntl.F_SETFL, fcntl.fcntl(sender.input, fcntl.F_GETFL) | os.O_NONBLOCK)
+    os.set_blocking(sender.input, False)
     total_bytes = 0
     while select.select([], [sender.input], [], 1.0)[1] and total_bytes < 64 * 1024 * 1024:
         line = event("filler", total_bytes, properties={"p": "x" * 8000})

@@ -12,7 +12,6 @@ import threading
 from pathlib import Path
 
 import pytest
-import trustme
 
 from atotelemetry.testing import Answer, CaptureServer
 from support_sender import END, RunningSender, Staller, closed_port, event, events, hello, read_request, run_sender, to
@@ -72,7 +71,8 @@ def server():
 @pytest.fixture(scope="module")
 def authority():
     """Return a certificate authority that no operating system knows."""
-    return trustme.CA()
+    # Where its library cannot be loaded, as under Wine, there is no TLS to test.
+    return pytest.importorskip("trustme", exc_type=ImportError).CA()
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +165,8 @@ def test_a_directory_of_certificates(authority, trusting, tmp_path, variable):
 )
 def test_the_first_variable_wins(authority, trusting, tmp_path, first, second):
     """OpenSSL's, then requests', then curl's: what a later one names is not trusted."""
+    import trustme
+
     trustme.CA().cert_pem.write_to_path(str(tmp_path / "other.pem"))
     env = {first: str(tmp_path / "other.pem"), second: trusting["SSL_CERT_FILE"]}
     with serve_tls(authority.issue_cert("localhost")) as server:

@@ -1,0 +1,71 @@
+"""numpy's scalars, arrays and exceptions. Skipped where numpy cannot be imported, as under Wine."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from atotelemetry.host.exceptions import exception_properties
+from atotelemetry.host.values import plain
+from support_posthog_rules import check_exception_properties, in_app
+from support_values import assert_plain
+
+np = pytest.importorskip("numpy", exc_type=ImportError)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (np.float64(1.5), 1.5),
+        (np.float64("nan"), None),
+        (np.float32(1.5), 1.5),
+        (np.longdouble(1.5), 1.5),
+        (np.int8(-3), -3),
+        (np.uint64(2**64 - 1), 2**64 - 1),
+        (np.bool_(True), True),
+        (np.str_("x"), "x"),
+        (np.bytes_(b"x"), "eA=="),
+        (np.complex128(1j), "1j"),
+        (np.datetime64("2020-01-01T00:00:00.000000001"), "2020-01-01T00:00:00.000000001"),
+        (np.datetime64("NaT", "s"), None),
+        (np.timedelta64(5, "D"), "5 days"),
+        (np.arange(4).reshape(2, 2), [[0, 1], [2, 3]]),
+        (np.array([1.5, math.nan]), [1.5, None]),
+        (np.array(7), 7),
+        (np.array([{1}, None], dtype=object), [[1], None]),
+        (np.array(["2020-01-01"], dtype="datetime64[ns]"), ["2020-01-01T00:00:00.000000000"]),
+        (np.zeros(1, dtype=[("a", "i4"), ("b", "f4")])[0], [0, 0.0]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_numpy(value, expected):
+    """The scalars and small arrays of numpy become numbers, text and lists."""
+    result = plain({"value": value})
+    assert result == {"value": expected}
+    assert_plain(result)
+
+
+def test_large_arrays_are_summarised():
+    """A large array is not sent whole."""
+    assert len(plain(np.zeros((1000, 1000)))) <= 1024
+
+
+def test_keys():
+    """Scalars are keys as Python's are."""
+    assert plain({np.float64(1.5): 3, np.int8(2): 4}) == {"1.5": 3, "2": 4}
+
+
+@pytest.mark.parametrize(
+    "fail",
+    [lambda: np.zeros(3) @ np.zeros((2, 2)), lambda: np.zeros(3)[7], lambda: np.linalg.inv(np.zeros((2, 2)))],
+    ids=["product", "index", "linalg"],
+)
+def test_exceptions(fail):
+    """An exception out of numpy's C code keeps PostHog's rules."""
+    with pytest.raises(Exception) as caught:
+        fail()
+    properties = exception_properties(caught.value, distinct_id="me", own=[__name__])
+    check_exception_properties(properties)
+    for frame in properties["$exception_list"][0]["stacktrace"]["frames"]:
+        assert in_app(frame) is (frame["module"] == __name__), frame
