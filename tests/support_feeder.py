@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import sys
 import threading
 import time
 import types
@@ -31,14 +32,42 @@ END = b'{"end":1}'
 FORKED = b'{"forked":1}'
 
 
-class PipeSender(Sender):
+if sys.platform == "win32":
+    import _winapi
+    import msvcrt
+
+    from atotelemetry.host.spawn_windows import WindowsSender as SenderHere
+
+    def pipes() -> tuple[int, int, int, int]:
+        """Make two pipes: descriptors for the test, handles that do not wait for the sender."""
+        read_end, pipe = _winapi.CreatePipe(None, 65536)
+        answers, answer_end = _winapi.CreatePipe(None, 65536)
+        _winapi.SetNamedPipeHandleState(pipe, 1, None, None)
+        read_end, answer_end = (msvcrt.open_osfhandle(end, os.O_BINARY) for end in (read_end, answer_end))
+        return read_end, pipe, answers, answer_end
+
+    def is_full(sender: PipeSender) -> bool:
+        return _winapi.PeekNamedPipe(msvcrt.get_osfhandle(sender.read_end), 0)[0] > 65536 - 16384
+
+else:
+    SenderHere = Sender
+
+    def pipes() -> tuple[int, int, int, int]:
+        read_end, pipe = os.pipe()
+        answers, answer_end = os.pipe()
+        os.set_blocking(pipe, False)
+        os.set_blocking(answers, False)
+        return read_end, pipe, answers, answer_end
+
+    def is_full(sender: PipeSender) -> bool:
+        return not select.select([], [sender.pipe], [], 0)[1]
+
+
+class PipeSender(SenderHere):
     """A sender without a process: the test holds the other ends of its pipes."""
 
     def __init__(self, number: int) -> None:
-        self.read_end, pipe = os.pipe()
-        answers, self.answer_end = os.pipe()
-        os.set_blocking(pipe, False)
-        os.set_blocking(answers, False)
+        self.read_end, pipe, answers, self.answer_end = pipes()
         super().__init__(number, pipe, answers)
         self.answers_itself = True
         self.received = b""
@@ -74,7 +103,7 @@ class PipeSender(Sender):
 
     def is_full(self) -> bool:
         """Whether the pipe takes no more now."""
-        return not select.select([], [self.pipe], [], 0)[1]
+        return is_full(self)
 
     def die(self) -> None:
         """Close everything, as a process that was killed does."""

@@ -345,7 +345,7 @@ class Feeder:
             return
         ignore_broken_pipe = BrokenPipeIgnored()
         try:
-            os.write(self._sender.pipe, self._stream.forked() + b"\n")
+            self._sender.write(memoryview(self._stream.forked() + b"\n"))
         except OSError:
             pass  # it is stuck, or gone
         finally:

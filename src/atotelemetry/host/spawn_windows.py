@@ -142,7 +142,7 @@ def _create(arguments: list[str], environment: dict[str, str], flags: int, start
             command_line,
             None,
             None,
-            True,  # noqa: FBT003 - by position only: inherit handles, those in the list
+            True,
             flags,
             environment,
             directory,
@@ -163,7 +163,7 @@ def _inheritable(handle: int) -> int:
     """Return a handle that a child may get, in the place of this one."""
     ourselves = _winapi.GetCurrentProcess()
     options = _winapi.DUPLICATE_SAME_ACCESS | _winapi.DUPLICATE_CLOSE_SOURCE
-    return _winapi.DuplicateHandle(ourselves, handle, ourselves, 0, True, options)  # noqa: FBT003 - by position only
+    return _winapi.DuplicateHandle(ourselves, handle, ourselves, 0, True, options)
 
 
 def _ignores_its_environment(executable: str) -> bool:
