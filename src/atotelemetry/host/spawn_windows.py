@@ -15,7 +15,7 @@ from atotelemetry.host.child import Sender
 
 assert sys.platform == "win32"  # noqa: S101 - type checkers know `_winapi` only there
 
-import _winapi
+import _winapi  # noqa: E402 - known behind the assertion
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
