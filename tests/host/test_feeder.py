@@ -11,22 +11,21 @@ from atotelemetry.host import child as child_module
 from atotelemetry.host import feeder as feeder_module
 from atotelemetry.host.child import ENDED, FEEDING, GONE, STARTING
 from atotelemetry.host.feeder import FEEDER_IDLE
-from support_feeder import END, HELLO, PATIENCE, event, events, told, wait_until
+from support_feeder import END, HELLO, PATIENCE, PipeSender, event, events, told, wait_until
 
 
 @pytest.fixture
-def writes(monkeypatch, spawner):
+def writes(monkeypatch):
     """Return the list of what is written to senders, one entry for each system call."""
     made: list[bytes] = []
-    write = os.write
+    write = PipeSender.write
 
-    def counting(descriptor: int, data: bytes) -> int:
-        written = write(descriptor, data)
-        if any(sender.pipe == descriptor for sender in spawner.senders):
-            made.append(bytes(data)[:written])
+    def counting(sender: PipeSender, data: memoryview) -> int:
+        written = write(sender, data)
+        made.append(bytes(data)[:written])
         return written
 
-    monkeypatch.setattr(os, "write", counting)
+    monkeypatch.setattr(PipeSender, "write", counting)
     return made
 
 
