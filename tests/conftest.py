@@ -36,6 +36,9 @@ _PRIVATE = frozenset(
     }
 )
 
+# Measures with `resource`, which is POSIX's.
+collect_ignore = ["test_bench.py"] if sys.platform == "win32" else []
+
 # Tests that share a costly fixture, by how their ids start: in a parallel run one worker takes them all.
 _TOGETHER = (
     "tests/demo/test_demo.py::",

@@ -33,7 +33,7 @@ ENDS = {
     "segfault": ("segfault()", -signal.SIGSEGV),
     "segfault in a thread": ("t = threading.Thread(target=segfault); t.start(); t.join()", -signal.SIGSEGV),
     "abort": ("os.abort()", -signal.SIGABRT),
-    "SIGKILL": ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
+    "SIGKILL": ("os.kill(os.getpid(), signal.SIGKILL)", -9),
     "SIGTERM": ("os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM),
     "os._exit": ("os._exit(4)", 4),
     "sys.exit": ("sys.exit(3)", 3),

@@ -18,6 +18,7 @@ import hashlib
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tarfile
@@ -106,6 +107,9 @@ class Wine:
             print(f"windows_python: making a Windows in {prefix}", file=sys.stderr)
             self.call("wineboot", "--init")
             self.call("winecfg", "-v", "win10")
+        missing = self.drive / "windows/system32/bcryptprimitives.dll"
+        if not missing.exists():  # in Wine 8; what is written in Rust (pydantic, cryptography) does not load without
+            missing.write_bytes(forwarding_dll(missing.name, "ProcessPrng", "ADVAPI32.SystemFunction036"))
 
     def version(self) -> str:
         """Return Wine's name and version."""
@@ -135,6 +139,23 @@ class Wine:
     def stop(self) -> None:
         """End every process of this Windows."""
         subprocess.run(["wineserver", "-k"], env=self._environ, check=False)
+
+
+def forwarding_dll(name: str, export: str, target: str) -> bytes:
+    """Return a 64-bit DLL whose only export is another DLL's function. See Microsoft's "PE Format"."""
+    section_at, texts_at = 0x1000, 0x1000 + 40 + 4 + 4 + 2  # the export directory, and its three tables of one entry
+    texts = [f"{text}\0".encode() for text in (name, export, target)]
+    name_at, export_at, target_at = (texts_at + len(b"".join(texts[:number])) for number in range(3))
+    directory = struct.pack("<12x7I", name_at, 1, 1, 1, section_at + 40, section_at + 44, section_at + 48)
+    section = directory + struct.pack("<IIH", target_at, export_at, 0) + b"".join(texts)
+    header = b"MZ".ljust(60, b"\0") + struct.pack("<I4s", 64, b"PE")
+    header += struct.pack("<HHIIIHH", 0x8664, 1, 0, 0, 0, 240, 0x2022)
+    header += struct.pack("<HBBIIIII", 0x20B, 14, 0, 0, 512, 0, 0, section_at)
+    header += struct.pack("<QIIHHHHHHIIIIHH", 0x180000000, 0x1000, 512, 6, 0, 0, 0, 6, 0, 0, 0x2000, 512, 0, 2, 0x160)
+    header += struct.pack("<4Q2I", 0x100000, 0x1000, 0x100000, 0x1000, 0, 16)
+    header += struct.pack("<II", section_at, len(section)) + bytes(15 * 8)
+    header += struct.pack("<8s6I4xI", b".rdata", len(section), section_at, 512, 512, 0, 0, 0x40000040)
+    return header.ljust(512, b"\0") + section.ljust(512, b"\0")
 
 
 def install_python(home: Path, version: str) -> Path:
