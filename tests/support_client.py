@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from atotelemetry.host.divert import divert
+
 if TYPE_CHECKING:
     from atotelemetry.host.client import TelemetryClient
 
@@ -38,12 +40,8 @@ class Recorder:
 
     def __init__(self, client: TelemetryClient) -> None:
         self.lines: list[bytes] = []
-        client._feeder.put = self.put  # type: ignore[method-assign]
+        divert(client, self.lines.append)
         self.client = client
-
-    def put(self, line: bytes) -> bool:
-        self.lines.append(line)
-        return True
 
     @property
     def event(self) -> dict:

@@ -8,9 +8,10 @@ import sys
 HOST = """
 import sys
 from atotelemetry import TelemetryClient
+from atotelemetry.host.divert import divert
 client = TelemetryClient("key", "http://127.0.0.1:9", queue_size=100_000)
 lines = []
-client._feeder.put = lambda line: lines.append(line) or True
+feed_again = divert(client, lines.append)
 """
 
 

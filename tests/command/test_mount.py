@@ -106,14 +106,14 @@ def test_show_is_what_this_application_sends(file, capfdbinary, monkeypatch):
     assert b"Telemetry is waiting for the notice" in capfdbinary.readouterr().out
 
 
-def test_the_running_instance_is_not_disturbed_by_show(file):
+def test_the_running_instance_is_not_disturbed_by_show(file, server):
     """The events of this run still go where they went."""
     store(file, f"id: {ID}\ntelemetry: true\n")
-    telemetry = Telemetry(app="mytool", api_key="phc_test", host="http://127.0.0.1:9")
-    feeder = telemetry.client._feeder
+    telemetry = Telemetry(app="mytool", api_key="phc_test", host=server.url)
     telemetry_command(["show", "--json"], telemetry)
-    assert telemetry.client._feeder is feeder
-    assert not telemetry.client.disabled
+    assert telemetry.capture_event("mine")
+    assert telemetry.client.flush(20, delivered=True)
+    assert [event["event"] for event in server.events] == ["mine"]
 
 
 def test_a_choice_that_cannot_be_stored_is_an_error(file, capsys):

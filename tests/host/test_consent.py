@@ -15,7 +15,6 @@ import pytest
 from atotelemetry.facts.text import environment_prefix
 from atotelemetry.host import choice as choice_module
 from atotelemetry.host import consent as consent_module
-from atotelemetry.host import home as home_module
 from atotelemetry.host.consent import TelemetryConfig, identity, read_choice, read_consent
 from atotelemetry.host.home import config_directory
 from atotelemetry.ids import canonical, uuid4
@@ -164,13 +163,14 @@ def test_on_windows_the_file_is_where_platformdirs_points(file, monkeypatch, tmp
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
     with monkeypatch.context() as patch:
         patch.setattr(sys, "platform", "win32")
-        found = config_directory("atopile")
-    assert found == str(tmp_path / "local" / "atopile" / "atopile")
-    monkeypatch.setenv("LOCALAPPDATA", "")
-    monkeypatch.setenv("USERPROFILE", str(tmp_path / "me"))
-    assert home_module._windows_directory("x") == str(tmp_path / "me" / "AppData" / "Local" / "x" / "x")
-    monkeypatch.delenv("USERPROFILE")
-    assert home_module._windows_directory("x") == ""
+        found = [config_directory("atopile")]
+        patch.setenv("LOCALAPPDATA", "")
+        patch.setenv("USERPROFILE", str(tmp_path / "me"))
+        found.append(config_directory("x"))
+        patch.delenv("USERPROFILE")
+        found.append(config_directory("x"))
+    local = tmp_path / "me" / "AppData" / "Local"
+    assert found == [str(tmp_path / "local" / "atopile" / "atopile"), str(local / "x" / "x"), ""]
 
 
 # The id

@@ -342,7 +342,7 @@ freeze()
 assert client.capture("frozen", distinct_id="me", properties={{"o": object(), "at": real_class(2026, 1, 1)}})
 for name in real:
     setattr(time, name, fail)
-del client._feeder.put
+feed_again()
 assert client.capture("later", distinct_id="me", properties={{"a": 1}})
 moment = real_class(2026, 1, 1)
 assert client.capture("odd", properties={{"o": object(), "at": moment}}, timestamp=moment)

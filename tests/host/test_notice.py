@@ -203,8 +203,8 @@ def test_atopile_is_as_it_was(file):
     from atotelemetry import Telemetry
 
     made = {"app": "atopile", "api_key": "k", "host": "http://127.0.0.1:9"}
-    assert Telemetry(**made)._consent.mode == "on"
-    assert Telemetry(**made, notice=True)._consent.mode == "waiting"
+    assert Telemetry(**made).known()["telemetry"] == "on"
+    assert Telemetry(**made, notice=True).known()["telemetry"] == "waiting"
     assert read_consent("atopile").mode == "on"
 
 

@@ -68,28 +68,16 @@ _ENDPOINTS = ("auto", "capture", "batch")
 _PROTOCOLS = ("v0", "v1")
 
 
+def _is_a(*kinds: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, kinds)
+
+
 def _is_whole(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _is_number(value: object, least: float, most: float) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
-
-
-def _is_bool(value: object) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_bool_or_none(value: object) -> bool:
-    return value is None or isinstance(value, bool)
-
-
-def _is_text_or_none(value: object) -> bool:
-    return value is None or isinstance(value, str)
-
-
-def _is_function_or_none(value: object) -> bool:
-    return value is None or callable(value)
 
 
 def _are_names(value: object) -> bool:
@@ -109,27 +97,20 @@ def _run_properties() -> tuple[str, ...]:
     return ("app_version", *KNOWN_PROPERTIES)  # the first one is `atopile_version` of other applications
 
 
-def _are_classes(value: object) -> bool:
-    return isinstance(value, tuple) and all(issubclass(type(one), type) for one in value)
-
-
 def _is_duration(value: object) -> bool:
     return _is_number(value, 0, _LONGEST) and value != 0
 
 
-def _is_bool_or_name(value: object) -> bool:
-    return isinstance(value, bool) or (isinstance(value, str) and bool(value))
-
-
-_BOOL = (_is_bool, "True or False")
-_BOOL_OR_NONE = (_is_bool_or_none, "True, False or None")
-_FUNCTION = (_is_function_or_none, "a function")
-_TEXT_OR_NONE = (_is_text_or_none, "a text")
+_NONE = type(None)
+_BOOL = (_is_a(bool), "True or False")
+_BOOL_OR_NONE = (_is_a(bool, _NONE), "True, False or None")
+_FUNCTION = (lambda value: value is None or callable(value), "a function")
+_TEXT_OR_NONE = (_is_a(str, _NONE), "a text")
 _SECONDS = (_is_duration, "a positive number of seconds")
 
 # In the order in which they are looked at.
 _RULES: dict[str, tuple[Callable[[Any], bool], str | Callable[[], str]]] = {
-    "app": (lambda value: isinstance(value, str), "a text"),
+    "app": (_is_a(str), "a text"),
     "app_version": _TEXT_OR_NONE,
     "api_key": _TEXT_OR_NONE,  # None: an unset environment variable, so telemetry is off
     "host": _TEXT_OR_NONE,
@@ -150,9 +131,12 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str | Callable[[], str]]] = {
     "run_properties": (_are_run_properties, lambda: f"a tuple of {', '.join(_run_properties())}"),
     "in_app": (_are_names, "a tuple of names"),
     "scrub": (lambda value: isinstance(value, bool) or _are_names(value), "True, False or a tuple of names"),
-    "notice": (lambda value: value is ... or value is None or isinstance(value, (bool, str)), "True, a text or None"),
-    "ignore": (_are_classes, "classes, as a tuple"),
-    "report_crash": (_is_bool_or_name, "True, False or the name of an event"),
+    "notice": (_is_a(type(...), _NONE, bool, str), "True, a text or None"),
+    "ignore": (lambda value: type(value) is tuple and all(map(_is_a(type), value)), "classes, as a tuple"),
+    "report_crash": (
+        lambda value: isinstance(value, bool) or (isinstance(value, str) and value != ""),
+        "True, False or the name of an event",
+    ),
     "report_hang_after": (lambda value: value is None or _is_duration(value), "a positive number of seconds, or None"),
     "sample_rate": (lambda value: _is_number(value, 0, 1), "a number from 0 to 1"),
 }

@@ -1,6 +1,6 @@
 """HTTP on one connection: requests as they were received, answers as a test wants them.
 
-Runs on the connection's own thread. `serve_connection` reads requests until either side ends the connection. The
+Runs on the connection's own thread. `Serving` reads requests until either side ends the connection. The
 server's `arrived` decides the answer to each; `answering` is called before its first byte. An answer may be no HTTP at
 all: a reset, a hang, garbage.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from email.message import Message
 
-__all__ = ["Answer", "AnswerSource", "RecordedRequest", "is_success", "serve_connection"]
+__all__ = ["Answer", "AnswerSource", "RecordedRequest", "Serving", "is_success"]
 
 _CHUNK_BYTES = 64 * 1024
 _RESET_ON_CLOSE = struct.pack("hh" if hasattr(socket, "SO_EXCLUSIVEADDRUSE") else "ii", 1, 0)
@@ -109,14 +109,8 @@ AnswerSource: TypeAlias = Answer | Callable[[RecordedRequest], Answer]
 """An answer, or a function that chooses one; it runs on the connection's thread and must not raise."""
 
 
-def serve_connection(
-    connection: socket.socket,
-    number: int,
-    stopping: threading.Event,
-    arrived: Callable[[RecordedRequest], Answer],
-    answering: Callable[[RecordedRequest, int | None], None],
-) -> None:
-    """Serve one connection until either side ends it. Raises OSError when the client goes away.
+class Serving(BaseHTTPRequestHandler):
+    """Serves one connection in its constructor, until either side ends it. Raises OSError when the client goes away.
 
     Arguments:
         connection: the socket; `number` is noted in every request on it.
@@ -125,11 +119,6 @@ def serve_connection(
         answering: is told the status before it is sent; None when the answer is no HTTP.
 
     """
-    _Handler(connection, number, stopping, arrived, answering)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    """One connection, served by its constructor: requests one after the other until either side ends it."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True

@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Self
 
 from atotelemetry.testing import posthog_v1
-from atotelemetry.testing.http import Answer, RecordedRequest, is_success, serve_connection
+from atotelemetry.testing.http import Answer, RecordedRequest, Serving, is_success
 from atotelemetry.testing.posthog import read_body
 
 if TYPE_CHECKING:
@@ -262,7 +262,7 @@ class CaptureServer:
 
                 assert isinstance(connection, SSLSocket)  # noqa: S101  for the type checker
                 connection.do_handshake()
-            serve_connection(connection, number, self._stopping, self._arrived, self._answering)
+            Serving(connection, number, self._stopping, self._arrived, self._answering)
         except OSError:
             # The client went away, refused our certificate, or the server stops: its connection is all that ends.
             return
