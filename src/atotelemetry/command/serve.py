@@ -15,7 +15,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
-from atotelemetry.facts.text import printable
+from atotelemetry.facts.text import printable, shortened
 
 if TYPE_CHECKING:
     import argparse
@@ -233,7 +233,7 @@ def _is_common(name: str) -> bool:
 def _pairs(properties: dict[str, Any]) -> list[str]:
     """Return `name=value` for each property; long values are cut."""
     texts = [f"{printable(name)}={_json(value)}" for name, value in properties.items()]
-    return [text if len(text) <= _LONGEST else text[:_LONGEST] + "…" for text in texts]
+    return [shortened(text, _LONGEST) for text in texts]
 
 
 def _json(value: object) -> str:

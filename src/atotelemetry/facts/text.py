@@ -5,7 +5,7 @@ A leaf, used by every process.
 
 from __future__ import annotations
 
-__all__ = ["bounded", "clip", "encodable", "environment_prefix", "printable", "seconds"]
+__all__ = ["bounded", "clip", "encodable", "environment_prefix", "printable", "seconds", "shortened"]
 
 _LIMIT = 1000
 _SHORT = {9: r"\t", 10: r"\n", 13: r"\r"}
@@ -43,6 +43,11 @@ def clip(text: str, limit_bytes: int) -> str:
     if len(text) <= limit_bytes and len(kept) >= len(text):
         return kept
     return f"{kept}... [cut]"
+
+
+def shortened(text: str, most: int = 40) -> str:
+    """Return the beginning of `text`, at most so many characters: by default enough to recognise it."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def encodable(text: str, limit_bytes: int) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 
+from atotelemetry.facts.text import shortened
 from atotelemetry.host.choice import NO_CHOICE, FileChoice, said
 from atotelemetry.ids import canonical
 
@@ -170,5 +171,4 @@ def _quoted(value: Node) -> str:
     """Return the file's text for `value`, cut to fit a message."""
     if not isinstance(value.value, str):
         return "…"
-    text = " ".join(value.value.split())
-    return text if len(text) <= 40 else text[:39] + "…"  # enough to recognise it
+    return shortened(" ".join(value.value.split()))

@@ -11,7 +11,7 @@ import os
 import stat
 from time import monotonic
 
-from atotelemetry.facts.text import environment_prefix, printable
+from atotelemetry.facts.text import environment_prefix, printable, shortened
 from atotelemetry.host.choice import (
     MAX_FILE_BYTES,
     OFF_WORDS,
@@ -290,7 +290,7 @@ def _said_by_variables(app: str) -> Consent | None:
     for name in _set_variables(switches | choices):
         value = os.environ.get(name, "")
         word = value.strip().lower()
-        said_here = f"{name}={_shown(value)}"
+        said_here = f"{name}={shortened(value)}"
         if name.upper() in switches:
             if word not in _NOT_SET:
                 return _off(said_here)
@@ -325,7 +325,7 @@ def _ci_no(app: str, *, in_ci: bool) -> str:
     value = os.environ.get("CI", "")
     # atopile's own rule is `not os.getenv("CI")`.
     unset = value == "" if app == "atopile" else value.strip().lower() in ("", "0", "false")
-    return "" if in_ci or unset else f"CI={_shown(value)}: not in CI, unless {environment_prefix(app)}_TELEMETRY=on"
+    return "" if in_ci or unset else f"CI={shortened(value)}: not in CI, unless {environment_prefix(app)}_TELEMETRY=on"
 
 
 def _project_no(app: str) -> str:
@@ -411,8 +411,3 @@ def _run_id(app: str) -> str:
     """Return the random id that stands for the user of `app` as long as this process lives."""
     # setdefault, so that two threads that ask first get one answer.
     return _run_ids.get(app) or _run_ids.setdefault(app, uuid4())
-
-
-def _shown(value: str) -> str:
-    """Return the beginning of a variable's value."""
-    return value if len(value) <= 40 else value[:39] + "…"  # enough to recognise it

@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from atotelemetry.facts.text import shortened
 from atotelemetry.sender import reasons
 
 if TYPE_CHECKING:
@@ -103,5 +104,5 @@ def _add(counts: dict[str, int], reason: str, count: int, otherwise: str) -> Non
 
 def _listed(names: Iterable[str]) -> str:
     """Return every name once, with how often it occurs."""
-    counts = Counter(name if len(name) <= _NAME_LENGTH else name[:_NAME_LENGTH] + "…" for name in names)
+    counts = Counter(shortened(name, _NAME_LENGTH) for name in names)
     return ", ".join(name if count == 1 else f"{name} x {count}" for name, count in counts.items())
