@@ -189,25 +189,18 @@ def test_a_library_that_holds_the_interpreter_lock_does_not_outlive_it():
     assert not any(line.startswith("done: ") for line in done.lines)
 
 
-def test_a_stuck_deliverer_is_ended_and_its_events_counted():
-    """When the delivery does not give up by itself, the watchdog reports the losses."""
-    patch = """
-import threading
-import atotelemetry.sender.delivery as delivery
-delivery.Delivery.post = lambda *arguments: threading.Event().wait()
-"""
-    done = run_sender(events(3), arguments=to("http://127.0.0.1:1", deadline=4), patch=patch)
-    assert done.exit_code == 1
-    assert "dropped 3 events: no answer before the deadline" in done.lines
-    assert done.summary.startswith("done: 3 events read, 0 delivered, 3 dropped (3 x no answer before the deadline)")
-
-
-def test_events_that_are_being_prepared_are_counted_too():
-    """Between the buffer and a request an event is as lost as anywhere else."""
-    patch = """
+@pytest.mark.parametrize(
+    "stuck",
+    ["delivery.Delivery.post", "batch.prepare"],
+    ids=["in a request", "in between"],
+)
+def test_a_stuck_deliverer_is_ended_and_its_events_counted(stuck):
+    """Between the buffer and a request an event is as lost as in a request that is never over."""
+    patch = f"""
 import threading
 import atotelemetry.sender.batch as batch
-batch.prepare = lambda *arguments, **fields: threading.Event().wait()
+import atotelemetry.sender.delivery as delivery
+{stuck} = lambda *arguments, **fields: threading.Event().wait()
 """
     done = run_sender(events(3), arguments=to("http://127.0.0.1:1", deadline=4), patch=patch)
     assert done.exit_code == 1

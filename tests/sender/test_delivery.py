@@ -200,8 +200,9 @@ def test_a_request_ends_after_three_operations_time(make_delivery):
         assert outcome == Outcome(RETRY, "no answer within 0.6 s", cause="network: timeout")
 
 
-def test_an_abandoned_request_lets_go_of_its_socket(make_delivery):
-    """The server sees the end of the connection though the thread on it was left behind."""
+@pytest.mark.parametrize(("scheme", "limit"), [("http", 0.2), ("https", 2.0)])
+def test_an_abandoned_request_lets_go_of_its_socket(make_delivery, scheme, limit):
+    """The server sees the end of the connection though the thread on it was left behind, also in a TLS handshake."""
     gone = threading.Event()
 
     def behave(connection):
@@ -209,20 +210,7 @@ def test_an_abandoned_request_lets_go_of_its_socket(make_delivery):
         gone.set()
 
     with Staller(behave) as server:
-        make_delivery(server.url()).post(REQUEST, 1, 0.2)
-        assert gone.wait(PATIENCE)
-
-
-def test_an_abandoned_tls_handshake_lets_go_of_its_socket(make_delivery):
-    """TLS moves the descriptor to another object; the connection is ended all the same."""
-    gone = threading.Event()
-
-    def behave(connection):
-        silence(connection)
-        gone.set()
-
-    with Staller(behave) as server:
-        make_delivery(server.url("https")).post(REQUEST, 1, 2.0)
+        make_delivery(server.url(scheme)).post(REQUEST, 1, limit)
         assert gone.wait(PATIENCE)
 
 

@@ -156,18 +156,7 @@ class ThinProperties:
 _PROPERTIES: dict[str, Callable[[], Any]] = {
     "duration": lambda: None,
     "run_id": PropertyLoaders.run_id,
-    "email": PropertyLoaders.email,
-    "current_git_hash": PropertyLoaders.current_git_hash,
-    "project": PropertyLoaders.project,
-    "project_id": PropertyLoaders.project_id,
-    "ci_provider": PropertyLoaders.ci_provider,
-    "platform": PropertyLoaders.platform,
-    "via_docker": PropertyLoaders.via_docker,
-    "via_vsce": PropertyLoaders.via_vsce,
-    "install_method": PropertyLoaders.install_method,
-    "github_action_repository": PropertyLoaders.github_action_repository,
-    "github_repository_owner": PropertyLoaders.github_repository_owner,
-    "github_repository": PropertyLoaders.github_repository,
+    **{name: getattr(PropertyLoaders, name) for name in vars(PropertyLoaders) if not name.startswith("_")},
     "atopile_version": lambda: _fact("atopile_version"),
 }
 # `prepare` is older than these.
