@@ -25,7 +25,7 @@ _PROBLEM, _CALLED_WRONGLY = 1, 2
 class _Command:
     """One subcommand: its words for the help, and where its code is."""
 
-    def __init__(self, help: str, examples: str, module: str, add_arguments: str, run: str) -> None:  # noqa: A002 - argparse's word
+    def __init__(self, help: str, examples: str, module: str, add_arguments: str, run: str) -> None:
         self.help = help
         self.examples = examples
         self.module = module

@@ -150,7 +150,7 @@ class _Display:
             self.line(text)
         elif sys.stderr is not None:
             with contextlib.suppress(OSError):  # a closed terminal
-                print(text, file=sys.stderr, flush=True)  # noqa: T201  the command's output
+                sys.stderr.write(f"{text}\n")
 
     def line(self, text: str) -> None:
         """Print it at once, unless nobody reads any more."""
@@ -245,7 +245,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _fail(reason: str) -> int:
-    print(f"atotelemetry serve: {reason}", file=sys.stderr)  # noqa: T201  the command's output
+    sys.stderr.write(f"atotelemetry serve: {reason}\n")
     return 2
 
 

@@ -51,7 +51,7 @@ class FileChoice:
 
     __slots__ = ("detail", "id", "line", "state")
 
-    def __init__(self, state: str, detail: str = "", line: int | None = None, id: str | None = None) -> None:  # noqa: A002 - the file's key
+    def __init__(self, state: str, detail: str = "", line: int | None = None, id: str | None = None) -> None:
         self.state = state
         self.detail = detail
         self.line = line

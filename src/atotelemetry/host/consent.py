@@ -69,7 +69,7 @@ class Consent:
         mode: str,
         reason: str,
         path: str = "",
-        id: str | None = None,  # noqa: A002 - the file's key
+        id: str | None = None,
         *,
         by_variable: bool = False,
         creates: bool = True,
@@ -130,7 +130,7 @@ class TelemetryConfig:
     __slots__ = ("_id", "telemetry")
     __hash__ = None  # type: ignore[assignment]  # mutable, and equal by value
 
-    def __init__(self, telemetry: object = None, id: object = None) -> None:  # noqa: A002 - the file's key
+    def __init__(self, telemetry: object = None, id: object = None) -> None:
         self.telemetry = True if telemetry is None else said(telemetry) is True
         self.id = id
 
@@ -142,7 +142,7 @@ class TelemetryConfig:
 
         return UUID(self._id)
 
-    @id.setter  # noqa: A003 - the file's key
+    @id.setter
     def id(self, value: object) -> None:
         text = uuid4() if value is None else canonical(str(value))
         if text is None:

@@ -138,7 +138,7 @@ class Serving(BaseHTTPRequestHandler):
         # The base class only passes address and server on, to its log and to subclasses.
         super().__init__(connection, ("127.0.0.1", 0), None)  # type: ignore[arg-type]
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class's name
+    def log_message(self, format: str, *args: object) -> None:
         """Say nothing: tests read the record."""
 
     def do_POST(self) -> None:
