@@ -64,11 +64,7 @@ def test_a_child_that_leaves_by_exit_underscore_has_handed_over(hosts):
         + """
 client = new_client()
 client.capture("before", distinct_id="me")
-pid = os.fork()
-if pid == 0:
-    client.capture("child", distinct_id="me")
-    os._exit(0 if client.flush() else 1)
-wait_for(pid)
+wait_for(forked("child"))
 """
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -89,11 +85,7 @@ names = ["event 0"]
 for number in range(1, 300):
     if client.capture(f"event {number}", distinct_id="me", properties={"padding": "x" * 4000}):
         names.append(f"event {number}")
-pid = os.fork()
-if pid == 0:
-    client.capture("child", distinct_id="me")
-    os._exit(0 if client.flush(20) else 1)
-wait_for(pid)
+wait_for(forked("child"))
 say("forked")
 hear()
 assert client.flush(20)

@@ -90,11 +90,7 @@ forks = 0
 def handle(*_):
     global forks
     forks += 1
-    pid = os.fork()
-    if pid == 0:
-        client.capture(f"child {forks}", distinct_id="me")
-        os._exit(0 if client.flush(20) else 1)
-    wait_for(pid)
+    wait_for(forked(f"child {forks}"))
     signal.setitimer(signal.ITIMER_REAL, 0.01)
 signal.signal(signal.SIGALRM, handle)
 client.capture("first", distinct_id="me")
@@ -147,11 +143,7 @@ for number in range(200):
 signal.setitimer(signal.ITIMER_REAL, 0)
 wait_until(lambda: client.flush(20))
 say(client.stats.handed_over == client.stats.captured)
-pid = os.fork()
-if pid == 0:
-    client.capture("child", distinct_id="me")
-    os._exit(0 if client.flush(20) else 1)
-wait_for(pid)
+wait_for(forked("child"))
 """
     )
     assert (done.returncode, done.stdout) == (0, "True\n")
@@ -238,10 +230,7 @@ client = new_client()
 thread = threading.Thread(target=client.capture, args=("first",), kwargs={"distinct_id": "me"})
 thread.start()
 wait_until(lambda: "msgspec" in sys.modules)
-pid = os.fork()
-if pid == 0:
-    client.capture("child", distinct_id="me")
-    os._exit(0 if client.flush(20) else 1)
+pid = forked("child")
 thread.join()
 wait_for(pid)
 """,

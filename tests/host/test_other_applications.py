@@ -1,4 +1,4 @@
-"""Who is told less than atopile: the e-mail address has to be asked for, and a project cannot be looked up."""
+"""Applications other than atopile send less: an e-mail address only if asked for, and a salted project."""
 
 from __future__ import annotations
 
