@@ -188,3 +188,21 @@ wait_until(lambda: client.flush(20, delivered=True) is not None and not client.s
     assert {name: hello[name] for name in SETTINGS} == SETTINGS
     assert [event["event"] for event in events] == ["kept", "kept"]
     assert end == {"type": "end", "captured": 4, "dropped": 2}
+
+
+def test_the_report_of_a_hang_counts_as_an_event(hosts: Hosts) -> None:
+    """The sender makes it, while the host lives: `captured`, `handed_over` and `delivered` have it all the same."""
+    done = hosts.run("""
+from atotelemetry import Telemetry
+telemetry = Telemetry(
+    app="host", api_key="key", host=os.environ["TEST_SERVER"], notice=None, in_ci=True, report_hang_after=0.3
+)
+telemetry.go_by("me")  # no file
+telemetry.capture_event("built")
+wait_until(lambda: telemetry.stats.delivered == 2)
+stats = telemetry.stats
+assert (stats.captured, stats.handed_over, stats.on_the_way, stats.queued) == (2, 2, 0, 0), stats
+telemetry.shutdown()
+assert telemetry.stats.captured == 2
+""")
+    assert (done.returncode, done.stderr) == (0, "")

@@ -44,6 +44,8 @@ class Sender:
         self.started_at = self.ended_at = monotonic()
         self.given = 0
         """Number of events that the pipe took as a whole."""
+        self.added = 0
+        """Number of its own reports, which count as events of this process."""
         self.delivered = 0
         self.dropped: dict[str, int] = {}
         self.ready = False
@@ -77,7 +79,7 @@ class Sender:
         gone = self._unanswered  # read first: from then on the counts are final
         lost = dict(self.dropped)
         if gone:
-            missing = self.given - self.delivered - sum(lost.values())
+            missing = self.given + self.added - self.delivered - sum(lost.values())
             if missing > 0:
                 lost[gone] = lost.get(gone, 0) + missing
         return lost
@@ -85,7 +87,7 @@ class Sender:
     @property
     def on_the_way(self) -> bool:
         """Whether it holds events whose fate is not known."""
-        return not self._unanswered and self.given > self.delivered + sum(self.dropped.values())
+        return not self._unanswered and self.given + self.added > self.delivered + sum(self.dropped.values())
 
     @property
     def pipe(self) -> int:
@@ -163,7 +165,7 @@ class Sender:
             for answer in self._decoder.feed(data):
                 self.ready = True
                 if isinstance(answer, Outcome):
-                    self.delivered, self.dropped = answer.delivered, answer.dropped
+                    self.added, self.delivered, self.dropped = answer.added, answer.delivered, answer.dropped
                     if answer.last:
                         # Not the end of file: a process forked meanwhile may hold the pipe open.
                         self.abandon("not read")
@@ -209,13 +211,14 @@ class Senders:
     """The senders of one client: the sums of those that are settled, and the others, whose accounts are open."""
 
     def __init__(self) -> None:
-        # Delivered, lost by reason, open. Replaced as a whole, so that another thread counts no event twice.
-        self._accounts: tuple[int, dict[str, int], tuple[Sender, ...]] = (0, {}, ())
+        # Delivered, lost by reason, open, added by settled ones. Replaced as a whole, so that another thread counts no
+        # event twice.
+        self._accounts: tuple[int, dict[str, int], tuple[Sender, ...], int] = (0, {}, (), 0)
 
     def add(self, sender: Sender) -> None:
         """Open an account."""
-        delivered, lost, senders = self._accounts
-        self._accounts = (delivered, lost, (*senders, sender))
+        delivered, lost, senders, added = self._accounts
+        self._accounts = (delivered, lost, (*senders, sender), added)
 
     def look(self) -> None:
         """Read all answers."""
@@ -224,19 +227,24 @@ class Senders:
 
     def fate(self) -> tuple[int, dict[str, int]]:
         """Return how many events were delivered, and how many were lost by reason, as far as it was read."""
-        delivered, settled, senders = self._accounts
+        delivered, settled, senders, _ = self._accounts
         lost = dict(settled)
         for sender in senders:
             delivered += sender.delivered
             add_counts(lost, sender.lost)
         return delivered, lost
 
+    def added(self) -> int:
+        """Return how many events are reports of the senders' own."""
+        _, _, senders, added = self._accounts
+        return added + sum(sender.added for sender in senders)
+
     def settle(self, fed: Sender | None) -> list[Sender]:
         """Close the accounts of senders that are gone, and of those that will not answer; return these senders.
 
         Not those that are let go only because there are too many: nothing speaks against them.
         """
-        delivered, settled, senders = self._accounts
+        delivered, settled, senders, added = self._accounts
         ended = [sender for sender in senders if sender is not fed]
         too_many, long_ago = ended[:-_MAX_UNANSWERED], monotonic() - _NO_ANSWER
         closed, judged = [], []
@@ -251,8 +259,10 @@ class Senders:
                 judged.append(sender)
             delivered += sender.delivered
             settled = add_counts(dict(settled), sender.lost)
+            added += sender.added
         if closed:
-            self._accounts = (delivered, settled, tuple(sender for sender in senders if sender not in closed))
+            senders = tuple(sender for sender in senders if sender not in closed)
+            self._accounts = (delivered, settled, senders, added)
         return judged
 
     def let_go(self) -> None:

@@ -337,9 +337,10 @@ class TelemetryClient:
         """The fate of the events so far, in this process."""
         # Read the counters last stage first, so an event that moves meanwhile is never counted twice.
         delivered, lost = self._feeder.fate()
-        handed_over = self._feeder.handed_over
+        added = self._feeder.added()
+        handed_over = self._feeder.handed_over + added
         dropped = self.counts.dropped
-        return Stats(self.counts.captured, handed_over, dropped, delivered, lost)
+        return Stats(self.counts.captured + added, handed_over, dropped, delivered, lost)
 
     def _lose(self, reason: str, error: BaseException | None = None) -> None:
         """Count an event that never came as far as the queue."""

@@ -237,6 +237,10 @@ class Feeder:
         """Whether nothing is left to do and the fate of every event is known."""
         return self.is_over() and self._senders.have_answered()
 
+    def added(self) -> int:
+        """Return how many events senders have made: the reports of hangs."""
+        return self._senders.added()
+
     def fate(self) -> tuple[int, dict[str, int]]:
         """Return how many events were delivered so far, and how many were lost by reason."""
         self._senders.look()
