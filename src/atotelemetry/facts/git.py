@@ -158,8 +158,8 @@ _MAC_GITS = (
 def _find_git(environ: Mapping[str, str], cwd: str) -> str | None:
     """Return the path of `git`, or None.
 
-    As `shutil.which`, but only from absolute entries of PATH other than the host's working directory, where anybody's
-    project could have put a program of that name; Windows would look there first.
+    As `shutil.which`, but only from absolute entries of PATH, and never from the working directory, where any project
+    may have put a program of that name; Windows would look there first.
     """
     program = "git.exe" if os.name == "nt" else "git"  # not git.cmd, which needs a shell
     here = os.path.realpath(cwd)

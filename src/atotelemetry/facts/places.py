@@ -1,15 +1,15 @@
-"""Whose code a frame runs, and how PostHog calls the place.
+"""The owner of a frame's code, and PostHog's name for the place.
 
 A leaf, used by the host for exceptions and by the sender for dumps.
 
-The rules are those of PostHog's ingestion (`rust/cymbal` in github.com/PostHog/posthog). The fingerprint of an issue is
-made of the type of each exception and of its in-app frames: `filename`, `module` and `function` of each. Without an
-in-app frame the first frame counts. Ingestion takes a frame out of the in-app ones when its `abs_path` lies in
-site-packages, dist-packages or lib/pythonX.Y. Without an `abs_path` it looks at the `filename` in the same way, and at
-the top of `module`: the name of a standard library module takes the frame out, too. It never puts one in.
+The rules are those of PostHog's ingestion (`rust/cymbal` in github.com/PostHog/posthog). An issue's fingerprint is made
+of each exception's type and in-app frames: `filename`, `module` and `function` of each. Without an in-app frame the
+first frame counts. For ingestion a frame is not in-app if its `abs_path` lies in site-packages, dist-packages or
+lib/pythonX.Y. Without an `abs_path` its `filename` counts in the same way, and so does a `module` of the standard
+library. It never puts one in.
 
 A CLI that pip has installed lives in site-packages. So an application's own frames have no `abs_path`, and a `filename`
-that begins with the package: the same on every machine, however the program was installed or started.
+that begins with the package: the same on every machine.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _FORMER_STANDARD_LIBRARY = frozenset(
 def place(filename: str, module: str | None, own: Sequence[str]) -> tuple[str, str | None, bool]:
     """Return a frame's `filename`, its `abs_path`, and whether it is the application's.
 
-    `own` are the import names of the application's code; without any, all code but libraries is its own.
+    `own`: import names of the application's code; if empty, all code but libraries is its own.
     """
     if filename.startswith("<") or not filename:
         return clip(filename, MAX_NAME_BYTES) or "<unknown>", None, False
@@ -93,9 +93,9 @@ def gap_frame(left_out: int) -> dict[str, Any]:
 
 
 def folded(indexes: Sequence[int], codes: Sequence[Hashable]) -> list[int]:
-    """Keep the first and the last round of each recursion; below zero is the number of frames left out in this place.
+    """Keep the first and the last round of each recursion; a number below zero counts the frames left out there.
 
-    `codes` says what runs in each of the frames `indexes`.
+    `codes` has the code of each frame in `indexes`.
     """
     total = len(codes)
     kept: list[int] = []
@@ -143,7 +143,7 @@ def slashes(path: str) -> str:
 
 
 def _short_name(parts: Sequence[str], module: str | None) -> str:
-    """Name a file as its module does (`package/module.py`), the same on every machine: issues are grouped by it."""
+    """Name a file as its module does (`package/module.py`): the same on every machine, for grouping."""
     names = module.split(".") if module else []
     stem = parts[-1].rpartition(".")[0] or parts[-1]
     size = len(names) + (stem == "__init__")

@@ -1,9 +1,9 @@
 """Facts about the library, the machine and the run, worked out where they cost the CLI nothing.
 
 Runs in the sender, on whichever thread asks; `run_properties` does its slow part on a daemon thread of its own. That
-thread may hang for good (a repository on a dead network drive), so the caller waits for a fixed time, kills the `git`
-processes that are left, and takes the facts that are ready. Hosts import this module for its names: it loads nothing
-that costs milliseconds before it is called.
+thread may hang for good (a repository on a dead network drive). So the caller waits for a fixed time, kills the
+remaining `git` processes, and takes the ready facts. Hosts import this module for its names: it loads nothing that
+costs milliseconds before it is called.
 """
 
 from __future__ import annotations
@@ -161,14 +161,14 @@ def _operating_system() -> tuple[str, str, str]:
     return ("FreeBSD" if system.startswith("freebsd") else system), platform.release(), ""
 
 
-# Windows' names for its releases by the first build that has them: of those that Python 3.11 runs on.
+# Windows' names for its releases, by their first build; only those on which Python 3.11 runs.
 _WINDOWS_RELEASES = ((22000, "11"), (10240, "10"), (9600, "8.1"))
 _WINDOWS_SERVER_RELEASES = ((26100, "2025Server"), (20348, "2022Server"), (17763, "2019Server"), (14393, "2016Server"))
 _WINDOWS_WORKSTATION = 1  # VER_NT_WORKSTATION
 
 
 def _windows_release() -> str:
-    """Return the release as `platform.win32_ver` names it. That one asks WMI, which may take seconds."""
+    """Return the release as `platform.win32_ver` names it. `win32_ver` asks WMI, which may take seconds."""
     version = sys.getwindowsversion()  # type: ignore[attr-defined,unused-ignore]
     names = _WINDOWS_RELEASES if version.product_type == _WINDOWS_WORKSTATION else _WINDOWS_SERVER_RELEASES
     return next((name for build, name in names if version.platform_version[2] >= build), "")
@@ -204,7 +204,8 @@ def run_properties(
         cwd: the host's working directory, absolute. None asks nothing of git.
         app: the distribution of the program. Its version is `atopile_version` for atopile, else `app_version`.
         app_version: its version, if the host knows it. None looks among the installed packages.
-        salt: mixed into `project_id` for any app but atopile, so that nobody can look it up. Without one it is None.
+        salt: mixed into the `project_id` of any app but atopile, so that nobody can look it up. Without it the id is
+            None.
         search_path: the host's import path, where the metadata of `app` lies; by default this process's.
         is_tty: whether the host writes to a terminal, as it says itself.
         environ: the host's environment; by default this process's, which is the same in a sender.

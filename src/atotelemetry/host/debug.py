@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_thread = _local()  # `logging`: this thread is inside such a line
+_thread = _local()  # `logging`: this thread is logging a line
 
 
 def _is_heard(logging: Any) -> bool:  # noqa: ANN401 - a module

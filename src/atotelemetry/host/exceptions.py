@@ -165,8 +165,8 @@ def exception_properties(
     must not be empty. An entry needs `type`. A frame needs `platform` to be read as Python's, and `filename` and
     `function` that are not null. `in_app` counts as true when it is missing, and is demoted by path (see `frames`).
     `lineno` is a 32-bit unsigned number or null. `handled` is read from the first entry alone. The fingerprint holds
-    the types, and of in-app frames `filename`, `module` and `function`; the message only where there is no
-    `stacktrace`. That is why an exception that was never raised has the stack of the code that reports it.
+    the types and the in-app frames' `filename`, `module` and `function`. Without a `stacktrace` it holds the message,
+    so an exception that was never raised gets the reporting code's stack.
     """
     try:
         message = clip(text_of(exception, "exception"), MAX_MESSAGE_BYTES)

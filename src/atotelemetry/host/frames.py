@@ -40,8 +40,8 @@ _DECORATOR = f"{OWN_PACKAGE}.host.block"
 def own_packages(app: str, maker: str, given: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the import names of the application's own code; none means all but libraries.
 
-    `given` names them outright. Otherwise they are the package named like `app`, and the package of `maker`, the module
-    that made the client. For a script, and for a module beside others in a folder, everything but libraries is own.
+    `given` names them outright. By default the package named like `app`, and that of `maker`, the module that made the
+    client. For a script, and for a module beside others in a folder, everything but libraries is own.
     """
     if given:
         return tuple(given)

@@ -29,8 +29,8 @@ def load(name: str) -> Any:  # noqa: ANN401 - a module, whose names the caller k
     """Return a module, imported if this is the first time. Raises what an import statement would.
 
     Raises `RuntimeError` when another thread holds the guard for too long: it may be waiting for an import of this
-    thread. And when a signal handler or a finalizer asks in the middle of such an import: msgspec in company of a
-    half-loaded module would crash the process.
+    thread. Also when a signal handler or a finalizer asks in the middle of such an import: msgspec beside a half-loaded
+    module would crash the process.
     """
     module = _loaded.get(name)
     if module is not None:

@@ -1,8 +1,8 @@
-"""Every hook into the process (fork, exit, the end of a `multiprocessing` child), and the feeders that they serve.
+"""All hooks into the process (fork, exit, the end of a `multiprocessing` child), and their feeders.
 
-Runs in the host, on the thread that forks or exits. One set of hooks serves all clients, so that an exit costs one
-FLUSH_TIMEOUT however many there are. A client is known only weakly: one that its host forgets ends its thread and its
-sender. Its feeder stays until it has handed over.
+Runs in the host, on the thread that forks or exits. One set of hooks serves all clients: an exit costs one
+FLUSH_TIMEOUT in all. A client is known only weakly: one that its host forgets ends its thread and its sender. Its
+feeder stays until it has handed over.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Keeps signals away from where the feeder's work is done: the host's own, and a SIGPIPE that would kill the host.
 
-Runs in the host. SIGPIPE goes to the thread that writes; blocked there, the write fails with EPIPE and that is all
-(signal(7), pipe(7)).
+Runs in the host. SIGPIPE goes to the writing thread. Blocked there, the write just fails with EPIPE (signal(7),
+pipe(7)).
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def _rendering(node: Node, *, plain: bool, source_lines: bool) -> TracebackExcep
     except KeyboardInterrupt:
         raise
     except BaseException:
-        # Nothing that it does for a better message (it lists the attributes of the object that lacked one) is let out.
+        # Its search for a better message (it lists an object's attributes) may raise; that is kept in.
         return TracebackException(_plain_type(kind), alone, None, lookup_lines=False)
 
 
@@ -148,9 +148,9 @@ def _format(shown: Sequence[tuple[Node, Node | None, str | None]]) -> str:
 def _runs(entries: Sequence[TracebackType], most: int) -> list[tuple[int, int, int]]:
     """Return the runs of frames to print, as triples.
 
-    A run is the first index, the number of frames on the same line, and the number of them to print; 0 leaves it out. A
-    summary costs microseconds, and printing it ten times that. So this decides before either, also for a recursion of
-    100,000 frames.
+    A run is its first index, its number of frames on one line, and the number to print; 0 leaves it out. A summary
+    costs microseconds, and printing it ten times that. So this decides before either, also for a recursion of 100,000
+    frames.
     """
     limit = getattr(sys, "tracebacklimit", None)
     printable = entries[: max(limit, 0)] if type(limit) is int else entries

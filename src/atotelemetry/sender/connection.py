@@ -177,7 +177,7 @@ class Connection:
         threading.Thread(target=self._work, name="connection", daemon=True).start()
 
     def take(self, attempt: Attempt) -> None:
-        """Make this attempt as soon as the one before is finished."""
+        """Make this attempt after the present one."""
         self._attempts.put(attempt)
 
     def abandon(self) -> None:
@@ -355,13 +355,13 @@ def _nobody() -> ssl.SSLContext:
 
 
 def _redirect(response: httpx.Response, url: httpx.URL) -> httpx.URL | None:
-    """Return the redirect's address, if it is on the same host and never from https to http; None for any other."""
+    """Return the redirect's address, on the same host and not from https to http; None for any other."""
     if response.status_code not in (307, 308):  # the two that keep method and body (RFC 9110, section 15.4)
         return None
     try:
         target = url.join(response.headers["Location"]).copy_with(userinfo=url.userinfo, fragment=None)
     except Exception:
-        return None  # there is no such header, or no address in it
+        return None  # no such header, or no address in it
     same = (target.scheme, target.host, target.port) == (url.scheme, url.host, url.port)
     safer = (url.scheme, target.scheme) == ("http", "https") and target.host == url.host
     return target if same or safer else None

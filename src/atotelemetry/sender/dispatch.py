@@ -1,8 +1,8 @@
 """Delivers events: retries, halves a refused request, drops with a reason.
 
-Runs in the sender, on the thread of a lane. It has no network and no clock of its own: `post` makes one attempt, the
-countdown knows how much time is left and waits, and a test puts its own in their place. The rule it keeps: every event
-ends either delivered or dropped, and is counted once.
+Runs in the sender, on the thread of a lane. It has no network and no clock of its own: `post` makes one attempt, and
+the countdown knows the time left and waits. Tests replace both. The rule it keeps: every event ends either delivered or
+dropped, and is counted once.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Dispatcher:
         """The size that a request should not exceed; lowered when the server says so (413)."""
 
     def deliver(self, events: list[Prepared]) -> None:
-        """Deliver events in order. A request that is refused as a whole is halved until the bad event is alone."""
+        """Deliver events in order. A refused request is halved until the bad event is alone."""
         waiting = [events] if events else []  # a stack: the next to be sent is on top
         while waiting:
             part = waiting.pop()

@@ -43,7 +43,7 @@ def find_way(scheme: str, host: str, port: int | None, environ: Mapping[str, str
     `host` is a name in ASCII or an IP address without brackets. `log` is told, once, of entries in NO_PROXY that cannot
     be read.
     """
-    from urllib import request  # httpx, which is loaded, loads it
+    from urllib import request  # httpx has loaded it
 
     variable, proxy = _variable(environ, f"{scheme}_proxy")
     if not proxy:

@@ -14,8 +14,8 @@ __all__ = ["mend_integers"]
 # 2**64 has twenty digits, 2**63 nineteen. Two passes in C find them in a fifth of the time of a regular expression.
 _ALL_DIGITS_ZERO = bytes.maketrans(b"123456789", b"000000000")
 _SUSPICIOUS = b"0" * 19
-# Only numbers that may be too large: each match costs a call, and an array may hold thousands of numbers. Possessive:
-# otherwise the engine keeps a hundred bytes for each character, to backtrack.
+# Only numbers that may be too large: each match costs a call, and arrays may be long. Possessive: otherwise the engine
+# keeps a hundred bytes for each character, to backtrack.
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|-?[0-9][0-9.eE+-]{18,}+')
 _SMALLEST, _LARGEST = -(2**63), 2**64 - 1
 _MOST_DIGITS = 20
