@@ -13,7 +13,7 @@ import pytest
 
 import atotelemetry
 from atotelemetry import wire
-from atotelemetry.host import client, default, feeder, options, telemetry
+from atotelemetry.host import arguments, client, default, feeder, options, telemetry
 
 SENDER = Path(atotelemetry.__file__).parent / "sender"
 
@@ -65,7 +65,7 @@ MODULES = {
         "encode",
     ],
     "atotelemetry.host.client": ["DEFAULT_QUEUE_SIZE", "FLUSH_TIMEOUT", "TelemetryClient"],
-    "atotelemetry.host.arguments": ["CaptureArgs"],
+    "atotelemetry.host.arguments": ["CaptureArgs", "ClientOptions"],
 }
 
 
@@ -215,6 +215,11 @@ def test_every_option_is_spelled_out():
     assert {name: value for name, value in of_client.items() if name not in ours}.items() <= of_telemetry.items()
     for name in parameters:
         assert f"        {name}: " in inspect.getdoc(telemetry.Telemetry).replace("\n    ", "\n        "), name
+
+
+def test_the_types_of_a_clients_options_are_those_of_its_defaults():
+    """The typed dictionary that type checkers read has the same names as the defaults."""
+    assert set(arguments.ClientOptions.__annotations__) == set(options.CLIENT_DEFAULTS)
 
 
 def test_capture_takes_what_posthogs_capture_takes():

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any, Unpack
 
+    from atotelemetry.host.arguments import ClientOptions
     from atotelemetry.host.event import BeforeSend, Encoder
-    from atotelemetry.host.options import ClientOptions
     from atotelemetry.host.reports import Reports
 
 __all__ = ["DEFAULT_QUEUE_SIZE", "FLUSH_TIMEOUT", "TelemetryClient"]

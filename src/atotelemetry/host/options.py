@@ -7,33 +7,10 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from typing import Any, Literal, TypedDict
+    from collections.abc import Callable
+    from typing import Any
 
-    class ClientOptions(TypedDict, total=False):
-        """The options of a client, which `Telemetry` has, too, and explains."""
-
-        app: str
-        app_version: str | None
-        queue_size: int
-        before_send: Callable[[dict[str, Any]], dict[str, Any] | None] | None
-        endpoint: Literal["auto", "capture", "batch"]
-        protocol: Literal["v0", "v1"]
-        disable_geoip: bool
-        historical_migration: bool
-        compression: bool | None
-        max_retries: int
-        request_timeout: float
-        sender_deadline: float
-        properties: Mapping[str, Any] | None
-        run_properties: Sequence[str]
-        in_app: Sequence[str]
-        source_lines: bool
-        scrub: bool | Sequence[str]
-        on_error: Callable[[str, int], object] | None
-        patient: bool
-        wait_for_delivery: bool | None
-
+    from atotelemetry.host.arguments import ClientOptions
 
 __all__ = ["CLIENT_DEFAULTS", "DEFAULT_QUEUE_SIZE", "check", "of_client"]
 
