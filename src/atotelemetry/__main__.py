@@ -65,7 +65,7 @@ _COMMANDS = {
         "print the requests of a run in this directory; sends nothing",
         """\
   atotelemetry show
-  atotelemetry show --exception
+  atotelemetry show --exception --crash
   atotelemetry show --app mytool.main:telemetry
   atotelemetry show --json | python -m json.tool""",
         "show",

@@ -118,6 +118,18 @@ def test_an_exception(hosts):
     assert properties["$exception_list"][0]["stacktrace"]["frames"][-1]["function"] == "_fail"
 
 
+def test_a_crash(hosts):
+    """With `--crash`, a third event is the report of a native crash; no process crashes for it."""
+    events = shown(hosts, "--crash")["batch"]
+    assert [event["event"] for event in events] == ["cli:build_start", "cli:build_end", "$exception"]
+    start, _, crash = events
+    properties = crash["properties"]
+    assert (properties["$exception_type"], properties["$exception_level"]) == ("SIGSEGV", "fatal")
+    assert properties["$exception_list"][0]["stacktrace"]["frames"][-1]["function"] == "_crash"
+    assert crash["distinct_id"] == start["distinct_id"]
+    assert properties["run_id"] == start["properties"]["run_id"]
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "heading"),
     [

@@ -55,7 +55,7 @@ def _run(args: argparse.Namespace, telemetry: Telemetry) -> int:
     if args.command == "show":
         # The program's own instance goes on as it is.
         twin = type(telemetry)(**telemetry.made_with)
-        return show(twin, telemetry.known(), with_exception=args.exception, as_json=args.json)
+        return show(twin, telemetry.known(), args)
     if args.json:
         say(json.dumps(telemetry.known(), indent=2))
         return 0

@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_show_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `show` where the application is known."""
-    parser.add_argument("--exception", action="store_true", help="show an exception, too, as after a crash")
+    parser.add_argument("--exception", action="store_true", help="show an exception, too")
+    parser.add_argument("--crash", action="store_true", help="show the report of a native crash, too (report_crash)")
     parser.add_argument("--json", action="store_true", help="print only the request's exact body, on one line")
 
 
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from atotelemetry.host.telemetry import Telemetry
 
     if ":" not in args.app:
-        return show(Telemetry(app=args.app), status(args.app), with_exception=args.exception, as_json=args.json)
+        return show(Telemetry(app=args.app), status(args.app), args)
     try:
         telemetry = _imported(args.app)
     except Exception as error:  # the import runs the program's own code
@@ -57,20 +58,21 @@ def run(args: argparse.Namespace) -> int:
         return 2
     # The program may go on using its own instance while it is imported here.
     twin = type(telemetry)(**telemetry.made_with)
-    return show(twin, telemetry.known(), with_exception=args.exception, as_json=args.json)
+    return show(twin, telemetry.known(), args)
 
 
-def show(telemetry: Telemetry, known: dict[str, object], *, with_exception: bool, as_json: bool) -> int:
+def show(telemetry: Telemetry, known: dict[str, object], args: argparse.Namespace) -> int:
     """Print the requests of `telemetry`; return 0, or 1 when a run here could send nothing.
 
-    `telemetry` is used up: its events go nowhere from here on. `known` is the result of `host.status`.
+    `telemetry` is used up: its events go nowhere from here on. `known` is the result of `host.status`,
+    `args` are the options of `add_show_arguments`.
     """
     try:
-        bodies = _bodies(_stream(telemetry, known["id"], with_exception=with_exception))
+        bodies = _bodies(_stream(telemetry, known["id"], with_exception=args.exception, with_crash=args.crash))
     except _NothingToShow as reason:
         say(f"a run in this directory would send nothing: {reason}", sys.stderr)
         return 1
-    if as_json:
+    if args.json:
         if known["telemetry"] != "on":
             words = {"log": "only shows events on stderr", "waiting": "waits for the notice"}
             what = words.get(str(known["telemetry"]), "is off")
@@ -111,7 +113,7 @@ class _NothingToShow(Exception):
     """Why there is nothing; its text is for people."""
 
 
-def _stream(telemetry: Telemetry, known_id: object, *, with_exception: bool) -> bytes:
+def _stream(telemetry: Telemetry, known_id: object, *, with_exception: bool, with_crash: bool) -> bytes:
     """Return a run's stream to its sender: hello, a start and an end event, perhaps an exception, end."""
     from atotelemetry.host.divert import divert
 
@@ -133,11 +135,26 @@ def _stream(telemetry: Telemetry, known_id: object, *, with_exception: bool) -> 
             _fail()
         except ValueError as error:
             telemetry.capture_exception(error)
+    if with_crash:
+        lines.append(_crash())
     return b"\n".join([stream.hello(), *lines, stream.end(client.counts), b""])
 
 
 def _fail() -> None:
     raise ValueError(f"an example, with a path in {os.path.expanduser('~/project')} and password=example")
+
+
+def _crash() -> bytes:
+    """Return the text that faulthandler would write if this process crashed here."""
+    import faulthandler
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        file.write(b"Fatal Python error: Segmentation fault\n\n")
+        file.flush()
+        faulthandler.dump_traceback(file, all_threads=False)
+        file.seek(0)
+        return file.read().rstrip()
 
 
 def _bodies(stream: bytes) -> list[bytes]:

@@ -189,6 +189,17 @@ class CaptureServer:
                 raise TimeoutError(f"{count} events did not arrive within {timeout:g} s; {self._describe()}")
         return self.events
 
+    def wait_for_crash(self, timeout: float = 30.0) -> dict[str, Any]:
+        """Wait until the report of a native crash was accepted (see `Telemetry(report_crash=True)`); return this event.
+
+        Raises TimeoutError after `timeout` seconds, with a list of the arrivals.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: any(map(_is_crash, self.events)), timeout)
+            for event in filter(_is_crash, self.events):
+                return event
+            raise TimeoutError(f"no crash was reported within {timeout:g} s; {self._describe()}")
+
     def wait_for_requests(self, count: int, timeout: float = 30.0) -> list[RecordedRequest]:
         """Wait until at least `count` requests arrived, answered or not, and return all of them.
 
@@ -326,6 +337,14 @@ class CaptureServer:
         if len(self._requests) > 20:  # as many as above
             lines.append("  …")
         return "\n".join(lines)
+
+
+def _is_crash(event: dict[str, Any]) -> bool:
+    try:
+        mechanism = event["properties"]["$exception_list"][0]["mechanism"]
+        return event["event"] == "$exception" and bool(mechanism["type"] == "signal")
+    except (KeyError, IndexError, TypeError):  # no exception, or one that was written by hand
+        return False
 
 
 def _listen(port: int) -> socket.socket:
