@@ -251,6 +251,7 @@ def testing() -> None:
         assert_type(server.url, str)
         assert_type(server.events, list[dict[str, Any]])
         assert_type(server.wait_for_events(1, timeout=2.0), list[dict[str, Any]])
+        assert_type(server.wait_for_crash(timeout=2.0), dict[str, Any])
         assert_type(server.requests, list[RecordedRequest])
         server.respond(choose)
         server.script(Answer(status=429, headers=[("Retry-After", "1")]), Answer(reset=True), choose)

@@ -23,7 +23,7 @@ MYTOOL = """
 import sys
 from atotelemetry import Telemetry
 
-telemetry = Telemetry(app="mytool", api_key="phc_real", host="http://127.0.0.1:9")
+telemetry = Telemetry(app="mytool", api_key="phc_real", host="http://127.0.0.1:9", report_crash=True)
 
 @telemetry.capture("build_start", "build_end")
 def build(target):
@@ -159,7 +159,7 @@ def test_readme_recipes(tmp_path):
     """README's recipes for tests pass as they stand, and the plugin switches off everything else."""
     section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Testing code that captures\n")[1]
     recipes = re.findall(r"```python\n(.*?)```", section.split("\n## ")[0], re.DOTALL)
-    assert len(recipes) == 3
+    assert len(recipes) == 4
     (tmp_path / "mytool").mkdir()
     files = {
         "mytool/__init__.py": "",
@@ -180,7 +180,7 @@ def test_readme_recipes(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "8 passed" in done.stdout
+    assert "9 passed" in done.stdout
 
 
 def test_the_plugin_costs_nothing():

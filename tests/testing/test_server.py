@@ -269,6 +269,20 @@ def test_timeout_says_what_did_arrive(server):
     assert "'found'" in text
 
 
+def test_wait_for_a_crash(server):
+    """wait_for_crash takes no other exception for one, and says what did arrive."""
+    reported = [{"mechanism": {"type": "generic"}}], [], None, [{"mechanism": {"type": "signal"}}]
+    for described in reported[:-1]:
+        post(server, batch(event("$exception", properties={"$exception_list": described})))
+    post(server, batch(event("built")))
+    with pytest.raises(TimeoutError, match=r"no crash was reported within 0\.01 s; 4 events were accepted"):
+        server.wait_for_crash(timeout=0.01)
+    with ThreadPoolExecutor(1) as waiter:
+        waiting = waiter.submit(server.wait_for_crash)
+        post(server, batch(event("$exception", properties={"$exception_list": reported[-1]})))
+        assert waiting.result(10)["properties"]["$exception_list"] == reported[-1]
+
+
 def test_clear(server):
     """clear() forgets requests and events, and the next wait counts from nothing."""
     post(server, batch(event("old")))
