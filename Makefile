@@ -83,7 +83,7 @@ bench-quick: $(UV_TO_INSTALL) ## the same, under a minute, without touching the 
 bench-main: $(UV_TO_INSTALL) ## the main table alone, as one line of JSON (make bench-main PYTHON=3.14)
 	@$(RUN) --group bench python -m tests.bench --main
 
-soak: $(UV_TO_INSTALL) ## a long-lived host against a flapping server (make soak SECONDS=600)
+soak: $(UV_TO_INSTALL) ## two long-lived hosts, one of them patient, against a flapping server (make soak SECONDS=600)
 	@$(RUN) python -m tests.bench.soak --seconds $(or $(SECONDS),60)
 
 all: lint types test ## lint, types, test

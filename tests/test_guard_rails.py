@@ -14,16 +14,16 @@ import os
 import subprocess
 import sys
 import time
-import types
 from typing import TYPE_CHECKING
 
+import pytest
+
+import support_processes
 from atotelemetry import wire
-from atotelemetry.host import attempts, feeder, spawn, stream
+from atotelemetry.host import attempts, child, spawn, stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import pytest
 
 PROPERTIES = {"command": "build", "ok": True, "targets": 3}
 TEN = {**PROPERTIES, "a": 1.5, "b": None, "c": "text", "d": [1, 2], "e": {"f": "g"}, "h": 10**12, "i": "é"}
@@ -148,16 +148,17 @@ def test_the_sender_loads_what_it_needs_to_post_and_no_command_line_or_event_loo
 
 @contextlib.contextmanager
 def counted_writes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
-    """Collect what the feeder writes, one entry for each call of write(2)."""
+    """Collect what is written to senders, one entry for each call of write(2)."""
     writes: list[bytes] = []
+    write = child.Sender.write
 
-    def write(descriptor: int, data: bytes) -> int:
-        taken = os.write(descriptor, data)
+    def counted(sender: child.Sender, data: bytes) -> int:
+        taken = write(sender, data)
         writes.append(bytes(data[:taken]))
         return taken
 
     with monkeypatch.context() as patch:
-        patch.setattr(feeder, "os", types.SimpleNamespace(write=write, close=os.close))
+        patch.setattr(child.Sender, "write", counted)
         yield writes
 
 
@@ -215,6 +216,50 @@ def test_two_events_of_a_short_run_are_one_request(server, new_client):
     client.capture("run ended", distinct_id="me", properties=PROPERTIES)
     assert client.flush(20.0, delivered=True)
     assert [len(request.events) for request in server.requests] == [2]
+
+
+# ---- descriptors and threads
+
+needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts in /proc")
+
+
+@needs_proc
+def test_a_host_holds_two_descriptors_and_one_thread_from_its_first_event_until_the_last_is_answered(server):
+    """A client without events holds nothing; a fed one two pipes' ends and the feeder; after a shutdown nothing."""
+    code = """if True:
+        import os, time
+        from atotelemetry import TelemetryClient
+        def held():
+            return len(os.listdir('/proc/self/fd')), len(os.listdir('/proc/self/task'))
+        def wait_for(what):
+            ends_at = time.monotonic() + 30.0
+            while not what():
+                assert time.monotonic() < ends_at, (held(), bare, client.stats)
+                time.sleep(0.002)
+        bare = held()
+        client = TelemetryClient('key', sys.argv[1])
+        assert held() == bare
+        for _ in range(200):
+            client.capture('built', distinct_id='me', properties={'ok': True})
+        wait_for(lambda: client.stats.handed_over == 200)
+        assert held() == (bare[0] + 2, bare[1] + 1)
+        assert client.flush(20.0, delivered=True)
+        client.shutdown(20.0)
+        wait_for(lambda: held() == bare)
+    """
+    loaded_by(code, server.url)
+    assert len(server.events) == 200
+
+
+@needs_proc
+def test_a_sender_has_five_threads_and_seven_descriptors(server, new_client):
+    """The threads: main, reader, SIGTERM's, lane, connection. The socket is open twice, to be cut at will."""
+    client = new_client(server.url)
+    client.capture("built", distinct_id="me", properties=PROPERTIES)
+    assert server.wait_for_events(1)
+    (sender,) = support_processes.senders()
+    assert len(os.listdir(f"/proc/{sender}/task")) <= 5
+    assert len(os.listdir(f"/proc/{sender}/fd")) <= 7
 
 
 # ---- the work of one capture

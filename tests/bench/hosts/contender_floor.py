@@ -1,7 +1,7 @@
 """The least that this shape allows: msgspec imported, one event encoded, one spawn, one pipe write, one close.
 
 Whatever a program does to hand an event to another process costs at least this; nothing here is checked, bounded,
-retried or even delivered. msgspec is imported as this project does it, without what it takes along; otherwise the floor
+retried or even delivered. Of msgspec only the core is imported, as this project does it; otherwise the floor
 would not be one.
 """
 
@@ -29,7 +29,9 @@ def capture(name, properties):
     _done = True
     from atotelemetry.host.lazy import load
 
-    msgspec = load("msgspec")
+    load("msgspec")
+    from msgspec._core import JSONEncoder
+
     read_end, write_end = os.pipe()
     os.posix_spawn(
         sys.executable,
@@ -43,7 +45,7 @@ def capture(name, properties):
         setsid=True,
     )
     os.close(read_end)
-    os.write(write_end, msgspec.json.encode({"event": name, "distinct_id": "me", "properties": properties}))
+    os.write(write_end, JSONEncoder().encode({"event": name, "distinct_id": "me", "properties": properties}))
     os.close(write_end)
 
 
