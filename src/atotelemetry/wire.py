@@ -71,7 +71,7 @@ PROTOCOL_VERSION = 1
 # PostHog refuses events of about 1 MB (https://posthog.com/docs/api/capture); the sender still adds a little.
 MAX_EVENT_BYTES = 900 * 1024
 
-# A pipe takes a line up to this size as a whole or not at all (pipe(7), PIPE_BUF).
+# Up to this size a pipe takes a line whole or not at all (PIPE_BUF in pipe(7)).
 MAX_ANSWER_BYTES = 4096
 
 encode = Encoder().encode
@@ -96,7 +96,7 @@ class LineError(Exception):
 
 
 class CorruptLine(LineError):
-    """A line that is not JSON: damaged, or cut off when its writer died."""
+    """A line that is no JSON: damaged, or cut off by its writer's death."""
 
     def __str__(self) -> str:
         return f"line {self.line_number}: not valid JSON ({self.detail})"
@@ -117,7 +117,7 @@ class LineTooLong(LineError):
 
 
 class Watch(msgspec.Struct, kw_only=True):
-    """The host that a sender reports the end of: which process it is, and which reports are wanted."""
+    """The watched host: its process, and the wanted reports."""
 
     pid: int
     started: int | None = None
@@ -176,7 +176,7 @@ class Hello(msgspec.Struct, tag="hello", tag_field="type", kw_only=True, omit_de
 
 
 class Forked(msgspec.Struct, tag="forked", tag_field="type"):
-    """The host has forked. From now on the end of the input without `end` does not mean that the host was ended."""
+    """The host has forked. From now on an input that ends without `end` does not mean that the host was ended."""
 
 
 class End(msgspec.Struct, tag="end", tag_field="type", kw_only=True, omit_defaults=True):
@@ -195,7 +195,7 @@ class Ready(msgspec.Struct, tag="ready", tag_field="type"):
 class Outcome(msgspec.Struct, tag="outcome", tag_field="type", kw_only=True, omit_defaults=True):
     """The fate of the events that this sender has read so far.
 
-    Counts are cumulative, so a line that a full pipe did not take is made good by the next one.
+    Counts are cumulative: the next line makes up for one that a full pipe refused.
     """
 
     delivered: int = 0
@@ -346,7 +346,7 @@ class AnswerDecoder:
 
 
 def _names_a_hello(line: bytes | bytearray) -> bool:
-    """Whether a line that cannot be read is, or was, a hello, perhaps glued to a torn line before it."""
+    """Whether an unreadable line is or contains a hello, perhaps behind a torn line."""
     try:
         return bytes(decode_json(line, type=dict[str, msgspec.Raw]).get("type", b"")) == b'"hello"'
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -1,4 +1,4 @@
-"""Senders as their host knows them: a pipe to each, a pipe that its answers come through, the fate of its events.
+"""Senders as their host knows them: a pipe to each, a pipe for its answers, the fate of its events.
 
 Runs in the host. Only the thread with the feeder's work adds, writes, closes and settles. Any thread may read answers.
 """
@@ -66,7 +66,7 @@ class Sender:
 
     @property
     def life(self) -> int:
-        """STARTING until it reads its input, FEEDING until that ends, ENDED until it has said all, then GONE."""
+        """STARTING until it reads its input, FEEDING until that ends, ENDED until its last answer, then GONE."""
         if self._unanswered:
             return GONE
         if self._pipe < 0:
@@ -86,14 +86,14 @@ class Sender:
 
     @property
     def on_the_way(self) -> bool:
-        """Whether it holds events whose fate is not known."""
+        """Whether it holds events of unknown fate."""
         return not self._unanswered and self.given + self.added > self.delivered + sum(self.dropped.values())
 
     @property
     def pipe(self) -> int:
         """The descriptor to write to; -1 when it is closed."""
-        # A host that closes every descriptor (to become a daemon) closes ours with them, and the next file that it
-        # opens has that number: no event may end up in there.
+        # A host that closes every descriptor (to become a daemon) closes ours, too, and its next file gets the number.
+        # No event may end up in that file.
         return self._pipe if self._identity(self._pipe) == self._pipe_identity else -1
 
     def write(self, data: memoryview) -> int:
@@ -130,8 +130,8 @@ class Sender:
         """Wait until the pipe takes more or its reader is gone, but no longer than `at_most` seconds."""
         try:
             if "select" not in sys.modules and lock_held():
-                # Another thread imports something. Or it did: Ctrl-C in the wrong moment of an import leaves the
-                # interpreter's import lock locked for good, and the next import of a new module waits for ever.
+                # Another thread imports something. Or it did: Ctrl-C in the wrong moment of an import leaves the import
+                # lock locked for good, and the next import waits for ever.
                 raise ImportError  # noqa: TRY301 - the handler below has the answer
             import select  # only a full pipe needs it
 
@@ -139,7 +139,7 @@ class Sender:
             poll.register(self.pipe, select.POLLOUT)
             poll.poll(at_most * 1000)
         except Exception:
-            # No select module (no descriptor left to load it with), or a descriptor that is gone: the next write tells.
+            # No select module (no descriptor left to load it), or the descriptor is gone: the next write tells.
             sleep(min(at_most, 0.01))
 
     def _read_answers(self) -> None:
@@ -172,7 +172,7 @@ class Sender:
                         return
 
     def _reap(self) -> None:
-        """Reap the spawned process; and the sender, where the system gave it back to us as our child.
+        """Reap the spawned process, and the sender where the system made it our child again.
 
         That happens to PID 1 of a container and to a subreaper. The spawned process led the group of the sender.
         """
@@ -193,7 +193,7 @@ class Sender:
     # ---- the ends of its pipes
 
     def _read(self, end: int, at_most: int) -> bytes:
-        """Read what a pipe holds; nothing at its end. Raises `BlockingIOError` when there is nothing yet."""
+        """Read a pipe's content; nothing at its end. Raises `BlockingIOError` when there is nothing yet."""
         return os.read(end, at_most)
 
     def _close(self, end: int) -> None:
@@ -208,7 +208,7 @@ class Sender:
 
 
 class Senders:
-    """The senders of one client: the sums of those that are settled, and the others, whose accounts are open."""
+    """The senders of one client: the sums of the settled ones, and the open accounts."""
 
     def __init__(self) -> None:
         # Delivered, lost by reason, open, added by settled ones. Replaced as a whole, so that another thread counts no
@@ -226,7 +226,7 @@ class Senders:
             sender.look()
 
     def fate(self) -> tuple[int, dict[str, int]]:
-        """Return how many events were delivered, and how many were lost by reason, as far as it was read."""
+        """Return the counts of delivered events, and of lost ones by reason, as far as they were read."""
         delivered, settled, senders, _ = self._accounts
         lost = dict(settled)
         for sender in senders:
@@ -240,9 +240,9 @@ class Senders:
         return added + sum(sender.added for sender in senders)
 
     def settle(self, fed: Sender | None) -> list[Sender]:
-        """Close the accounts of senders that are gone, and of those that will not answer; return these senders.
+        """Close the accounts of senders that are gone or will not answer; return the latter.
 
-        Not those that are let go only because there are too many: nothing speaks against them.
+        Without those that are let go for their number: they did nothing wrong.
         """
         delivered, settled, senders, added = self._accounts
         ended = [sender for sender in senders if sender is not fed]

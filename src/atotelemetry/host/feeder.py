@@ -9,8 +9,8 @@ ending them and settling their accounts, is *the work*. It is done under the loc
 - a fork, which takes the work away so that nothing is half done in the child, and then lets it go on.
 
 The mutable state of the work is one outbox, at most one sender that is fed, and the accounts of all senders whose
-events are on the way. Pipes are non-blocking, so that a stuck sender holds up nobody: the work waits, the queue fills,
-`put` says no. Flush requests travel through the same queue as the events and so come after every event before them.
+events are on the way. Pipes are non-blocking: behind a stuck sender the work waits, the queue fills, and `put` says no.
+Flush requests go through the events' queue, so they come after every earlier event.
 
 This is one long file: every method under "the work" needs that lock and changes the same few attributes.
 """
@@ -53,7 +53,7 @@ _LOOK_UP = 0.01  # how often a wait that a fork may end looks for one
 _LOOK_UP_OFTEN = 0.001  # how often, if a fork has waited for this pipe before
 # Python warns a program that forks with threads. Up to 3.12 it counts them before it calls our hook, later after.
 _MAY_START_AFTER_FORK = sys.version_info < (3, 13)
-_CUT_OFF = b"\xff\n"  # ends a line that the pipe has only a part of: no JSON, so nobody takes it for an event
+_CUT_OFF = b"\xff\n"  # ends a line of which the pipe has a part; it is no JSON, so it is no event
 _WAKE_UP = b""  # in the queue: no event, only a reason to look around
 
 DISABLED = "disabled"
@@ -78,7 +78,7 @@ class _Flush:
 
 
 class _Discard:
-    """A request to drop everything before it in the queue, and everything that the sender has not posted."""
+    """A request to drop everything before it in the queue, and all unposted events of the sender."""
 
 
 class _Interrupted(Exception):
@@ -252,7 +252,7 @@ class Feeder:
             self._senders.look()
 
     def wait_for_answers(self, deadline: Deadline) -> bool:
-        """Wait for the fate of every event; True when no event since the last such call was lost."""
+        """Wait for the fate of every event; True: no event since the last such call was lost."""
         pause = 0.002
         while True:
             self._senders.look()
@@ -273,7 +273,7 @@ class Feeder:
         return bool(self.qsize() or len(self._outbox))
 
     def _holds_events(self) -> bool:
-        """Whether the sender that is fed has events whose fate is not known."""
+        """Whether the fed sender has events of unknown fate."""
         return self._sender is not None and self._sender.on_the_way
 
     def _outlives_flush(self) -> bool:
@@ -281,7 +281,7 @@ class Feeder:
         return self._patient or self._stream.last_words is not None
 
     def _may_be_ended(self) -> bool:
-        """Whether the sender that is fed may be ended because it has nothing to do."""
+        """Whether the fed sender may be ended because it has nothing to do."""
         return self._stream.last_words is None and not (self._patient and self._holds_events())
 
     def _start_thread(self) -> bool:
@@ -311,8 +311,7 @@ class Feeder:
         """Take the work away, and let the feeder's thread end.
 
         So nothing is half done in the child. And Python, which since 3.12 warns a program that forks while it has
-        threads, does not count ours. A fork waits a moment for the queue to drain, but only once for a pipe that takes
-        nothing.
+        threads, does not count ours. A fork waits a moment for the queue to drain, but only once for a full pipe.
         """
         if self._work.is_done_here():
             self._work.acquire()  # a signal handler or a finalizer of the host's, in the middle of the work
@@ -331,7 +330,7 @@ class Feeder:
         self._left_early = self._stuck = self._waiting()
 
     def after_fork_in_parent(self) -> None:
-        """Go on at once if there is something to do and Python allows it, else with the next event or flush."""
+        """Go on at once if there is work and Python allows it, else with the next event or flush."""
         self._mark_fork()
         self._work.fork_ends()
         goes_on = self._waiting() and not self._left_early
@@ -384,7 +383,7 @@ class Feeder:
             self._running = False
 
     def _work_here(self, deadline: Deadline) -> None:
-        """Do the feeder's work on the calling thread until the queue is empty or the deadline has passed."""
+        """Do the feeder's work on this thread until the queue is empty or the deadline has passed."""
         if self._work.acquire(deadline.remaining(_LOOK_UP if self._work.fork_is_due() else -1.0)):
             ignore_broken_pipe = BrokenPipeIgnored()
             try:
@@ -478,7 +477,7 @@ class Feeder:
         self._stopping, self._exiting = self._stopping or request.stop, self._exiting or request.exits
         request.handed_over = handed_over and not self._attempts.are_over
         request.done.release()
-        if not request.stop:  # most often the exit, which is not to wait for this
+        if not request.stop:  # most often the exit, which must not wait for this
             self._look()
 
     def _obey(self, request: _Discard, deadline: Deadline | None) -> None:
@@ -620,7 +619,7 @@ class Feeder:
         sender.close()
 
     def _look(self) -> None:
-        """Read the senders' answers, and settle the accounts of those that are gone."""
+        """Read the senders' answers, and settle the accounts of senders that are gone."""
         self._looked_at = monotonic()
         self._senders.look()
         if self._sender is not None and self._sender.life == GONE:

@@ -5,8 +5,8 @@ place that knows how an operating system starts a process. On POSIX the child co
 host's memory, no Python code between fork and exec. It forks at once and leaves, so that the sender is nobody's child.
 `spawn_windows` is the same for Windows.
 
-The sender is the host's own interpreter on the host's own packages. It gets nothing else of the host: no output, no
-session, no descriptor, no start-up hook of Python, no directory to import from but those of its own packages.
+The sender is the host's own interpreter on the host's own packages. It gets nothing else of the host: no output,
+session, descriptor or start-up hook of Python, and it imports only from the directories of its own packages.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ try:
 except OSError:  # the directory was deleted: then nothing can be imported from it
     pass
 
-# Environment variables about Python that only say *where* it is; all others change *how* it runs and stay behind.
+# Python's variables that say *where* it is. All others change *how* it runs, and stay behind.
 _PYTHON_VARIABLES_KEPT = frozenset({"PYTHONHOME", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE", "PYTHONPLATLIBDIR"})
 _HOOK_VARIABLES = ("COV_CORE_", "COVERAGE_", "PYTEST_", "PYCHARM_", "PYDEVD_", "DEBUGPY_")
 
 _INTERPRETER_NAMES = ("python", "pypy", "graalpy")
 
-# What the sender needs beside the standard library and this package. What these would only like to have (brotli,
-# socksio, typing_extensions) is found if it lies beside one of them.
+# The sender's packages beside the standard library and this one. Their optional packages (brotli, socksio,
+# typing_extensions) are found if they lie beside one of them.
 _PACKAGES = ("msgspec", "httpx", "httpcore", "h11", "anyio", "idna", "certifi", "truststore")
 
-# Where a sandbox (seccomp) or a C library refuses `setsid`, the sender makes its session itself, or has none.
+# If a sandbox (seccomp) or a C library refuses `setsid`, the sender makes its session itself, or has none.
 _NO_SETSID = frozenset({errno.EPERM, errno.ENOSYS, errno.EINVAL})
 
 
@@ -75,15 +75,15 @@ def reason_not_to_spawn() -> str:
     executable = sys.executable
     if not executable:
         return "sys.executable is not known"
-    # Embedding programs (application servers, CAD tools) put themselves into sys.executable: starting *that* again
-    # would start a second server, not a sender.
+    # Embedding programs (application servers, CAD tools) put themselves into sys.executable: that would start a second
+    # server, not a sender.
     if not os.path.basename(executable).lower().startswith(_INTERPRETER_NAMES):
         return "sys.executable is not a Python interpreter"
     return ""
 
 
 def ends_everybody() -> bool:
-    """Whether every other process ends with this one: it is the first of a container, or the child of that.
+    """Whether every other process ends with this one: the first of a container, or its child.
 
     An interactive shell in a container stays, and its user is not to wait for the network.
     """
@@ -134,8 +134,8 @@ def start_sender(*, urgent: bool = False, dumps: int = -1) -> Sender:
 def sender_environment(environ: dict[str, str], path: Iterable[str]) -> dict[str, str]:
     """Turn the host's environment into the sender's: proxies and certificates stay, hooks into Python go.
 
-    PYTHONINSPECT, PYTHONSTARTUP, PYTHONWARNINGS and the like would change how the sender runs; coverage and debuggers
-    would follow it. PYTHONPATH becomes `path`.
+    PYTHONINSPECT, PYTHONSTARTUP, PYTHONWARNINGS and the like would change the sender; coverage and debuggers would
+    follow it. PYTHONPATH becomes `path`.
     """
     for name in list(environ):
         if name.startswith("PYTHON"):
@@ -152,12 +152,11 @@ def sender_environment(environ: dict[str, str], path: Iterable[str]) -> dict[str
 
 
 def import_path() -> list[str]:
-    """Return the directories that the sender imports from: those that its own packages lie in, and no other.
+    """Return the directories that the sender imports from: only those of its own packages.
 
-    So no file that lies in any other entry of the host's path (`brotli.py`, which httpx asks for) is taken for a
-    package. The standard library and the homes of this package and of msgspec come first. Nothing is imported to find
-    the others. Raises `CannotSpawn` when this package itself lives in the working directory, which the sender must not
-    import from.
+    So no file in another entry of the host's path (such as a `brotli.py`, for httpx) counts as a package. The standard
+    library and the homes of this package and of msgspec come first. Nothing is imported to find the others. Raises
+    `CannotSpawn` when this package lies in the working directory: the sender must not import from there.
     """
     forbidden = _known_as(_START_DIRECTORY) | _known_as(_current_directory())
     own = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -177,7 +176,7 @@ def import_path() -> list[str]:
         raise CannotSpawn("atotelemetry was imported from the working directory")
     if not os.path.exists(own):
         raise CannotSpawn("atotelemetry was imported through a path that no longer leads to it")
-    # Most often all of them lie beside msgspec: then this is one question to the system for each.
+    # Most often all of them lie beside msgspec; each then costs one system call.
     missing = [name for name in _PACKAGES if not any(_lies_in(entry, name) for entry in reversed(path))]
     for home in _homes(missing, forbidden) if missing else ():
         add(home)
@@ -191,11 +190,11 @@ def _lies_in(directory: str, package: str) -> bool:
 
 def _homes(packages: list[str], forbidden: set[object]) -> list[str]:
     """Find the directories that packages would be imported from."""
-    from _frozen_importlib_external import PathFinder  # what `importlib.machinery` would have to be loaded to name
+    from _frozen_importlib_external import PathFinder  # as in `importlib.machinery`, which we do not load
 
-    # PWD is where a shell started the host: one that changed its directory before it loaded this module was there.
+    # PWD is the directory in which a shell started the host, before any change of directory.
     forbidden = forbidden | _known_as(os.environ.get("PWD"))
-    # A relative entry means "relative to the working directory of that moment": a zipapp started by a relative name.
+    # A relative entry (a zipapp started by a relative name) is relative to the working directory of that moment.
     entries = [os.path.abspath(entry) for entry in sys.path if isinstance(entry, str) and entry]
     entries = [entry for entry in dict.fromkeys(entries) if forbidden.isdisjoint(_known_as(entry))]
     homes = []
@@ -208,7 +207,7 @@ def _homes(packages: list[str], forbidden: set[object]) -> list[str]:
 
 
 def _known_as(directory: str | None) -> set[object]:
-    """Return what two names of one directory have in common: its name, and its number on the disk (symlinks)."""
+    """Return a directory's identity, the same for all its names: the path, and the inode (symlinks)."""
     if not directory:
         return set()
     known: set[object] = {os.path.normcase(directory)}
@@ -245,7 +244,7 @@ def _start_posix(arguments: list[str], environment: Mapping[str, str], dumps: in
 def _spawn(arguments: list[str], environment: Mapping[str, str], stdin: int, stdout: int, dumps: int) -> int:
     # The built-in half of `signal`, which every interpreter has loaded.
     import _signal as signal  # type: ignore[import-not-found]
-    import posix  # not `os`, whose functions debuggers replace to follow child processes
+    import posix  # not `os`: debuggers replace its functions to follow child processes
 
     stderr: tuple[Any, ...]
     if dumps >= 0:
@@ -262,8 +261,8 @@ def _spawn(arguments: list[str], environment: Mapping[str, str], stdin: int, std
         actions += [(posix.POSIX_SPAWN_CLOSE, descriptor) for descriptor in _inheritable_descriptors()]
 
     def spawn(**options: Any) -> int:  # noqa: ANN401 - as `posix_spawn`
-        # The feeder blocks every signal; its child must not. Only SIGTERM waits until the sender can meet it with a
-        # short drain: systemd and CI agents send it right after our exit, to whoever is left.
+        # The feeder blocks every signal; its child must not. Only SIGTERM waits until the sender can answer it with a
+        # short drain: systemd and CI agents send it right after our exit.
         mask = (signal.SIGTERM,)
         return posix.posix_spawn(arguments[0], arguments, environment, file_actions=actions, setsigmask=mask, **options)
 
@@ -299,7 +298,7 @@ def _is_inheritable(descriptor: int) -> bool:
 
 
 def pipe_above_standard_streams(opened: list[int]) -> tuple[int, int]:
-    """Make a pipe whose ends are no standard streams, also when the host has closed some of those; note them.
+    """Make a pipe with both ends above the standard streams, even if the host has closed some of those; note them.
 
     Otherwise a library that writes to descriptor 1 would write into our pipe.
     """

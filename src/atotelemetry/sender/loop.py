@@ -311,7 +311,7 @@ class _Enrichment:
             journal.problem(f"some common properties are missing: {error}")
 
     def result(self, countdown: Countdown) -> dict[str, msgspec.Raw]:
-        """Return the common properties of the run, those of the `hello` winning; without any that took too long."""
+        """Return the run's common properties, without any that took too long; those of the `hello` win."""
         # Its own limit bounds each step that may take long; twice that bounds everything else.
         ends_at = time.monotonic() + self._time_limit * 2
         while self._thread is not None and self._thread.is_alive() and time.monotonic() < ends_at:

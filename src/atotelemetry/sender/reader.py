@@ -1,8 +1,8 @@
 """Takes lines from the input into the bounded buffer.
 
-Runs in the sender, on a thread of its own. It stops reading while the buffer is full, which is how backpressure reaches
-the host. A patient host's buffer drops its oldest events instead. Events are read and counted under one lock, the
-tally's: an observer who holds it sees either unread input or a count.
+Runs in the sender, on a thread of its own. It stops reading while the buffer is full: that is the backpressure for the
+host. A patient host's buffer drops its oldest events instead. Events are read and counted under the tally's lock: its
+holder sees either unread input or a count.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ class Reader:
         settings = msgspec.structs.replace(hello, **self._overrides)
         fault = fault_of(settings)
         if fault:
-            # Not to be skipped like other lines: its events would go to where the stream before it went.
+            # Not to be skipped like other lines: its events would go to the previous stream's server.
             self.called_wrongly = f"the hello line cannot be used: {fault}"
             return False
         if settings != self._settings:
@@ -277,7 +277,7 @@ class Reader:
             self._buffer.put(items, self._host_is_gone)
 
     def _host_is_gone(self) -> bool:
-        """Notice the host's end even while the buffer is too full to read up to the end of the pipe."""
+        """Notice the host's end even while a full buffer stops the reading."""
         gone = _hung_up(self._stdin)
         if gone:
             self.end_of_input()

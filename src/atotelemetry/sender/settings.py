@@ -1,4 +1,4 @@
-"""The settings of a sender: the fields of a `hello` line, and the options by which a person sets them.
+"""The settings of a sender: the fields of a `hello` line, and a person's options for them.
 
 Runs in the sender, on its main and its reader thread. Options win over the stream.
 """
