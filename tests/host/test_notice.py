@@ -122,6 +122,12 @@ def test_not_while_a_shell_completes(run, file, server, variables):
     assert server.connection_count == 0
 
 
+@pytest.mark.parametrize("option", ["report_crash=True", "report_hang_after=300"])
+def test_a_watched_run_says_so(run, option):
+    """The notice names what is reported where no code of the program runs any more."""
+    assert "hangs, and runs that were killed" in run(options=f", {option}")[1]
+
+
 def test_a_text_of_the_applications_own(run, file):
     """It is printed as it is, but for control characters."""
     _, shown = run(options=', notice="Hello.\\nSee \\x1b[31mhttps://mytool.example\\n"')

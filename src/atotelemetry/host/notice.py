@@ -19,7 +19,7 @@ from atotelemetry.ids import uuid4
 __all__ = ["give", "text_for"]
 
 
-def give(app: str, path: str, text: str) -> bool:
+def give(app: str, path: str, text: str, *, watched: bool) -> bool:
     """Print the notice on stderr and create the file at `path`; False if this is no run for either. Never raises.
 
     Without a terminal nobody would read it. A shell that completes a command line runs the program unseen. Where no
@@ -30,7 +30,7 @@ def give(app: str, path: str, text: str) -> bool:
             return False
         if read_choice(path).state != "missing":
             return False
-        shown = printable(text or text_for(app, path), keep="\n").rstrip("\n") + "\n"
+        shown = printable(text or text_for(app, path, watched=watched), keep="\n").rstrip("\n") + "\n"
         made = create(path, file_content(uuid4(), enabled=True), before=lambda: _print(shown))
         announced.add(path)
         return made
@@ -39,10 +39,11 @@ def give(app: str, path: str, text: str) -> bool:
         return False
 
 
-def text_for(app: str, path: str) -> str:
-    """Return the notice of an application that has none of its own."""
+def text_for(app: str, path: str, *, watched: bool = False) -> str:
+    """Return the notice of an application that has none of its own; one that is `watched` reports its own end, too."""
     prefix = environment_prefix(app)
-    return f"""{app} reports to its developers how it is used: which commands run, how long they take, and crashes,
+    crashes = "crashes, hangs, and runs that were killed" if watched else "and crashes"
+    return f"""{app} reports to its developers how it is used: which commands run, how long they take, {crashes},
 under a random id. Nothing has been sent so far; the next run will send.
   see it:     {prefix}_TELEMETRY=log {app} …   prints what would be sent
   say no:     {prefix}_TELEMETRY=off or DO_NOT_TRACK=1 in the environment,

@@ -450,7 +450,8 @@ class Telemetry:
             # No notice where nothing would ever be sent: without a key, or in a host's test suite.
             is_due = self._consent.mode == "waiting" and client.api_key and client.host and not client.switched_off
             if is_due and self._notice_given.acquire(False):
-                load("atotelemetry.host.notice").give(self.app, self._consent.path, self._notice)
+                watched = bool(self.made_with["report_crash"] or self.made_with["report_hang_after"])
+                load("atotelemetry.host.notice").give(self.app, self._consent.path, self._notice, watched=watched)
             return None
         if self._consent.withdrawn:
             client.lock()
