@@ -125,8 +125,8 @@ class Spawner:
         self.may_go_on.set()
         self.called = threading.Event()
 
-    def __call__(self, *, urgent: bool, dumps: int) -> PipeSender:
-        self.urgent, self.dumps = urgent, dumps
+    def __call__(self, *, urgent: bool, watch: bool, dumps: int) -> PipeSender:
+        self.urgent, self.watch, self.dumps = urgent, watch, dumps
         self.calls += 1
         self.called.set()
         assert self.may_go_on.wait(PATIENCE)

@@ -60,14 +60,14 @@ def test_the_sender_is_started_with_the_pipe(watched, spawner):
     """Whoever has no last words starts it without one."""
     watched.put(event(1))
     spawner.sender(1)
-    assert spawner.dumps == 17
+    assert (spawner.watch, spawner.dumps) == (True, 17)
 
 
 def test_no_pipe_without_last_words(feeder, spawner):
     """An ordinary host has no pipe for dumps."""
     feeder.put(event(1))
     spawner.sender(1)
-    assert spawner.dumps == -1
+    assert (spawner.watch, spawner.dumps) == (False, -1)
 
 
 def test_an_idle_sender_listens_on(watched, spawner, monkeypatch):

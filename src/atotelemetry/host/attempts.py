@@ -52,7 +52,8 @@ class Attempts:
                 self._pause(_NETWORK_DOWN, pause)
                 return None
             hello = self._stream.hello()
-            return start_sender(urgent=urgent, dumps=self._stream.listen()), hello
+            watch = self._stream.last_words is not None
+            return start_sender(urgent=urgent, watch=watch, dumps=self._stream.listen()), hello
         except CannotSpawn as error:
             self._give_up(str(error))
         except Exception as error:

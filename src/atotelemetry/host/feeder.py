@@ -465,7 +465,8 @@ class Feeder:
                 self._hand_over(deadline)
                 handed_over = not len(self._outbox)
                 self._drop(self._attempts.reason, self._outbox.clear())
-            if request.stop and not request.exits:  # after an exit, finalizers may still crash
+            # While the interpreter shuts down it may still crash; but whoever waits for the sender must not keep it.
+            if request.stop and not (request.exits and not self.waits_for_delivery()):
                 self._stream.mute()
             if request.stop or not self._outlives_flush():
                 self._end_sender(deadline)

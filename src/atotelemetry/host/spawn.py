@@ -103,12 +103,12 @@ def ends_everybody() -> bool:
         os.close(descriptor)
 
 
-def start_sender(*, urgent: bool = False, dumps: int = -1) -> Sender:
+def start_sender(*, urgent: bool = False, watch: bool = False, dumps: int = -1) -> Sender:
     """Start a detached sender that reads from a new pipe and answers through another.
 
-    An `urgent` one does not lower its priority: the host will wait for it. `dumps` is the read end of the pipe for the
-    host's dumps, -1 where there is none. Raises `CannotSpawn` where it makes no sense
-    to try again, and `OSError` where it may.
+    An `urgent` one does not lower its priority: the host will wait for it. One that is to `watch` the host gets a pidfd
+    of it, and `dumps`, the read end of the pipe for its dumps, unless that is -1. Raises `CannotSpawn` where it makes
+    no sense to try again, and `OSError` where it may.
     """
     executable = sys.executable
     if sys.platform == "win32":
@@ -126,7 +126,7 @@ def start_sender(*, urgent: bool = False, dumps: int = -1) -> Sender:
     try:
         if sys.platform == "win32":
             return spawn_windows.start(arguments, environment, humble=not urgent)
-        return _start_posix(arguments, environment, dumps)
+        return _start_posix(arguments, environment, dumps, watch=watch)
     except FileNotFoundError:
         raise CannotSpawn("the interpreter is gone") from None
 
@@ -225,27 +225,40 @@ def _current_directory() -> str | None:
         return None
 
 
-def _start_posix(arguments: list[str], environment: Mapping[str, str], dumps: int = -1) -> Sender:
-    opened: list[int] = []
+def _start_posix(
+    arguments: list[str], environment: Mapping[str, str], dumps: int = -1, *, watch: bool = False
+) -> Sender:
+    handle = _handle_of_this_process() if watch else -1
+    opened = [handle] if handle >= 0 else []
     try:
         stdin, pipe = pipe_above_standard_streams(opened)
         answers, stdout = pipe_above_standard_streams(opened)
         for end in (pipe, answers, stdout):  # nobody waits for anybody, from the first byte on
             os.set_blocking(end, False)
-        pid = _spawn(arguments, environment, stdin, stdout, dumps)
+        pid = _spawn(arguments, environment, (stdin, stdout, dumps, handle))
         sender = Sender(pid, pipe, answers)
-        opened = [stdin, stdout]
+        opened = [end for end in opened if end not in (pipe, answers)]
     finally:
         for end in opened:
             os.close(end)
     return sender
 
 
-def _spawn(arguments: list[str], environment: Mapping[str, str], stdin: int, stdout: int, dumps: int) -> int:
+def _handle_of_this_process() -> int:
+    """Return a pidfd of this process, -1 where there is none."""
+    try:
+        return os.pidfd_open(os.getpid())
+    except (OSError, AttributeError):
+        return -1
+
+
+def _spawn(arguments: list[str], environment: Mapping[str, str], given: tuple[int, int, int, int]) -> int:
+    """Spawn a process whose first descriptors are those `given`; neither of the last two needs to be there."""
     # The built-in half of `signal`, which every interpreter has loaded.
     import _signal as signal  # type: ignore[import-not-found]
     import posix  # not `os`: debuggers replace its functions to follow child processes
 
+    stdin, stdout, dumps, handle = given
     stderr: tuple[Any, ...]
     if dumps >= 0:
         stderr = (posix.POSIX_SPAWN_DUP2, dumps, 2)
@@ -254,11 +267,16 @@ def _spawn(arguments: list[str], environment: Mapping[str, str], stdin: int, std
     else:
         stderr = (posix.POSIX_SPAWN_DUP2, stdin, 2)  # a pipe's read end refuses output just as well
     actions: list[Any] = [(posix.POSIX_SPAWN_DUP2, stdin, 0), (posix.POSIX_SPAWN_DUP2, stdout, 1), stderr]
+    kept = 3
     # Descriptors that the host made inheritable would keep its `$(…)`, its sockets and its locks.
-    if hasattr(posix, "POSIX_SPAWN_CLOSEFROM"):  # Python 3.13 with a recent C library
-        actions.append((posix.POSIX_SPAWN_CLOSEFROM, 3))
-    else:
+    if not hasattr(posix, "POSIX_SPAWN_CLOSEFROM"):  # Python 3.13 with a recent C library has it
         actions += [(posix.POSIX_SPAWN_CLOSE, descriptor) for descriptor in _inheritable_descriptors()]
+    if handle >= kept:  # else a host without standard streams; ours are there by now
+        actions.append((posix.POSIX_SPAWN_DUP2, handle, kept))
+        kept += 1
+        arguments = [*arguments, "--watch"]
+    if hasattr(posix, "POSIX_SPAWN_CLOSEFROM"):
+        actions.append((posix.POSIX_SPAWN_CLOSEFROM, kept))
 
     def spawn(**options: Any) -> int:  # noqa: ANN401 - as `posix_spawn`
         # The feeder blocks every signal; its child must not. Only SIGTERM waits until the sender can answer it with a

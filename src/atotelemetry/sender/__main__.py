@@ -27,6 +27,8 @@ __all__ = ["main"]
 _DETACHED = "--detached"
 _URGENT = "--urgent"  # the host waits for the delivery
 _DUMPS = "--dumps"  # stderr is the pipe that the host's faulthandler writes into
+_WATCH = "--watch"  # `_HANDLE` is a pidfd of the host, which may end while we still start
+_HANDLE = 3
 _NICENESS = 10
 _START_LIMIT = 60.0  # a start that takes longer (imports on a dead drive) never ends
 _INTERRUPTED = 130  # as shells report a command that Ctrl-C ended
@@ -40,10 +42,12 @@ def main(arguments: list[str] | None = None) -> int:
         sys.modules["_wmi"] = None  # type: ignore[assignment]  # `platform` would ask it, which may take seconds
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == [_DETACHED]:
-        has_dumps = _DUMPS in arguments
-        host = _parent() if has_dumps else None
         _fork()
-        return _run_detached(host, humble=_URGENT not in arguments, has_dumps=has_dumps)
+        return _run_detached(
+            humble=_URGENT not in arguments,
+            has_dumps=_DUMPS in arguments,
+            handle=_HANDLE if _WATCH in arguments else -1,
+        )
     options = _options(arguments) if arguments else None
 
     from atotelemetry.sender.journal import Journal
@@ -52,9 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
     return _run_by_hand(options, journal)
 
 
-def _run_detached(host: tuple[int, int] | None, *, humble: bool, has_dumps: bool) -> int:
+def _run_detached(*, humble: bool, has_dumps: bool, handle: int) -> int:
     log_path = _log_path()  # relative to the host's directory, which we leave
-    pipe, dumps = _detach(humble=humble, has_dumps=has_dumps, keep=-1 if host is None else host[1])
+    pipe, dumps = _detach(humble=humble, has_dumps=has_dumps, keep=handle)
 
     from atotelemetry.sender.answers import Answers
     from atotelemetry.sender.journal import Journal
@@ -63,14 +67,13 @@ def _run_detached(host: tuple[int, int] | None, *, humble: bool, has_dumps: bool
     from atotelemetry.sender.watchdog import cancel_kill, on_terminate
 
     journal = Journal(to_stderr=False, verbose=False, log_path=log_path)
-    pid, handle = host or (0, -1)
     sender = Sender(
         0,
         overrides={},
         journal=journal,
         answers=Answers(pipe),
         idle=SENDER_IDLE,
-        source=Source(dumps, pid, handle),
+        source=Source(dumps, handle),
     )
     on_terminate(sender.terminate)
     cancel_kill()
@@ -132,18 +135,6 @@ def _log_path() -> str | None:
         return os.path.abspath(path) if path else None
     except OSError:
         return None  # that directory was removed
-
-
-def _parent() -> tuple[int, int] | None:
-    """Return the process that started us, and a pidfd of it; None where there are none.
-
-    As early as can be: a host may end while we still load our modules, and only its pidfd tells how.
-    """
-    pid = os.getppid()
-    try:
-        return pid, os.pidfd_open(pid)
-    except (OSError, AttributeError):
-        return None
 
 
 def _fork() -> None:

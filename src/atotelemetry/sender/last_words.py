@@ -32,6 +32,7 @@ __all__ = ["LastWords", "dump_event"]
 
 _PATIENCE = 0.5  # for the kernel to end a host whose pipe is closed
 _LOOK_INTERVAL = 0.005
+_SHUTDOWN_PATIENCE = 2.0  # for the host to end after its goodbye
 _DUMP_PATIENCE = 2.0  # for the first byte of a dump that was asked for; it takes milliseconds
 _DUMP_PAUSE = 0.2  # a dump has ended when nothing more came for so long
 
@@ -64,7 +65,7 @@ class LastWords:
         self._settings = settings
         self._watch = watch
         self._dumps = source.dumps
-        self._process = _process(watch, source.handle if source.pid == watch.pid else -1)
+        self._process = _process(watch, source.handle)
         self._oom_kills = _OomKills(self._watch.pid)
 
     @property
@@ -81,19 +82,20 @@ class LastWords:
         dump = parse(_read(self._dumps, _DUMP_PATIENCE)) or Dump()
         return self._about(dump, latest, silent_for=self._watch.hang_after)
 
-    def end(self, latest: Event | None, patience: float) -> Event | None:
-        """Return the report about a host whose input ended without `end`; None where there is nothing to report.
+    def end(self, latest: Event | None, patience: float, *, said_goodbye: bool) -> Event | None:
+        """Return the report about a host whose input has ended; None where there is nothing to report.
 
-        `latest` is the last event of the run. Takes `patience` seconds at most, and never more than half a second.
+        `latest` is the last event of the run. Takes `patience` seconds at most. A host that `said_goodbye` by an `end`
+        may still crash while its interpreter shuts down.
         """
         from atotelemetry.sender.dump import FATAL, Dump, parse
 
         if not self._watch.crash:
             return None
-        dump = parse(_read(self._dumps, 0.0))
+        dump = parse(_read(self._dumps, min(patience, _SHUTDOWN_PATIENCE) if said_goodbye else 0.0))
         if dump is not None and dump.is_fatal:
             return self._about(dump, latest)
-        if self.forked:
+        if self.forked or said_goodbye:
             return None
         end = self._process.wait(min(patience, _PATIENCE))
         if end is None or end.by_itself:

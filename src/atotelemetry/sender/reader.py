@@ -42,10 +42,8 @@ class Source(NamedTuple):
 
     dumps: int = -1
     """The pipe that faulthandler writes into; -1 where there is none."""
-    pid: int = 0
-    """The process that started us: the host."""
     handle: int = -1
-    """A pidfd of it."""
+    """A pidfd of the host; -1 where there is none."""
 
 
 class Reader:
@@ -122,7 +120,7 @@ class Reader:
                 self._buffer.touch()
                 if items:
                     self._put(items)
-            if self._last_words is not None and not self._has_ended:
+            if self._last_words is not None:
                 self._put(self._report_end(self._last_words))
         except Exception as error:
             self._tally.unread = True
@@ -250,10 +248,14 @@ class Reader:
             self._has_ended = True
 
     def _report_end(self, last_words: LastWords) -> list[Event | Hello]:
-        """Return the report about a host that ended without a word."""
+        """Return the report about a host that has ended, if it needs one."""
         self.end_of_input()
         left = self._countdown.left() or 0.0
-        return [] if self._countdown.stopped() else self._added(last_words.end(self._latest, left / 4))
+        return (
+            []
+            if self._countdown.stopped()
+            else self._added(last_words.end(self._latest, left / 4, said_goodbye=self._has_ended))
+        )
 
     def _added(self, report: Event | None) -> list[Event | Hello]:
         with self._tally.lock:

@@ -1,0 +1,238 @@
+"""Whatever ends a host, or holds it up, arrives as one report; a host that ends by itself leaves none."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+
+import pytest
+
+from support_hosts import hosts_in, needs_proc
+
+pytestmark = needs_proc
+
+TIMES = int(os.environ.get("LAST_WORDS_TIMES", "10"))
+"""How often a kill and each clean end are tried."""
+
+WATCHED = """
+import ctypes, faulthandler
+import atotelemetry.host.feeder as feeder
+from atotelemetry import Telemetry
+
+def new_telemetry(**settings):
+    known = {"api_key": "phc_test", "notice": None, "report_crash": True, "properties": {"edition": "free"}, **settings}
+    return Telemetry(app="host", app_version="1.5", host=os.environ["TEST_SERVER"], **known)
+
+def segfault():
+    ctypes.string_at(0)
+
+telemetry = new_telemetry()
+telemetry.capture_event("built")
+wait_until(lambda: telemetry.stats.handed_over)
+"""
+
+# How it ends, as which type it is reported, and by which function of the host, if any.
+CRASHES = {
+    "SIGSEGV": ("segfault()", "SIGSEGV", "segfault"),
+    "SIGSEGV in a thread": ("t = threading.Thread(target=segfault); t.start(); t.join()", "SIGSEGV", "segfault"),
+    "SIGSEGV after a flush": ("assert telemetry.flush(); segfault()", "SIGSEGV", "segfault"),
+    "SIGSEGV after a delivery": ("assert telemetry.flush(20, delivered=True); segfault()", "SIGSEGV", "segfault"),
+    "SIGSEGV after idle time": (
+        "feeder.FEEDER_IDLE = 0.01; telemetry.capture_event('more'); time.sleep(0.3); segfault()",
+        "SIGSEGV",
+        "segfault",
+    ),
+    "abort": ("os.abort()", "SIGABRT", "<module>"),
+    "SIGBUS": ("os.kill(os.getpid(), signal.SIGBUS)", "SIGBUS", "<module>"),
+    "SIGFPE": ("os.kill(os.getpid(), signal.SIGFPE)", "SIGFPE", "<module>"),
+    "SIGILL": ("os.kill(os.getpid(), signal.SIGILL)", "SIGILL", "<module>"),
+    "stack overflow in C": ("faulthandler._stack_overflow()", "SIGSEGV", "<module>"),
+    "a destructor": (
+        "class Bad:\n    def __del__(self): segfault()\nbad = Bad()\ndel bad",
+        "SIGSEGV",
+        "segfault",
+    ),
+    "after a fork": ("pid = os.fork()\nif not pid: os._exit(0)\nos.waitpid(pid, 0)\nsegfault()", "SIGSEGV", "segfault"),
+}
+
+# The ends of a host that nothing is to be said of.
+QUIET_ENDS = {
+    "its end": "",
+    "sys.exit": "sys.exit(3)",
+    "an exception": "sys.stderr = open(os.devnull, 'w'); raise ValueError",
+    "Ctrl-C": "sys.stderr = open(os.devnull, 'w'); os.kill(os.getpid(), signal.SIGINT); time.sleep(9)",
+    "os._exit": "os._exit(3)",
+    "os._exit after a flush": "telemetry.flush(); os._exit(3)",
+    "exec": "telemetry.flush(); os.execv('/bin/sh', ['sh', '-c', 'exit 3'])",
+    "shutdown": "telemetry.shutdown(); os.kill(os.getpid(), signal.SIGKILL)",
+    "shutdown and a crash": "telemetry.shutdown(); segfault()",
+    "a no": "telemetry.flush(20, delivered=True); telemetry.disabled = True; telemetry.flush(20); segfault()",
+    "a fork": "pid = os.fork()\nif not pid: os._exit(0)\nos.waitpid(pid, 0)",
+    "a child that is killed": "pid = os.fork()\nif not pid: os.kill(os.getpid(), signal.SIGKILL)\nos.waitpid(pid, 0)",
+    "a child that crashes": "pid = os.fork()\nif not pid: segfault()\nos.waitpid(pid, 0)",
+    "a daemon": "telemetry.flush()\nif os.fork(): os._exit(0)\nos.setsid()\nif os.fork(): os._exit(0)\nos._exit(0)",
+    "multiprocessing": """
+import multiprocessing
+def work(): pass
+children = [multiprocessing.get_context("fork").Process(target=work) for _ in range(2)]
+for child in children: child.start()
+for child in children: child.join()
+""",
+}
+
+
+@pytest.fixture
+def hosts(tmp_path):
+    """Hosts that may create their installation's id."""
+    with hosts_in(tmp_path / "hosts", may_choose=True) as started:
+        yield started
+
+
+def reports(hosts):
+    """Wait until all senders have ended; return the reports that arrived, beside the host's own events."""
+    hosts.wait_until_no_sender()
+    return [event for event in hosts.server.events if event["event"] not in ("built", "more")]
+
+
+@pytest.mark.parametrize(("end", "kind", "function"), CRASHES.values(), ids=CRASHES)
+def test_a_crash_arrives_with_its_stack(hosts, end, kind, function):
+    """One report, of the person and the run of the events before it, and nothing on the terminal."""
+    done = hosts.run(WATCHED + end)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.Signals[kind], "", "")
+    (report,) = reports(hosts)
+    (built,) = (event for event in hosts.server.events if event["event"] == "built")
+    told, known = report["properties"], built["properties"]
+    assert report["event"] == "$exception"
+    assert report["distinct_id"] == built["distinct_id"]
+    for name in ("run_id", "app_version", "edition", "$os"):
+        assert told[name] == known[name]
+    assert (told["$exception_type"], told["$exception_level"]) == (kind, "fatal")
+    (described,) = told["$exception_list"]
+    assert described["mechanism"]["handled"] is False
+    assert described["stacktrace"]["frames"][-1]["function"] in (function, "string_at")
+    assert function in [frame["function"] for frame in described["stacktrace"]["frames"]]
+
+
+def test_a_fatal_error_of_the_interpreter_arrives(hosts):
+    """Its text and stack are on stderr as ever; `faulthandler` is taken away before the abort, so the kernel tells."""
+    done = hosts.run(
+        WATCHED
+        + """
+class Bad:
+    def __del__(self):
+        ctypes.pythonapi.Py_FatalError(b"a bad destructor")
+bad = Bad()
+del bad
+"""
+    )
+    assert done.returncode == -signal.SIGABRT
+    assert "Fatal Python error" in done.stderr
+    (report,) = reports(hosts)
+    assert report["properties"]["$exception_type"] == "Fatal Python error"
+
+
+def test_a_crash_while_the_interpreter_shuts_down_arrives(hosts):
+    """After the host has said goodbye, its modules and their finalizers still go."""
+    done = hosts.run(
+        WATCHED
+        + """
+class Bad:
+    def __del__(self, crash=ctypes.string_at):
+        crash(0)
+sys.modules["kept"] = Bad()
+"""
+    )
+    assert done.returncode == -signal.SIGSEGV
+    (report,) = reports(hosts)
+    assert report["properties"]["$exception_type"] == "SIGSEGV"
+
+
+@pytest.mark.parametrize("attempt", range(TIMES))
+def test_a_kill_at_any_moment_arrives_once(hosts, attempt):
+    """`run_vanished` says that a signal ended the run, how long it lasted, and whose it was."""
+    host = hosts.start(
+        WATCHED
+        + """
+telemetry.flush()
+say("ready")
+while True:
+    telemetry.capture_event("more")
+    time.sleep(0.001)
+"""
+    )
+    assert host.hear() == "ready"
+    time.sleep(random.Random(attempt).random() * 0.2)
+    host.send(signal.SIGKILL)
+    assert host.finish().returncode == -signal.SIGKILL
+    (report,) = reports(hosts)
+    told = report["properties"]
+    assert (report["event"], told["outcome"]) == ("run_vanished", "killed")
+    assert 0 < told["duration"] < 60
+    assert told["run_id"] == hosts.server.events[0]["properties"]["run_id"]
+
+
+@pytest.mark.parametrize("end", QUIET_ENDS.values(), ids=QUIET_ENDS)
+def test_a_host_that_ends_by_itself_leaves_no_report(hosts, end):
+    """Time after time; its events arrive as ever."""
+    running = [hosts.start(WATCHED + end) for _ in range(TIMES // 2)]
+    for host in running:
+        assert host.finish().stderr == ""
+    assert reports(hosts) == []
+    assert hosts.arrived()["built"] == len(running)
+
+
+# Hangs
+
+HANGS = {
+    "time.sleep": "time.sleep(60)",
+    "a lock": "threading.Lock().acquire() and None; l = threading.Lock(); l.acquire(); l.acquire()",
+    "a busy loop": "while True: pass",
+    "a read": "os.read(os.pipe()[0], 1)",
+    "C that holds the interpreter's lock": "import itertools; sum(itertools.repeat(1))",
+}
+
+
+@pytest.mark.parametrize("hang", HANGS.values(), ids=HANGS)
+def test_a_hang_arrives_once_with_every_stack(hosts, hang):
+    """A second of silence is one report, however long it lasts; the host is left alone."""
+    host = hosts.start(
+        WATCHED.replace("**settings}", '"report_hang_after": 0.3, **settings}')
+        + f"""
+def stuck():
+    {hang}
+other = threading.Thread(target=time.sleep, args=(60,), daemon=True)
+other.start()
+say("ready")
+stuck()
+"""
+    )
+    assert host.hear() == "ready"
+    report = next(event for event in hosts.server.wait_for_events(2) if event["event"] == "$exception")
+    told = report["properties"]
+    assert told["$exception_type"] == "Hang"
+    functions = [frame["function"] for frame in told["$exception_list"][0]["stacktrace"]["frames"]]
+    assert "stuck" in functions
+    assert any("bootstrap" in line for thread in told["$exception_threads"] for line in thread["stack"])
+    assert host.process.poll() is None
+    time.sleep(0.3)
+    host.send(signal.SIGKILL)
+    host.finish()
+    names = Counter(event["event"] for event in reports(hosts))
+    assert names == {"$exception": 1, "run_vanished": 1}
+
+
+def test_a_host_that_goes_on_may_hang_again(hosts):
+    """Each silence is one report."""
+    done = hosts.run(
+        WATCHED.replace("**settings}", '"report_hang_after": 0.2, "report_crash": False, **settings}')
+        + """
+time.sleep(1)
+telemetry.capture_event("more")
+time.sleep(1)
+"""
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert [event["properties"]["$exception_type"] for event in reports(hosts)] == ["Hang", "Hang"]
