@@ -23,8 +23,8 @@ def uuid7_generator() -> Callable[[int], str]:
     It takes the nanoseconds since 1970. An id holds 48 bits of milliseconds, 26 random bits of this process, and a
     counter with a random start. So ids of one tick differ, and sort in the order they were made (section 6.2).
     """
-    # A fifth of a capture's time is spent here. Twelve decimal digits are hexadecimal ones as they stand and need no
-    # cutting, and the part that one tick's ids share is made once.
+    # A fifth of a capture's time is spent here. Twelve decimal digits serve as hexadecimal ones without cutting, and
+    # the part shared by one tick's ids is made once.
     seed = int.from_bytes(os.urandom(16), "big")
     middle = f"-7{seed & 0xFFF:03x}-{0x8000 | seed >> 12 & 0x3FFF:04x}-"
     next_tail = count(10**11 + (seed >> 26) % (8 * 10**11)).__next__  # always twelve digits

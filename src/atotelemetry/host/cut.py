@@ -1,4 +1,4 @@
-"""Texts cut to a size, and an event brought under the limit: its longest properties are cut first.
+"""Cuts texts to a size, and an event to its limit: its longest properties first.
 
 Pure. Runs in the host, on the thread that captures.
 """
@@ -19,7 +19,7 @@ MAX_REPR = 1024
 """Characters of a name, or of a text that describes a value."""
 
 _MARK = "… [cut: "
-# Of a string that is cut, this much is kept if possible, and if that is not enough, this much.
+# A cut string keeps this much if possible, else this much.
 _KEPT_BYTES = (1024, 64)
 _NOTE_BYTES = 4096
 _CUT_STEP = 65_536
@@ -31,7 +31,7 @@ def clipped(text: str, limit: int = MAX_REPR) -> str:
 
 
 def without_surrogates(text: str) -> str:
-    """Return `text` such that it can be UTF-8: surrogate pairs become their character, lone ones U+FFFD."""
+    """Return `text` fit for UTF-8: surrogate pairs become their character, lone ones U+FFFD."""
     if text.isascii():
         return text
     try:
@@ -59,12 +59,12 @@ def unused(name: str, taken: dict[str, Any], clashes: dict[str, int]) -> str:
 def cut_to_fit(
     properties: dict[str, Any], limit_bytes: int, encode: Callable[[Any], bytes], cut: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Return a copy of `properties` whose encoding is no longer than `limit_bytes`.
+    """Return a copy of `properties` with an encoding of at most `limit_bytes`.
 
-    `properties` are plain, `encode` will encode them, and `cut` names those that were cut before. The longest values
-    are cut first. A text keeps its beginning and says how long it was; a text that says how large it was replaces a
-    container. Where that does not suffice, as with a hundred thousand small properties, the last ones are left out. The
-    property `CUT_PROPERTY` lists all that were cut. Never raises an `Exception`.
+    `properties` are plain, `encode` encodes them, and `cut` names the properties cut before. The longest values are cut
+    first. A text keeps its beginning and tells its length; a container becomes a text with its size. If that is not
+    enough (a hundred thousand small properties), the last ones are left out. The property `CUT_PROPERTY` lists all that
+    were cut. Never raises an `Exception`.
     """
     try:
         return _cut_to_fit(properties, limit_bytes, encode, cut)
@@ -116,7 +116,7 @@ def _cut_to_fit(
 
 
 def _cut_value(value: Any, target_bytes: int, encode: Callable[[Any], bytes]) -> str:
-    """Return what stands for `value`, in about `target_bytes` if it is a string and can keep its beginning."""
+    """Return the replacement of `value`; a string keeps its beginning, up to about `target_bytes`."""
     if not isinstance(value, str):
         return f"[cut: {len(encode(value))} bytes]"
     text, _, before = value.rpartition(_MARK)

@@ -1,7 +1,7 @@
 """The table of `values`: which types are recognised, and how a value of each becomes plain.
 
 Runs in the host, on the thread that captures. A handler takes the walk, the value and its depth. It reads the value
-with the methods of the base class, in C: a subclass's own may do anything, and msgspec ignores them too. Where only the
+with the base class's methods, in C: a subclass's own may do anything, and msgspec ignores them, too. Where only the
 host's own code can answer, it is called through `walk.ask`.
 """
 
@@ -37,7 +37,7 @@ _MISSING = object()
 
 
 class Types:
-    """The types to recognise, looked up at first use: naming them earlier would import their modules into the CLI.
+    """The types to recognise, looked up at first use: earlier, their modules would be imported into the CLI.
 
     All of these modules are loaded once msgspec is, so nothing is imported here that was not there before.
     """
@@ -61,7 +61,7 @@ class Types:
         self.uuid = UUID
         self.decimal = Decimal
         self.deque = deque
-        # From a value that msgspec makes in C: a test of the host's may have replaced the class at this moment.
+        # From a value made by msgspec, in C: a test of the host's may have replaced the class.
         moment = wire.decode_msgpack(b"\xd6\xff\0\0\0\0")
         self.datetime: Any = type(moment)
         self.date: Any = self.datetime.__mro__[1]
@@ -102,7 +102,7 @@ class Types:
             (type({}.items()), _view),
         ]
         self.abstract: list[tuple[type, Handler]] = [(os.PathLike, _path), (Mapping, _mapping)]
-        # The only types whose `repr` is known to be short and to run nothing else.
+        # The only types with a `repr` that is surely short and runs nothing else.
         short = (type(_list), type(len), type(sys), complex, type(...), type(NotImplemented))
         self.exact = {id(kind): handler for kind, handler in (*self.early, *self.late)} | {
             id(kind): harmless for kind in short
@@ -123,11 +123,11 @@ class Types:
         for base, handler in self.late:
             if issubclass(kind, base):
                 return handler
-        # A module that is not loaded cannot have made the value, so these are looked up and never imported.
+        # These are looked up, never imported: an unloaded module cannot have made the value.
         for module, name, handler in _OF_OTHERS:
             if _is_from(kind, module, name):
                 return handler
-        # By its attributes: asking the pydantic package for BaseModel can set off the import of half of pydantic.
+        # By its attributes: asking pydantic for BaseModel may import half of it.
         if attribute(kind, "__pydantic_validator__") is not None and attribute(kind, "model_dump"):
             return _pydantic
         for base, handler in self.abstract:
@@ -141,14 +141,14 @@ _made: list[Types] = []
 
 def types() -> Types:
     """Return the types of this process."""
-    # Two threads may both build it at the start; one is kept and the other does no harm.
+    # Two threads may both build it; one table is kept, and the other does no harm.
     if not _made:
         _made.append(Types())
     return _made[0]
 
 
 def attribute(kind: type, name: str) -> Any:
-    """Return the attribute `name` of `kind` or of a base, without running a descriptor or a metaclass's code."""
+    """Return the attribute `name` of `kind` or of a base, without running descriptors or a metaclass's code."""
     for base in _mro(kind):
         found = _namespace(base).get(name, _MISSING)
         if found is not _MISSING:
@@ -166,7 +166,7 @@ def _described(walk: Walk, value: Any, _depth: int) -> Any:
 
 
 def harmless(walk: Walk, value: Any, _depth: int) -> Any:
-    """Describe a value whose `repr` is not the host's code."""
+    """Describe a value with a `repr` that is not the host's code."""
     return walk.described(value)
 
 
@@ -288,7 +288,7 @@ def _datetime(walk: Walk, value: Any, _depth: int) -> Any:
 
 
 def utc_moment(walk: Walk, value: Any) -> str:
-    """Return a datetime or a date as an instant in UTC. Raises for one that is out of range, or whose zone raises."""
+    """Return a datetime or a date as an instant in UTC. Raises if it is out of range, or if its zone raises."""
     kind = walk.types.datetime
     if not issubclass(type(value), kind):
         value = kind.combine(value, walk.types.time())
@@ -307,7 +307,7 @@ def _time(walk: Walk, value: Any, _depth: int) -> Any:
 
 
 def _zone(walk: Walk, kind: Any, value: Any, zone: Any) -> Any:
-    """Return the zone of a datetime or time as an offset, which runs no code of the host's."""
+    """Return the zone of a datetime or time as an offset, without code of the host's."""
     if zone is None or type(zone) is walk.types.timezone:
         return zone
     of_the_library = type(zone) is vars(sys.modules.get("zoneinfo", sys)).get("ZoneInfo")
@@ -338,7 +338,7 @@ def _enum(walk: Walk, value: Any, depth: int) -> Any:
         return walk.value(str.__str__(value), depth)
     inner = enum_value(value)
     if type(inner) is object:
-        # A mere placeholder, whose address says nothing; the member's name does.
+        # A placeholder with a meaningless address; the member's name has a meaning.
         return clipped(f"{name_of(kind)}.{object.__getattribute__(value, '_name_')}")
     return walk.value(inner, depth + 1)
 
@@ -368,7 +368,7 @@ def _struct(walk: Walk, value: Any, depth: int) -> Any:
 
 
 def _is_default(item: Any, default: Any) -> bool:
-    # msgspec's own rule: the same object, or an empty list, dict or set where the default makes one.
+    # msgspec's rule: the same object, or an empty list, dict or set if the default makes one.
     kind = type(item)
     is_empty = (kind is list or kind is dict or kind is set) and not item
     return item is default or (is_empty and getattr(default, "factory", None) is kind)
@@ -380,7 +380,7 @@ def _dataclass(walk: Walk, value: Any, depth: int) -> Any:
     if type(fields) is not dict:
         return walk.described(value)
     own = _instance_dict(value)
-    # As msgspec has it: a field without a value of its own is left out, even where its class has a default for it.
+    # As in msgspec: a field without a value of its own is left out, even if its class has a default.
     is_computed = attribute(kind, "__getattr__") is not None or (
         attribute(kind, "__getattribute__") is not attribute(object, "__getattribute__")
     )
@@ -395,7 +395,7 @@ def _dataclass(walk: Walk, value: Any, depth: int) -> Any:
 
 
 def _field(walk: Walk, value: Any, name: str, *, is_computed: bool) -> Any:
-    """Return the value of a field that is not in the object's own dict."""
+    """Return the value of a field outside the object's own dict."""
     descriptor = attribute(type(value), name)
     try:
         if not is_computed and type(descriptor) is _MEMBER:
@@ -408,7 +408,7 @@ def _field(walk: Walk, value: Any, name: str, *, is_computed: bool) -> Any:
 
 
 def _attrs(walk: Walk, value: Any, depth: int) -> Any:
-    # As msgspec has it: everything public in `__dict__`, declared or not, then the public slots that are filled.
+    # As in msgspec: everything public in `__dict__`, declared or not, then the filled public slots.
     unset = walk.types.unset
     walk.left -= len(_mro(type(value))) * 4  # all its classes are looked through for slots
     pairs = walk.copied(dict.items, _instance_dict(value), 2)
@@ -469,7 +469,7 @@ def _numpy_scalar(walk: Walk, value: Any, depth: int) -> Any:
     item = scalar.item(value)
     if type(item) is not type(value):
         return walk.value(item, depth + 1)
-    # There is no Python number as wide as a long double, so `item` gives it back as it was.
+    # No Python number is as wide as a long double, so `item` returns it unchanged.
     return walk.value(float(value), depth + 1) if kind == "f" else walk.described(value)
 
 

@@ -1,13 +1,12 @@
 """Any value becomes plain JSON data: a bounded snapshot of exact built-ins that nothing else refers to.
 
-Runs in the host, on the thread that captures, for an event that is not an ordinary one (see `ordinary`). One walk, one
-table: the exact type of a value, else the first base in the table, says how the value becomes plain. Where msgspec has
-a form for a type, the value gets that form; else its `repr`.
+Runs in the host, on the capturing thread, for events that are not ordinary (see `ordinary`). One walk, one table: a
+value's exact type, else its first base in the table, decides. Where msgspec has a form for a type, the value gets that
+form; else its `repr`.
 
-Bounds hold while walking: units (each value visited, each container copied), bytes of text, levels, and calls into
-the host's own code. A container is copied before it is looked into, because other threads, and the host's code, may
-change it at any moment. Values are judged by their type: an object may lie about its `__class__`. What was cut is
-marked in its place.
+Bounds hold while walking: units (each value visited, each container copied), bytes of text, levels, and calls into the
+host's own code. A container is copied before it is read: other threads, and the host's code, may change it at any
+moment. Values are judged by their type: an object may lie about its `__class__`. Cut parts are marked in their place.
 """
 
 from __future__ import annotations
@@ -31,16 +30,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Walk", "plain"]
 
-# PostHog parses with serde_json, which refuses the whole body beyond 128 levels; the event itself takes a few of them.
+# PostHog's parser (serde_json) refuses the whole body beyond 128 levels; the event itself takes a few.
 _MAX_DEPTH = 100
-# What one event may cost: about 30 ms in all. A value costs one unit, an entry of a dict two, any object four more, a
+# The cost of one event, about 30 ms at most. A value costs one unit, an entry of a dict two, any object four more, a
 # container eight more.
 _UNITS = 50_000
 _OBJECT, _CONTAINER = 4, 8
 _SEARCH = 16  # how much it costs to find out about a type that was not met before
 _ALWAYS = 16  # values of a container that are visited although nothing is left: beside one that is huge
 _MAX_BYTES = 1_800_000  # of texts in one event, as JSON; more than the 900 KiB that it may have in the end
-_SHORT = 32  # characters of a text that is never cut
+_SHORT = 32  # characters; a shorter text is never cut
 _MAX_CALLS = 64  # into the host's own code
 _MAX_SECONDS = 0.025  # of CPU, after which no call into the host's own code begins
 _MAX_INTEGER_BITS = 3400  # a thousand digits; below the interpreter's limit on turning integers into text
@@ -84,7 +83,7 @@ class Walk:
     def __init__(self) -> None:
         self.left = _UNITS
         self.bytes = _MAX_BYTES
-        # A value whose conversion captures it again would be asked again, without end.
+        # A value that captures itself while it is converted would be converted without end.
         self.calls = 0 if getattr(_thread, "asking", False) else _MAX_CALLS
         self.ends_at = thread_time() + _MAX_SECONDS
         self.marks = 0
@@ -98,7 +97,7 @@ class Walk:
     # ---- the parts of an event
 
     def properties(self, value: object) -> dict[str, Any]:
-        """Convert properties or a context to a dict: any other value is kept under a name of its own."""
+        """Convert properties or a context to a dict; any other value is kept under a name of ours."""
         try:
             if issubclass(type(value), dict):
                 return self._properties(value)  # type: ignore[arg-type]  # the line above says so
@@ -114,8 +113,8 @@ class Walk:
         result: dict[str, Any] = {}
         clashes: dict[str, int] = {}
         for key, item in taken:
-            # Each may use half of what is left: one that is huge (or small, but refers to itself a million times over)
-            # still leaves enough for those after it, and together they cannot exceed the whole.
+            # Each may use half of the rest. So a huge one (or a small one with a million references to itself) leaves
+            # enough for those behind it, and together they stay within the whole.
             marks, left = self.marks, self.left
             self.left = left // 2
             name = self.name(key, result, clashes)
@@ -207,7 +206,7 @@ class Walk:
             # The host was deep in its own calls. There may be no room for even one call here.
             return _TOO_DEEP
         except Exception:
-            # The value's own code failed, or the value was gone (a released memoryview): say what it is instead.
+            # The value's own code failed, or the value was gone (a released memoryview): describe it instead.
             return self.described(value)
         except BaseException as error:
             if is_for_the_host(error):
@@ -217,7 +216,7 @@ class Walk:
             self.open.discard(this)
 
     def handler(self, kind: type) -> Handler:
-        """Return how to convert a value of a type that is not in the table itself."""
+        """Return the converter of a type that is not in the table."""
         self.left -= _SEARCH
         handler = self.known[id(kind)] = self.types.handler(kind)
         self.kinds.append(kind)
@@ -241,7 +240,7 @@ class Walk:
             _thread.asking = False
 
     def described(self, value: object) -> str:
-        """Return `repr(value)`, cut; for a value whose `repr` fails, a text that says so."""
+        """Return `repr(value)`, cut; if that fails, a text that says so."""
         try:
             kind = type(value)
             name = name_of(kind)
@@ -252,7 +251,7 @@ class Walk:
                 is_harmless = self.known.get(id(kind)) is harmless or attribute(kind, "__repr__") is attribute(
                     object, "__repr__"
                 )
-                # `str.__str__` makes an exact str of a subclass, whose methods could be anything.
+                # `str.__str__` makes an exact str of a subclass with methods of its own.
                 return clipped(str.__str__(repr(value) if is_harmless else self.ask(repr, value)))
             except NotAsked:
                 self.marks += 1
@@ -276,13 +275,13 @@ class Walk:
                 taken = list(islice(iterator(owner), self.room(per_value)))
             except RuntimeError:
                 continue  # another thread changed its size
-            # A copy costs memory as long as the walk is inside of it, so a part of the cost is due at once.
+            # A copy costs memory while the walk is inside, so a part of the cost is due at once.
             self.left -= len(taken) * (per_value - 1) + (len(taken) >> 3)
             return taken
         raise RuntimeError("changes all the time")
 
     def yielded(self, make: Callable[[], Iterable[Any]]) -> tuple[list[Any], int]:
-        """Copy the values that the host's own code yields; also return their number, one more if there are more."""
+        """Copy values yielded by the host's own code; also return their number, one more if there are more."""
         for _ in range(_READ_ATTEMPTS):
             taken: list[Any] = []
             try:
@@ -342,7 +341,7 @@ class Walk:
         return f"<{count} more>"
 
     def spelled(self, call: str, arguments: Iterable[Any], keywords: Iterable[tuple[Any, Any]], depth: int) -> str:
-        """Return the text of a call that would make a value, as its `repr` has it, but bounded."""
+        """Return the text of a call that would make the value, like its `repr`, but bounded."""
         parts = [repr(self.value(item, depth + 1)) for item in islice(arguments, _SHORT)]
         parts += [f"{self.key(key)}={self.value(item, depth + 1)!r}" for key, item in islice(keywords, _SHORT)]
         return clipped(f"{call}({', '.join(parts)})")
@@ -350,7 +349,7 @@ class Walk:
     # ---- texts
 
     def clean(self, text: str) -> str:
-        """Return an exact str as JSON takes it, cut to what is left for texts."""
+        """Return an exact str for JSON, cut to the room left for texts."""
         size = len(text)
         if size <= _SHORT:
             return without_surrogates(text)
@@ -367,7 +366,7 @@ class Walk:
         return kept
 
     def digits(self, value: int) -> str:
-        """Return an integer that does not fit into 64 bits as text, so that no reader rounds it."""
+        """Return an integer beyond 64 bits as text: no reader rounds it."""
         bits = value.bit_length()
         self.left -= min(bits, _MAX_INTEGER_BITS) >> 6
         try:

@@ -85,7 +85,7 @@ class Dump(NamedTuple):
 
 
 def begins(line: bytes) -> int:
-    """Return where in a line that is no JSON a dump begins; -1 where none does. It may follow half a line."""
+    """Return the index of a dump's beginning in a line, also behind half a line; -1 if there is none."""
     found = _BEGINS.search(line)
     return -1 if found is None else found.start()
 
@@ -240,7 +240,7 @@ def describe(
 
 
 def _main_thread(dump: Dump) -> Thread | None:
-    """Return the thread to tell of: the one that crashed, or that the signal came to. The last is the oldest."""
+    """Return the crashed thread, or the one that got the signal. The last is the oldest."""
     return next((thread for thread in dump.threads if thread.is_current), dump.threads[-1] if dump.threads else None)
 
 
@@ -279,7 +279,7 @@ def _described(frames: Sequence[_Frame], own: Sequence[str], search_path: Sequen
 
 
 def _module(path: str, roots: Sequence[str], own: Sequence[str]) -> str | None:
-    """Return the import name of a file: one of the application's if it can be, else by the nearest root."""
+    """Return the import name of a file: of the application if possible, else by the nearest root."""
     names = []
     for root in roots:
         if path.startswith(root):
