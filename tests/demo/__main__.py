@@ -56,8 +56,15 @@ def scenes() -> list[Scene]:
         Scene(title="healthy", answer=healthy, delivers=True),
         Scene(title="hangs (never answers)", answer=Answer(hang=True)),
         Scene(title="down (nobody listens)"),
-        Scene(title="healthy, but CLI killed", answer=healthy, delivers=True, argument="--killed"),
+        Scene(title="healthy, but CLI killed", answer=healthy, delivers=True, argument="--was-killed"),
+        *([] if sys.platform == "win32" else [crashing(healthy)]),
     ]
+
+
+def crashing(answer: Answer) -> Scene:
+    """Return the scene of a CLI that crashes: its sender adds a report."""
+    events = (*EVENTS, "$exception")
+    return Scene(title="healthy, but CLI crashes", answer=answer, delivers=True, argument="--crashed", events=events)
 
 
 class Demo:
@@ -205,7 +212,9 @@ def show_events(console: Console, shown: dict[str, Scene]) -> None:
                 name = event["event"].ljust(max(map(len, EVENTS)))
                 console.print(Text.assemble("    ", (name, "cyan"), "  ", (str(event.get("timestamp")), "dim")))
                 for key, value in event["properties"].items():
-                    if key not in of_run:
+                    if key == "$exception_stack_trace":
+                        console.print(Padding(Text(f"{key}:\n{value.rstrip()}"), (0, 0, 0, 6)))
+                    elif key != "$exception_list" and key not in of_run:
                         console.print(f"      {key}: {as_json(value)}")
         show_properties(console, "of this run:", {key: of_run[key] for key in of_run if key not in everywhere})
     console.print()
@@ -237,7 +246,8 @@ with telemetry off and against every server, in turn. Single runs on a busy mach
 costs: compare the medians, and look at the spread.
 
 At last the CLI is killed (SIGKILL) after its last event was handed over. Handed over means: the event is in the pipe \
-to the sender, some milliseconds after its capture. From then on the CLI's death cannot lose it.
+to the sender, some milliseconds after its capture. From then on the CLI's death cannot lose it. Then it crashes \
+(SIGSEGV) with `report_crash=True`: its sender adds a report with the stack.
 """
 
 
@@ -260,13 +270,13 @@ def main() -> int:
         demo.measure()
         off, healthy, hanging, *others = demo.scenes
         show_table(console, off, [healthy, hanging, *others])
-        died = {f"run that was {scene.argument[2:]}": scene for scene in others if scene.argument}
+        died = {f"run that {scene.argument[2:].replace('-', ' ')}": scene for scene in others if scene.argument}
         show_events(console, {"last run with the healthy server": healthy, **died})
         found = demo.problems()
         status.stop()
         last = f"those of the hanging server {time.time() - hanging.ended_at:.0f} s after their CLI"
         right = [
-            "every event arrived exactly once where a server took it, also those of the killed CLI",
+            "every event arrived exactly once where a server took it, also those of a CLI that died",
             "the CLI printed the same in every run, and no run waited for a server",
             "telemetry that was off started nothing and left nothing behind",
             f"no process left: all {len(demo.heard('done:'))} senders have ended, {last}",

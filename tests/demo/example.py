@@ -24,15 +24,18 @@ def main() -> int:
         api_key="phc_example",
         host="http://127.0.0.1:8000",
         notice=None,  # nobody reads it here; a CLI of one's own has one
+        report_crash="--crashed" in sys.argv,  # with native extensions: True
     )
     telemetry.capture_event("cli:start", {"arguments": len(sys.argv) - 1})
     with telemetry.capture("build:start", "build:end", {"board": "blinky"}):
         parts = build()
     print(f"built blinky, {parts} parts", flush=True)
     telemetry.capture_event("cli:end", {"parts": parts})
-    if "--killed" in sys.argv:  # the demo's: at once after its last event was handed over
+    if len(sys.argv) > 1:  # the demo's: an end at once after the last event was handed over
         while telemetry.client.stats.queued:
             time.sleep(0.001)
+        if "--crashed" in sys.argv:
+            crash()
         os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
     return 0
 
@@ -40,6 +43,13 @@ def main() -> int:
 def build() -> int:
     """Do some work; return the number of parts."""
     return sum(number % 7 == 0 for number in range(100_000)) % 12 + 1
+
+
+def crash() -> None:
+    """Read from address 0, as an extension module with a bug may do."""
+    import ctypes
+
+    ctypes.string_at(0)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,13 @@ pytestmark = pytest.mark.timeout(150)
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
-TITLES = ("healthy", "hangs (never answers)", "down (nobody listens)", "healthy, but CLI killed")
+TITLES = (
+    "healthy",
+    "hangs (never answers)",
+    "down (nobody listens)",
+    "healthy, but CLI killed",
+    "healthy, but CLI crashes",
+)
 ROOT = Path(__file__).resolve().parents[2]
 
 # Two rounds are enough here.
@@ -103,7 +109,7 @@ def output(tmp_path_factory):
 def test_everything_is_right(output):
     """The demo ends with 0, leaves no process and no file, and warns of nothing."""
     assert "Not as it should be" not in output
-    assert "no process left: all 7 senders have ended" in output
+    assert "no process left: all 8 senders have ended" in output
     assert output.count("✓") == 4
 
 
@@ -116,22 +122,31 @@ def test_table(output):
         for line in output.splitlines()
     ]
     assert [row.groups() for row in rows if row] == list(
-        zip(TITLES, ("8", "0", "0", "4"), ("8", "8", "8", "4"), strict=True)
+        zip(TITLES, ("8", "0", "0", "4", "5"), ("8", "8", "8", "4", "5"), strict=True)
     )
     assert re.search(rf"^ none \(telemetry off\)  +{spread} *$", output, re.MULTILINE)
 
 
 def test_events(output):
-    """The events of an ordinary run and of the killed one come in order, what they share only once."""
-    _, ordinary, killed = re.split(r"\nWhat arrived of .*\n", output)
-    for part in (ordinary, killed):
+    """The events of an ordinary run and of those that died come in order, what they share only once."""
+    _, *parts = re.split(r"\nWhat arrived of .*\n", output)
+    assert len(parts) == 3
+    for part in parts:
         assert tuple(re.findall(r"^    (\w+:\w+) +\d{4}-\d\d-\d\dT[\d:.]+Z$", part, re.MULTILINE)) == EVENTS
         assert re.search(
             r"^  POST /\w+/ with \d events, \d+ ms (?:after|before) the end of the CLI$", part, re.MULTILINE
         )
         assert part.count('      board: "blinky"\n') == 2
-    assert output.count("run_id=") == 2
+    assert output.count("run_id=") == 3
     assert output.count("distinct_id=") == output.count("$lib=") == 1
+
+
+def test_the_crash_is_reported(output):
+    """Its type, and the stack down to the C function that crashed."""
+    report = output.partition("What arrived of the run that crashed")[2]
+    assert '      $exception_type: "SIGSEGV"\n' in report
+    assert re.search(r"\$exception_stack_trace:\s+Fatal Python error: Segmentation fault", report)
+    assert re.search(r"in string_at\s+File .*\s+in crash", report)
 
 
 def test_handed_over_is_explained(output):
