@@ -18,10 +18,7 @@ from atotelemetry.version import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Collection, Iterable, Mapping, Sequence
-
-    from atotelemetry.facts.git import Children
 
 __all__ = ["KNOWN_PROPERTIES", "RUN_PROPERTIES", "library_properties", "release_properties", "run_id", "run_properties"]
 
@@ -243,7 +240,7 @@ def run_properties(
         if not cwd or not os.path.isabs(cwd):
             slow -= git.FACTS
         if slow:
-            found.update(_Search(slow, cwd or "", app, search_path, environ, git.Children()).run(deadline))
+            found.update(_search(slow, cwd or "", app, search_path, environ, deadline))
             if app != "atopile" and found.get("project_id"):
                 found["project_id"] = git.salted(str(found["project_id"]), salt) if salt else None
     return {
@@ -267,69 +264,50 @@ def _machine() -> str:
     return bounded(platform.machine())
 
 
-class _Search:
-    """The part that may hang: git, and the look through the installed packages.
+def _search(
+    wanted: Collection[str],
+    cwd: str,
+    app: str,
+    search_path: Sequence[str],
+    environ: Mapping[str, str],
+    deadline: float,
+) -> dict[str, object]:
+    """Return the facts that may hang, as far as they are known by `deadline`. Never raises.
 
-    One worker thread adds to `found`; the thread that waits only reads it.
+    They are git's, and those of the installed packages. One worker thread adds to `found`; this one only reads it.
     """
+    import threading  # milliseconds, which a list cut to the environment does not cost
 
-    __slots__ = ("app", "children", "cwd", "done", "environ", "found", "search_path", "wanted")
+    from atotelemetry.facts import git, installed  # as above
 
-    done: threading.Event
+    found: dict[str, object] = {}
+    children, done = git.Children(), threading.Event()
 
-    def __init__(
-        self,
-        wanted: Collection[str],
-        cwd: str,
-        app: str,
-        search_path: Sequence[str],
-        environ: Mapping[str, str],
-        children: Children,
-    ) -> None:
-        self.wanted = wanted
-        self.cwd = cwd
-        self.app = app
-        self.search_path = search_path
-        self.environ = environ
-        self.found: dict[str, object] = {}
-        self.children = children
-
-    def run(self, deadline: float) -> dict[str, object]:
-        """Return the facts known by `deadline`, a time of `time.monotonic`. Never raises."""
-        import threading  # milliseconds, which a list cut to the environment does not cost
-
-        self.done = threading.Event()
-        time_left = deadline - time.monotonic()
-        grace = min(_GRACE, time_left / 4)
-        if time_left > 0:
-            try:
-                # A daemon: a `stat` on a dead drive never returns, and the exit must not wait for it.
-                threading.Thread(target=self._work, name="atotelemetry-facts", daemon=True).start()
-            except RuntimeError:
-                # No thread is left. Nothing else bounds the search, so the events go without its facts.
-                return {}
-            if not self.done.wait(time_left - grace):
-                self.children.expire()
-                self.done.wait(deadline - time.monotonic())
-        return dict(self.found)
-
-    def _work(self) -> None:
-        from atotelemetry.facts import git, installed  # as above
-
+    def work() -> None:
         try:
             # Here, too, because the directories of the installed packages may lie on the same dead drive.
-            for name in _VERSION_NAMES.intersection(self.wanted):
-                self.found[name] = installed.installed_version(self.app, self.search_path)
-            if "install_method" in self.wanted:
-                method = installed.install_method(self.app, self.environ, self.search_path)
-                self.found["install_method"] = method
-            if "$arch" in self.wanted:
-                self.found["$arch"] = _machine()
-            answers = git.facts(self.wanted, cwd=self.cwd, environ=self.environ, children=self.children)
-            for name, value in answers:
-                self.found[name] = value
+            for name in _VERSION_NAMES.intersection(wanted):
+                found[name] = installed.installed_version(app, search_path)
+            if "install_method" in wanted:
+                found["install_method"] = installed.install_method(app, environ, search_path)
+            if "$arch" in wanted:
+                found["$arch"] = _machine()
+            found.update(git.facts(wanted, cwd=cwd, environ=environ, children=children))  # one after the other
         except Exception:
             # An exception that leaves a thread would be printed, in a host to its stderr.
             pass
         finally:
-            self.done.set()
+            done.set()
+
+    time_left = deadline - time.monotonic()
+    if time_left > 0:
+        try:
+            # A daemon: a `stat` on a dead drive never returns, and the exit must not wait for it.
+            threading.Thread(target=work, name="atotelemetry-facts", daemon=True).start()
+        except RuntimeError:
+            # No thread is left. Nothing else bounds the search, so the events go without its facts.
+            return {}
+        if not done.wait(time_left - min(_GRACE, time_left / 4)):
+            children.expire()
+            done.wait(deadline - time.monotonic())
+    return dict(found)

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
-    from typing import Any, Literal, ParamSpec, TypeVar
+    from typing import Any, Literal, ParamSpec, Self, TypeVar
 
     Parameters = ParamSpec("Parameters")
     Result = TypeVar("Result")
@@ -41,7 +41,7 @@ class Capture:
 
     def __init__(
         self,
-        event: Callable[[str, Mapping[str, Any] | None, float | None], object],
+        event: Callable[..., object],
         left: Callable[[BaseException, str, Mapping[str, Any] | None, float], object],
         start: str | Callable[[], str],
         end: str | Callable[[], str],
@@ -52,7 +52,7 @@ class Capture:
         self._start = start
         self._end = end
         self._properties = properties
-        self._entered: list[tuple[str, float, dict[str, Any]]] = []
+        self._entered: list[tuple[Any, ...]] = []  # what is known of each block that was entered and not left
 
     def __enter__(self) -> dict[str, Any]:
         """Return a dict; its values are on the event on leaving, too, and win over `properties`."""
@@ -74,9 +74,11 @@ class Capture:
             self._left(error, end, properties, entered)
         return False
 
-    def _again(self) -> Capture:
+    def _again(self) -> Self:
         """Return a new one for each call of a decorated function."""
-        return Capture(self._event, self._left, self._start, self._end, self._properties)
+        new = object.__new__(type(self))
+        vars(new).update(vars(self), _entered=[])
+        return new
 
     def returned(self, value: object) -> None:
         """Take the result of a decorated function."""

@@ -24,48 +24,40 @@ class Run(Capture):
     """A context manager and a decorator around a whole program. See `Telemetry.run`.
 
     Args:
-        event: captures an event, given its name, properties, its beginning (None is now), and properties of ours.
-        failed: captures an exception, given that, properties, and the run's beginning.
+        event: as for `Capture`; also given properties of ours.
+        left: as for `Capture`, for failures only.
         outcome: returns `exit_code` and `outcome` for an exit; None for a failure.
         is_off: whether nothing is captured.
-        start: the name of the event on entering, or a function that returns it.
-        end: the name of the event on leaving, likewise.
-        properties: of both events.
+        start, end, properties: as for `Capture`.
 
     """
 
     def __init__(
         self,
         event: Callable[[str, Mapping[str, Any] | None, float | None, dict[str, Any] | None], object],
-        failed: Callable[[BaseException, Mapping[str, Any] | None, float], object],
+        left: Callable[[BaseException, str, Mapping[str, Any] | None, float], object],
         outcome: Callable[[BaseException], dict[str, Any] | None],
         is_off: Callable[[], bool],
         start: str | Callable[[], str],
         end: str | Callable[[], str],
         properties: Mapping[str, Any] | None,
     ) -> None:
-        self._made_with = (event, failed, outcome, is_off, start, end, properties)
-        self._tell = event
-        self._failed = failed
+        super().__init__(event, left, start, end, properties)
         self._outcome = outcome
         self._is_off = is_off
-        self._start = start
-        self._end = end
-        self._properties = properties
-        self._running: list[tuple[int, str, float, dict[str, Any], CommandLine | None]] = []
 
     def __enter__(self) -> dict[str, Any]:
         start, end = named(self._start), named(self._end)
         line = None if self._is_off() else CommandLine()
-        self._tell(start, self._properties, None, line.properties() if line else None)
+        self._event(start, self._properties, None, line.properties() if line else None)
         block: dict[str, Any] = {}
-        self._running.append((os.getpid(), end, time.perf_counter(), block, line))
+        self._entered.append((os.getpid(), end, time.perf_counter(), block, line))
         return block
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> Literal[False]:
-        process, end, entered, block, line = self._running.pop()
+        process, end, entered, block, line = self._entered.pop()
         more: dict[str, Any] = {}
         if line is not None:
             line.stop()
@@ -77,18 +69,15 @@ class Run(Capture):
         else:
             outcome = self._outcome(error)
             if outcome is None:
-                self._failed(error, properties, entered)
+                self._left(error, end, properties, entered)
                 outcome = {"exit_code": 1, "outcome": "error"}
             more.update(outcome)
         if os.getpid() == process:  # a child that was forked in the run and leaves it is not the run
-            self._tell(end, properties, entered, more)
+            self._event(end, properties, entered, more)
         return False
-
-    def _again(self) -> Run:
-        return Run(*self._made_with)
 
     def returned(self, value: object) -> None:
         """Take a number that `main` returns for the exit code, as `sys.exit(main())` does. Click ignores it."""
-        *_, block, line = self._running[-1]
+        *_, block, line = self._entered[-1]
         if type(value) is int and line is not None and not line.is_inside:
             block.setdefault("exit_code", value)

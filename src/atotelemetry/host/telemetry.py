@@ -254,7 +254,7 @@ class Telemetry:
         try:
             made = load("atotelemetry.host.run").Run(
                 self._event,
-                lambda error, known, since: self._exception(error, known, since, handled=False),
+                lambda error, _end, known, since: self._exception(error, known, since, handled=False),
                 self._exit_properties,
                 lambda: self.client.disabled,
                 start,
