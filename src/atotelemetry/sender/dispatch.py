@@ -114,7 +114,9 @@ class Dispatcher:
                 waiting.append(part[1:])
                 part = part[:1]
             try:
-                outcome, part = self._send(part)
+                exchange = self._endpoints.exchange(part, utc_now())
+                outcome = self._try(exchange)
+                part = exchange.events  # those without a verdict in an earlier answer
             except Exception as error:  # a bug of ours costs these events, no others
                 outcome = Outcome("", f"{type(error).__name__}: {error}")
             if outcome.kind == _ELSEWHERE:
@@ -146,16 +148,8 @@ class Dispatcher:
         self._journal.detail(f"{outcome.reason}: trying {len(first)} and {len(second)} events")
         return first, second
 
-    def _send(self, events: list[Prepared]) -> tuple[Outcome, list[Prepared]]:
-        """Post one request, as often as it makes sense.
-
-        Return the last outcome, and its events: those without a verdict in an earlier answer.
-        """
-        exchange = self._endpoints.exchange(events, utc_now())
-        outcome = self._try(exchange)
-        return outcome, exchange.events
-
     def _try(self, exchange: Exchange | ExchangeV1) -> Outcome:
+        """Post one request, as often as it makes sense; return the last outcome."""
         settings = self._settings
         attempt = 0
         was_stale = False
