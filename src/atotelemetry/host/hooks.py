@@ -11,9 +11,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
-    import threading
     from collections.abc import Callable
-    from types import TracebackType
     from typing import Any
 
 __all__ = ["Hooks"]
@@ -37,9 +35,9 @@ class Hooks:
         import threading  # where it is not loaded yet, its hook must be there before the first thread
 
         if not self._installed:
-            self._chain(sys, "excepthook", self._uncaught)
-            self._chain(threading, "excepthook", self._uncaught_value)
-            self._chain(sys, "unraisablehook", self._uncaught_value)
+            self._chain(sys, "excepthook", lambda _kind, error, _traceback: error)
+            for owner, name in ((threading, "excepthook"), (sys, "unraisablehook")):
+                self._chain(owner, name, lambda args: args.exc_value)
         if loop is not None and all(known is not loop for known, _, _ in self._loops):
             before = loop.get_exception_handler()
             handler = self._in_loop(before)
@@ -57,33 +55,20 @@ class Hooks:
             if loop.get_exception_handler() is handler:
                 loop.set_exception_handler(previous)
 
-    def _chain(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
-        before = getattr(owner, name)
-        hook = make(before)
-        self._installed.append((owner, name, hook, before))
-        setattr(owner, name, hook)
-
     # Another library may have chained one of ours meanwhile. It then stays in place and only passes on.
 
-    def _uncaught(self, before: Any) -> Any:
-        def excepthook(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:
+    def _chain(self, owner: Any, name: str, exception_of: Callable[..., BaseException | None]) -> None:
+        before = getattr(owner, name)
+
+        def hook(*args: Any) -> None:
             try:
                 if self._installed:
-                    self._report(error)
+                    self._report(exception_of(*args))
             finally:  # Ctrl-C while it reports must not cost the traceback
-                before(kind, error, traceback)
+                before(*args)
 
-        return excepthook
-
-    def _uncaught_value(self, before: Any) -> Any:
-        def hook(args: threading.ExceptHookArgs | sys.UnraisableHookArgs) -> None:
-            try:
-                if self._installed:
-                    self._report(args.exc_value)
-            finally:
-                before(args)
-
-        return hook
+        self._installed.append((owner, name, hook, before))
+        setattr(owner, name, hook)
 
     def _in_loop(self, before: Any) -> Any:
         def exception_handler(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
