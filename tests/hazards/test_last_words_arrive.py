@@ -71,6 +71,7 @@ QUIET_ENDS = {
     "shutdown and a crash": "telemetry.shutdown(); segfault()",
     "a no": "telemetry.flush(20, delivered=True); telemetry.disabled = True; telemetry.flush(20); segfault()",
     "a fork": "pid = os.fork()\nif not pid: os._exit(0)\nos.waitpid(pid, 0)",
+    "a fork, and a kill": "if not os.fork(): os._exit(0)\nos.wait()\nos.kill(os.getpid(), signal.SIGKILL)",
     "a child that is killed": "pid = os.fork()\nif not pid: os.kill(os.getpid(), signal.SIGKILL)\nos.waitpid(pid, 0)",
     "a child that crashes": "pid = os.fork()\nif not pid: segfault()\nos.waitpid(pid, 0)",
     "a daemon": "telemetry.flush()\nif os.fork(): os._exit(0)\nos.setsid()\nif os.fork(): os._exit(0)\nos._exit(0)",
@@ -180,8 +181,28 @@ def test_a_host_that_ends_by_itself_leaves_no_report(hosts, end):
     for _ in range(TIMES // 5):
         for host in [hosts.start(WATCHED + end) for _ in range(2)]:
             assert host.finish().stderr == ""
+        hosts.wait_until_no_sender()
     assert reports(hosts) == []
     assert hosts.arrived()["built"] == TIMES // 5 * 2
+
+
+def test_the_last_process_of_a_daemon_is_watched(hosts):
+    """The two that fork and leave before it are no news."""
+    done = hosts.run(
+        WATCHED
+        + """
+if os.fork(): os._exit(0)
+os.setsid()
+if os.fork(): os._exit(0)
+telemetry.capture_event("more")
+telemetry.flush()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.server.wait_for_events(3)
+    (report,) = reports(hosts)
+    assert (report["event"], report["properties"]["signal"]) == ("run_vanished", "SIGKILL")
 
 
 # Hangs
