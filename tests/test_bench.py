@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
+from tests.bench import __main__ as bench
 from tests.bench import budgets, report, scenarios
 from tests.bench.summary import ratio, summary
 
@@ -78,3 +80,23 @@ def test_a_summary_is_of_all_values_and_a_ratio_of_sensible_ones():
     assert ratio(1.0, 2.0) == 0.5
     assert ratio(-1.0, 2.0) is None
     assert ratio(1.0, 0.0) is None
+
+
+def test_without_another_python_the_report_says_why(monkeypatch, document):
+    """A machine that cannot have it loses one table, with a sentence in its place."""
+    why = "next_python: cannot run here: it needs a Debian system"
+    refused = subprocess.CompletedProcess([], 69, stdout="", stderr=f"some progress\n{why}\n")
+    monkeypatch.setattr(bench.subprocess, "run", lambda *_, **__: refused)
+    sentence = bench.on_next_python()
+    assert sentence.startswith("The main table on Python 3.14 is missing")
+    assert sentence.endswith(why)
+    assert sentence in report.for_readme({**document, "next": sentence})
+
+
+def test_the_main_table_of_another_python_stands_behind_the_figures(document):
+    """It is smaller, and says which Python it is of."""
+    other = {**document, "machine": {**document["machine"], "python": "3.14.99"}}
+    text = report.for_readme({**document, "next": other})
+    assert text.count(report.MAIN.title) == 2
+    assert "3.14.99" in text
+    assert "3.14.99" in report.for_terminal({**document, "next": other})

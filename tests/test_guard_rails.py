@@ -16,14 +16,15 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-import pytest
-
 import support_processes
 from atotelemetry import wire
 from atotelemetry.host import attempts, child, spawn, stream
+from support_hosts import needs_proc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import pytest
 
 PROPERTIES = {"command": "build", "ok": True, "targets": 3}
 TEN = {**PROPERTIES, "a": 1.5, "b": None, "c": "text", "d": [1, 2], "e": {"f": "g"}, "h": 10**12, "i": "é"}
@@ -219,8 +220,6 @@ def test_two_events_of_a_short_run_are_one_request(server, new_client):
 
 
 # ---- descriptors and threads
-
-needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts in /proc")
 
 
 @needs_proc

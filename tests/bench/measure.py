@@ -13,7 +13,6 @@ import ctypes
 import json
 import os
 import pathlib
-import resource
 import select
 import signal
 import subprocess
@@ -250,6 +249,8 @@ class Laboratory:
             fields = pathlib.Path("/proc/stat").read_text(encoding="ascii").split(maxsplit=9)[1:9]
         except OSError:
             return None
+        import resource  # not on Windows
+
         user, nice, system, _, _, _, _, stolen = map(int, fields)  # proc_stat(5)
         ours = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
         ticks = user + nice + system + stolen - sum(_cpu_ticks(pid) or 0 for pid in self._kept)
