@@ -78,7 +78,7 @@ def test_making_a_client_loads_our_few_modules_and_nothing_of_the_library():
 
 
 def test_an_event_loads_msgspec_and_nothing_else_into_the_host(server):
-    """From import to hand-over, the host loads our modules and what msgspec itself cannot do without."""
+    """From import to hand-over, the host loads our modules, the core of msgspec and what that cannot do without."""
     code = """if True:
         from atotelemetry import TelemetryClient
         client = TelemetryClient('key', sys.argv[1])
@@ -89,6 +89,7 @@ def test_an_event_loads_msgspec_and_nothing_else_into_the_host(server):
     of_msgspec = loaded_by("import msgspec")
     assert ours(loaded) == loaded - FREE - of_msgspec
     assert not loaded & {*NOT_IN_A_HOST, "typing_extensions", "inspect"}
+    assert {name for name in loaded if name.startswith("msgspec")} == {"msgspec", "msgspec._core", "msgspec._utils"}
     assert server.wait_for_events(1)
 
 
@@ -184,6 +185,20 @@ def test_a_full_queue_leaves_in_a_handful_of_writes(server, new_client, monkeypa
     assert sum(data.count(b'"queued"') for data in writes) == 256
     assert len(writes) <= 5, [len(data) for data in writes]
     assert len(server.wait_for_events(256)) == 256
+
+
+def test_a_run_of_two_events_is_three_writes(server, new_client, monkeypatch):
+    """The greeting leaves with the first event; then comes the second event, and the end."""
+    client = new_client(server.url)
+    with counted_writes(monkeypatch) as writes:
+        client.capture("run started", distinct_id="me", properties=PROPERTIES)
+        ends_at = time.monotonic() + 20.0
+        while not client.stats.handed_over:
+            assert time.monotonic() < ends_at
+            time.sleep(0.002)
+        client.capture("run ended", distinct_id="me", properties=PROPERTIES)
+        assert client.flush(20.0)
+    assert [data.count(b"\n") for data in writes] == [2, 1, 1]
 
 
 def test_a_run_of_many_events_starts_one_sender(server, new_client, monkeypatch):
