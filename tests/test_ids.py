@@ -7,13 +7,13 @@ import time
 
 import pytest
 
-from atotelemetry.ids import uuid7_generator
+from atotelemetry.ids import Uuid7
 from support_client import UUID7, run_host
 
 
 def test_a_hundred_thousand_ids_are_unique_and_sort_by_time():
     """However fast they are made, no two ids are alike, and a later one is never smaller."""
-    new_uuid = uuid7_generator()
+    new_uuid = Uuid7()
     ids = [new_uuid(time.time_ns()) for _ in range(100_000)]
     assert len(set(ids)) == len(ids)
     assert all(UUID7.fullmatch(text) for text in ids[::1000])
@@ -22,7 +22,7 @@ def test_a_hundred_thousand_ids_are_unique_and_sort_by_time():
 
 def test_ids_of_one_tick_of_the_clock_still_sort():
     """With a clock that stands still the ids still differ and grow."""
-    new_uuid = uuid7_generator()
+    new_uuid = Uuid7()
     ids = [new_uuid(1_700_000_000_123_456_789) for _ in range(1000)]
     assert ids == sorted(set(ids))
     assert {text[:13] for text in ids} == {"018bcfe5-687b"}
@@ -32,14 +32,14 @@ def test_ids_of_one_tick_of_the_clock_still_sort():
 def test_ids_carry_the_milliseconds():
     """The first 48 bits are the milliseconds since the epoch, with all their digits; also for a clock before it."""
     moments = (0, 1, 1_700_000_000_123, 2**48 - 1, -1)
-    heads = [uuid7_generator()(milliseconds * 1_000_000 + 999_999)[:13] for milliseconds in moments]
+    heads = [Uuid7()(milliseconds * 1_000_000 + 999_999)[:13] for milliseconds in moments]
     assert heads == ["00000000-0000", "00000000-0001", "018bcfe5-687b", "ffffffff-ffff", "ffffffff-ffff"]
 
 
 def test_ids_follow_a_clock_that_moves_on_and_back():
     """Each id has the milliseconds of its own moment, and one made in an earlier tick is never made again."""
     ticks = [5, 5, 6, 6, 5, 7, 5]
-    new_uuid = uuid7_generator()
+    new_uuid = Uuid7()
     ids = [new_uuid(tick * 1_000_000) for tick in ticks]
     assert [int(text[:13].replace("-", ""), 16) for text in ids] == ticks
     assert len(set(ids)) == len(ticks)
@@ -47,7 +47,7 @@ def test_ids_follow_a_clock_that_moves_on_and_back():
 
 def test_two_generators_never_agree():
     """The random part of each process's ids is its own."""
-    tails = {uuid7_generator()(0)[19:] for _ in range(200)}
+    tails = {Uuid7()(0)[19:] for _ in range(200)}
     assert len(tails) == 200
 
 

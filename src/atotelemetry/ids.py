@@ -8,39 +8,33 @@ from __future__ import annotations
 import os
 from itertools import count
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-__all__ = ["canonical", "hyphenated", "is_uuid", "uuid4", "uuid7_generator"]
+__all__ = ["Uuid7", "canonical", "hyphenated", "is_uuid", "uuid4"]
 
 _HEX_DIGITS = "0123456789abcdef"
 
 
-def uuid7_generator() -> Callable[[int], str]:
-    """Return a function that makes UUIDv7 texts, unique to this process (RFC 9562, section 5.7).
+class Uuid7:
+    """Makes UUIDv7 texts, unique to this process (RFC 9562, section 5.7), of the nanoseconds since 1970.
 
-    It takes the nanoseconds since 1970. An id holds 48 bits of milliseconds, 26 random bits of this process, and a
-    counter with a random start. So ids of one tick differ, and sort in the order they were made (section 6.2).
+    An id holds 48 bits of milliseconds, 26 random bits of this process, and a counter with a random start. So ids of
+    one millisecond differ, and sort in the order they were made (section 6.2).
     """
-    # A fifth of a capture's time is spent here. Twelve decimal digits serve as hexadecimal ones without cutting, and
-    # the part shared by one tick's ids is made once.
-    seed = int.from_bytes(os.urandom(16), "big")
-    middle = f"-7{seed & 0xFFF:03x}-{0x8000 | seed >> 12 & 0x3FFF:04x}-"
-    next_tail = count(10**11 + (seed >> 26) % (8 * 10**11)).__next__  # always twelve digits
-    made: tuple[int | None, str] = (None, "")  # replaced as a whole: other threads are here, too
 
-    def new_uuid(now_ns: int) -> str:
-        nonlocal made
-        tick = now_ns // 1_000_000
-        known, beginning = made
-        if tick != known:
-            digits = f"{tick & 0xFFFFFFFFFFFF:012x}"  # also for a clock before 1970
-            beginning = f"{digits[:8]}-{digits[8:]}{middle}"
-            made = (tick, beginning)
-        return f"{beginning}{next_tail()}"
+    def __init__(self) -> None:
+        seed = int.from_bytes(os.urandom(16), "big")
+        self._middle = f"-7{seed & 0xFFF:03x}-{0x8000 | seed >> 12 & 0x3FFF:04x}-"
+        # Twelve decimal digits serve as hexadecimal ones without cutting.
+        self.tail = count(10**11 + (seed >> 26) % (8 * 10**11)).__next__
+        """Return the last twelve digits of a new id."""
 
-    return new_uuid
+    def __call__(self, now_ns: int) -> str:
+        """Return a new id."""
+        return f"{self.beginning(now_ns // 1_000_000)}{self.tail()}"
+
+    def beginning(self, milliseconds: int) -> str:
+        """Return what the ids of one millisecond have in common: all but their tail."""
+        digits = f"{milliseconds & 0xFFFFFFFFFFFF:012x}"  # also for a clock before 1970
+        return f"{digits[:8]}-{digits[8:]}{self._middle}"
 
 
 def uuid4() -> str:

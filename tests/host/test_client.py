@@ -218,7 +218,8 @@ def test_an_error_inside_is_counted_never_raised(recorder, monkeypatch, debug_li
     def fail(*_: object) -> None:
         raise RuntimeError("bug")
 
-    monkeypatch.setattr(recorder.client._encoder, "new_uuid", fail)
+    for way in ("ordinary_line", "line"):
+        monkeypatch.setattr(recorder.client._encoder, way, fail)
     assert recorder.client.capture("built", distinct_id="me") is None
     assert recorder.client.capture("built", distinct_id="me") is None
     assert recorder.client.stats.dropped_by_reason == {"error": 2}

@@ -196,26 +196,21 @@ class TelemetryClient:
             encoder = self._encoder or self._make_encoder()
             if options is not None:
                 properties = encoder.with_options(properties, options)
+            ordinary_line = encoder.ordinary_line
             if (
-                type(properties) is dict
+                ordinary_line is not None
+                and type(properties) is dict
                 and type(event) is str
                 and type(distinct_id) is str
                 and timestamp is None
                 and context is None
                 and uuid is None
-                and encoder.takes_ordinary
                 and event
                 and distinct_id
                 and len(event) + len(distinct_id) <= _LONGEST_NAMES
             ):
-                # The fast path, all here: a call of ours would cost a fortieth of the whole.
                 try:
-                    known, room = encoder.copy(properties)
-                    if room >= 0:
-                        name = encoder.new_uuid(encoder.now_ns())
-                        line = encoder.encode(encoder.event(name, event, distinct_id, encoder.now(encoder.utc), known))
-                        if len(line) > encoder.most_bytes:
-                            line = None
+                    name, line = ordinary_line(event, distinct_id, properties)
                 except BaseException as error:
                     # No loss yet: the general path takes the event, or says why not.
                     if is_for_the_host(error):
@@ -227,7 +222,8 @@ class TelemetryClient:
                 raise
             return None
         # As `_queue`, without the call.
-        self.counts.capture()
+        count = self.counts.capture
+        count()
         try:
             if self._feeder.put(line):
                 return name

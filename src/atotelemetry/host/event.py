@@ -16,9 +16,9 @@ from atotelemetry.host.clock import utc_text, wall_clock
 from atotelemetry.host.debug import debug
 from atotelemetry.host.interrupts import is_for_the_host
 from atotelemetry.host.lazy import load
-from atotelemetry.host.ordinary import copy_of_ordinary
+from atotelemetry.host.ordinary import copy_of_ordinary, line_maker
 from atotelemetry.host.stats import FILTERED, Lost
-from atotelemetry.ids import uuid7_generator
+from atotelemetry.ids import Uuid7
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,10 +71,7 @@ class BeforeSend:
 
 
 class Encoder:
-    """Makes events of one client into lines, in one process. Made at the first event.
-
-    `TelemetryClient.capture` does the work for ordinary events itself, with the functions that this keeps for it.
-    """
+    """Makes events of one client into lines, in one process. Made at the first event."""
 
     def __init__(self, before_send: BeforeSend | None) -> None:
         if not hasattr(load("datetime"), "datetime_CAPI"):  # the last thing that the module gets
@@ -82,17 +79,16 @@ class Encoder:
             raise RuntimeError("captured in the middle of the import of datetime")
         load("msgspec")  # the one costly import of the host
         wire = load("atotelemetry.wire")
-        # The real class of `datetime`, from a value that msgspec makes: a test may have replaced it at this moment.
-        moment = wire.decode_msgpack(b"\xd6\xff\0\0\0\0")
-        self.now, self.utc = type(moment).now, moment.tzinfo
         self.now_ns = wall_clock()
-        self.new_uuid = uuid7_generator()
-        self.copy = copy_of_ordinary
+        self.new_uuid = Uuid7()
         self.event = wire.OutgoingEvent
         self.encode = wire.encode
         self.most_bytes: int = wire.MAX_EVENT_BYTES
-        self.takes_ordinary = before_send is None
         self._before_send = before_send
+        self.ordinary_line = None
+        """The fast path; None with a `before_send`, which sees every event."""
+        if before_send is None:
+            self.ordinary_line = line_maker(wire, self.new_uuid, self.now_ns)
 
     def with_options(self, properties: object, options: Any) -> dict[str, Any]:
         """Return `properties` with an event's options among them, by the names that PostHog has for them there."""

@@ -158,9 +158,10 @@ class Feeder:
 
     def put(self, line: bytes) -> bool:
         """Queue one encoded event; False when the queue is full. Never blocks, never raises but for lack of memory."""
-        if self.qsize() >= self._room:
+        queue = self._queue
+        if queue.qsize() >= self._room:
             return False
-        self.put_unbounded(line)
+        queue.put(line)
         if not self._running:
             try:
                 self._start_thread()

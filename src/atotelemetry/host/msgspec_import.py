@@ -24,7 +24,7 @@ _ASKS = "msgspec._utils"
 _OPTIONAL = "typing_extensions"
 
 # What this package uses of the core. A name that the core of another version lacks loads the rest of msgspec.
-_NAMES = ("UNSET", "DecodeError", "Meta", "Raw", "Struct", "ValidationError", "convert", "to_builtins")
+_NAMES = ("UNSET", "DecodeError", "Meta", "Raw", "Struct", "ValidationError", "convert", "defstruct", "to_builtins")
 
 
 def import_msgspec() -> None:

@@ -1,50 +1,105 @@
-"""The fast path: copies ordinary values in a few microseconds, or says that they are not ordinary.
+"""The fast path: copies ordinary values in a microsecond or two, or says that they are not ordinary.
 
 Runs in the host, on the thread that captures. msgspec holds borrowed references while it encodes, so it is only ever
 given what cannot run Python code and cannot change meanwhile: exact built-ins in containers of our own. Ordinary are
 scalars, and lists, tuples and dicts of them, nested a few levels. A container is copied first and checked then. All
-together are bounded, so that the encoded event stays below some ten megabytes. Anything else takes the walk in
-`values`.
+together are bounded, so that the encoded event stays below six megabytes. Anything else takes the walk in `values`.
 """
 
 from __future__ import annotations
 
-import marshal
-from itertools import chain
+from _operator import countOf
+from gc import get_referents
 
+from atotelemetry.host.clock import utc_text
 from atotelemetry.host.lazy import load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
-__all__ = ["copy_of_ordinary"]
+    from atotelemetry.ids import Uuid7
 
-_ROOM = 600_000
+__all__ = ["copy_of_ordinary", "line_maker"]
+
+_ROOM = 1_000_000
 """Characters that one event may hold on the fast path. JSON takes six bytes at most for one."""
 
 _MAX_DEPTH = 12
 _MAX_ENTRIES = 256  # of a dict
 _MAX_LENGTH = 10_000  # of a list
 _FEW = 16  # values that are looked at one by one
-_MAX_TEXT = 128  # characters of a text in a long list
+_MAX_TEXT = 80  # characters of a text in a long list
+_MAX_ROW, _MAX_NAME = 16, 40  # entries of a dict in a long list, and characters of a name
 _NUMBER, _CONTAINER = 24, 64  # characters that one counts as; the second bounds their number
-_MAX_ROWS, _MAX_ROW = 2_000, 8
-_ROW = 300  # characters that a row of numbers counts as
 _MAX_NAMES = 4_096  # characters of the names in a dict
 _MAX_CHECKED = 64
 _SMALLEST_INTEGER, _LARGEST_INTEGER = -(2**63), 2**63 - 1
 _SMALL, _SMALL_NEGATIVE = 2**30 - 1, -(2**30) + 1  # Python compares integers between them faster
 
 _SCALARS = frozenset((str, int, float, bool, type(None))).issuperset
-_NUMBERS = frozenset((int, float, bool, type(None))).issuperset
 _TEXTS = frozenset((str,)).issuperset
-_DICTS = frozenset((dict,)).issuperset
-_chain = chain.from_iterable
 
 
 class _NotOrdinary(Exception):
     """A value that the fast path does not take."""
+
+
+def line_maker(
+    wire: Any, new_uuid: Uuid7, now_ns: Callable[[], int]
+) -> Callable[[str, str, dict[Any, Any]], tuple[str, bytes]]:
+    """Return a function that makes the uuid and the line of an event from its name, distinct_id and properties.
+
+    It raises as `copy_of_ordinary` does.
+    """
+    # A closure with a loop of its own: a call or a few look-ups of attributes would cost a twentieth of the whole.
+    encode, event_of, most_bytes = wire.encode, wire.OutgoingEvent, wire.MAX_EVENT_BYTES
+    tail = new_uuid.tail
+    microseconds = [tens + ones for tens in map("{:02d}".format, range(100)) for ones in map("{}Z".format, range(10))]
+    # The uuid and the timestamp up to a millisecond. Replaced as a whole: other threads are here, too.
+    made: tuple[int | None, str, str] = (None, "", "")
+
+    def line(event: str, distinct_id: str, properties: dict[Any, Any]) -> tuple[str, bytes]:
+        nonlocal made
+        if len(properties) > _MAX_ENTRIES:
+            raise _NotOrdinary
+        known = properties.copy()
+        names = tuple(known)
+        if names not in _checked_names:
+            _check_names(names)
+        room = _ROOM
+        has_containers = False
+        for item in known.values():
+            kind = type(item)
+            if kind is str:
+                room -= len(item)
+            elif kind is int:
+                if (item > _SMALL or item < _SMALL_NEGATIVE) and not _SMALLEST_INTEGER <= item <= _LARGEST_INTEGER:
+                    raise _NotOrdinary
+            elif kind is float or kind is bool or item is None:
+                continue
+            elif kind is list or kind is dict or kind is tuple:
+                has_containers = True
+            else:
+                raise _NotOrdinary
+        if has_containers:
+            room = _copy_containers(known, names, room, 0)
+        if room < 0:
+            raise _NotOrdinary
+        now = now_ns() // 1000
+        tick = now // 1000
+        last, beginning, instant = made
+        if tick != last:
+            beginning, instant = new_uuid.beginning(tick), f"{utc_text(tick // 1000)}.{tick % 1000:03d}"
+            made = (tick, beginning, instant)
+        name = f"{beginning}{tail()}"
+        line = encode(event_of(name, event, distinct_id, instant + microseconds[now % 1000], known))
+        if len(line) > most_bytes:
+            raise _NotOrdinary
+        return name, line
+
+    return line
 
 
 def copy_of_ordinary(value: Any, room: int = _ROOM, depth: int = 0) -> tuple[Any, int]:
@@ -54,32 +109,31 @@ def copy_of_ordinary(value: Any, room: int = _ROOM, depth: int = 0) -> tuple[Any
     """
     copied: Any
     values: Any
-    names: Any = None
+    names: Any
+    if depth > _MAX_DEPTH or len(value) > (_MAX_ENTRIES if type(value) is dict else _MAX_LENGTH):
+        raise _NotOrdinary
     if type(value) is dict:
-        if len(value) > _MAX_ENTRIES or depth > _MAX_DEPTH:
-            raise _NotOrdinary
         copied = value.copy()
         names = tuple(copied)
         if names not in _checked_names:
             _check_names(names)
         values = copied.values()
     else:
-        if len(value) > _MAX_LENGTH or depth > _MAX_DEPTH:
-            raise _NotOrdinary
         copied = values = list(value)
         if len(copied) > _FEW:
-            kinds = set(map(type, copied))
-            if _SCALARS(kinds) or (_DICTS(kinds) and len(copied) <= _MAX_ROWS):
-                return _long_list(copied, kinds, room)
+            try:
+                return _copy_many(copied, room)
+            except Exception:
+                room -= _CONTAINER  # some are long texts, or containers: one by one
+        names = range(len(copied))
     room -= _CONTAINER
     has_containers = False
-    # Most have none, and a loop over values alone is the fastest.
     for item in values:
         kind = type(item)
         if kind is str:
             room -= len(item)
         elif kind is int:
-            if (item > _SMALL or item < _SMALL_NEGATIVE) and not _SMALLEST_INTEGER <= item <= _LARGEST_INTEGER:
+            if not _SMALLEST_INTEGER <= item <= _LARGEST_INTEGER:
                 raise _NotOrdinary
         elif kind is float or kind is bool or item is None:
             continue
@@ -87,15 +141,46 @@ def copy_of_ordinary(value: Any, room: int = _ROOM, depth: int = 0) -> tuple[Any
             has_containers = True
         else:
             raise _NotOrdinary
-    if has_containers:
-        for name in names or range(len(copied)):
-            item = copied[name]
-            kind = type(item)
-            if kind is list or kind is dict or kind is tuple:
-                if room < 0:
-                    raise _NotOrdinary
-                copied[name], room = copy_of_ordinary(item, room, depth + 1)
-    return copied, room
+    return copied, _copy_containers(copied, names, room, depth) if has_containers else room
+
+
+def _copy_containers(copied: Any, names: Any, room: int, depth: int) -> int:
+    """Replace the containers among the values by copies; return how much room is left."""
+    for name in names:
+        item = copied[name]
+        kind = type(item)
+        if kind is list or kind is dict or kind is tuple:
+            if room < 0:
+                raise _NotOrdinary
+            copied[name], room = copy_of_ordinary(item, room, depth + 1)
+    return room
+
+
+def _copy_many(values: list[Any], room: int) -> tuple[list[Any], int]:
+    """Check a list of short scalars, or copy one of small dicts of them. A loop would take several times as long.
+
+    Return how much room is left, too. Raises an `Exception` if the list holds anything else.
+    """
+    copied = scalars = values
+    if type(values[0]) is dict:
+        copied = [row.copy() for row in values if type(row) is dict and len(row) <= _MAX_ROW]
+        # The values of all. Of a dict whose keys are not all exact strs, CPython visits the keys, too, so that no key
+        # is anything but an exact scalar below (`dict_traverse` in Objects/dictobject.c).
+        scalars = get_referents(*copied)
+    kinds = {type(scalars[0]), type(scalars[-1])}
+    # Of one type is the rule, and counting is faster than making a set.
+    if len(kinds) > 1 or countOf(map(type, scalars), *kinds) != len(scalars):
+        kinds = set(map(type, scalars))
+    if len(copied) != len(values) or not _SCALARS(kinds):
+        raise _NotOrdinary
+    if copied is not scalars:
+        # `len` raises for a name that is no str.
+        if max(map(len, set().union(*copied))) > _MAX_NAME:
+            raise _NotOrdinary
+        room -= len(copied) * _NUMBER + len(scalars) * _MAX_NAME
+    convert, shape = _made or _make_shape()
+    convert((scalars,), shape)
+    return copied, room - len(scalars) * (_MAX_TEXT if str in kinds else _NUMBER)
 
 
 # The names of dicts that were looked at before. A program's events have the same names again and again.
@@ -111,37 +196,16 @@ def _check_names(names: tuple[Any, ...]) -> None:
     _checked_names.add(names)
 
 
-def _long_list(copied: list[Any], kinds: set[type], room: int) -> tuple[list[Any], int]:
-    """Check a list of scalars or of small dicts, in a call or two."""
-    shapes = _loaded[0] if _loaded else _load_shapes()
-    if _DICTS(kinds):
-        return _rows(shapes, copied, room)
-    of_one = _NUMBER if _NUMBERS(kinds) else _MAX_TEXT
-    return shapes.convert((copied,), shapes.Values).values, room - len(copied) * of_one
+_made: tuple[Any, ...] = ()
 
 
-def _rows(shapes: Any, copied: list[Any], room: int) -> tuple[list[Any], int]:
-    # One call checks and copies the dicts.
-    try:
-        return shapes.convert((copied,), shapes.Numbers).rows, room - len(copied) * _ROW
-    except ValueError:
-        pass  # there are texts, or floats
-    # It makes a float of a Decimal where it is told of floats, so that they are looked at before.
-    try:
-        rows: list[Any] = shapes.convert((copied,), shapes.Rows).rows
-    except ValueError:
-        if max(map(len, copied)) > _MAX_ROW or not _SCALARS(map(type, _chain(map(dict.values, copied)))):
-            raise
-        rows = shapes.convert((copied,), shapes.RowsWithFloats).rows
-    # `convert` lets subclasses of str pass, which could run code while they are encoded. `marshal` takes only exact
-    # built-ins, and is the fastest way to look at all of them.
-    return rows, room - 6 * len(marshal.dumps(rows))
-
-
-_loaded: list[Any] = []
-
-
-def _load_shapes() -> Any:
-    """Make the types that msgspec checks."""
-    _loaded.append(load("atotelemetry.host.shapes"))
-    return _loaded[0]
+def _make_shape() -> tuple[Any, ...]:
+    """Make the type by which msgspec checks the lengths of texts and the sizes of integers, in one call."""
+    global _made  # noqa: PLW0603 - at first use, because it needs `typing`
+    msgspec, typing = load("msgspec"), load("typing")
+    text = typing.Annotated[str, msgspec.Meta(max_length=_MAX_TEXT)]
+    integer = typing.Annotated[int, msgspec.Meta(ge=_SMALLEST_INTEGER, le=_LARGEST_INTEGER)]
+    # A Struct, because msgspec remembers how to check one; an array, because the values come in a tuple.
+    fields = [("values", typing.List[text | integer | float | bool | None])]
+    _made = (msgspec.convert, msgspec.defstruct("Values", fields, array_like=True, gc=False))
+    return _made

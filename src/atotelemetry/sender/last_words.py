@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from atotelemetry.ids import uuid7_generator
+from atotelemetry.ids import Uuid7
 from atotelemetry.sender.dispatch import utc_now
 from atotelemetry.wire import Event, encode
 
@@ -143,7 +143,7 @@ def _event(name: str, properties: dict[str, Any], latest: Event | None) -> Event
     encoded = encode(properties)
     return Event(
         event=name,
-        uuid=uuid7_generator()(time.time_ns()),
+        uuid=Uuid7()(time.time_ns()),
         distinct_id=None if latest is None else latest.distinct_id,
         timestamp=utc_now(),
         properties=msgspec.Raw(encoded),

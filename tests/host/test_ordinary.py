@@ -1,0 +1,131 @@
+"""The fast path takes exact built-ins only, as copies of its own, and asks no code of the host's about them."""
+
+from __future__ import annotations
+
+import collections
+import decimal
+import enum
+
+import msgspec
+import pytest
+
+from atotelemetry.host.ordinary import copy_of_ordinary
+
+called: list[str] = []
+
+
+class Text(str):
+    """A str whose instances hold nothing of their own, so that the garbage collector does not know them."""
+
+    __slots__ = ()
+
+    def __hash__(self) -> int:
+        called.append("hash")
+        return str.__hash__(self)
+
+    def __eq__(self, other: object) -> bool:
+        called.append("eq")
+        return str.__eq__(self, other)
+
+
+class Attributes(str):  # noqa: SLOT000 - it is to have a dict
+    """A str with a dict."""
+
+
+class Level(enum.IntEnum):
+    """An int that is more."""
+
+    LOW = 1
+
+
+class Real(float):
+    """A float that is more."""
+
+
+class Rows(collections.UserDict):
+    """A Mapping."""
+
+    def __getitem__(self, key: object) -> object:
+        called.append("item")
+        return super().__getitem__(key)
+
+
+class Point:
+    """An object whose dict may share its keys with others of the class, and lie within the object."""
+
+    def __init__(self, number: int) -> None:
+        self.x = number
+        self.name = f"point {number}"
+
+
+ROWS = [
+    [{"step": number} for number in range(20)],
+    [{"name": f"n{number}", "value": number, "ok": True, "none": None, "share": 0.5} for number in range(20)],
+    [{"a": 1}, {"b": "é"}, {}] * 10,
+    [vars(Point(number)) for number in range(20)],
+]
+ODD = [
+    *(Text("text"), Attributes("text"), Level.LOW, Real(1.5), decimal.Decimal("1.5"), 2**63, -(2**63) - 1, b"bytes"),
+    *(1j, Point(1), int, {1}),
+]
+ODD_KEYS = [Text("text"), Attributes("text"), 1, 1.5, True, None, Level.LOW, b"bytes"]
+
+
+@pytest.fixture(autouse=True)
+def calls_nothing():
+    """No code of the host's runs, whatever a test passes."""
+    called.clear()
+    yield
+    assert not called
+
+
+@pytest.mark.parametrize("rows", ROWS, ids=["numbers", "all kinds", "other names", "instances"])
+def test_a_long_list_of_small_dicts_is_copied(rows):
+    """The copies are equal, and the host has none of them."""
+    copied, room = copy_of_ordinary({"rows": rows})
+    assert copied == {"rows": rows}
+    assert all(mine is not theirs for mine, theirs in zip(copied["rows"], rows, strict=True))
+    assert 900_000 < room < 1_000_000
+    assert msgspec.json.encode(copied) == msgspec.json.encode({"rows": rows})
+
+
+@pytest.mark.parametrize("beside", [5, 30])
+@pytest.mark.parametrize("value", ODD, ids=lambda value: type(value).__name__)
+def test_odd_values_are_not_ordinary(value, beside):
+    """Wherever one stands: in a list or a dict in a list, among few values or many."""
+    for values in ([*range(beside), value], [{"a": 1}] * beside + [{"b": "x", "a": value}]):
+        with pytest.raises(Exception):  # noqa: B017 - whichever says so first
+            copy_of_ordinary({"values": values})
+
+
+@pytest.mark.parametrize("value", ["long" * 30, None, [1], {"b": [1]}], ids=str)
+def test_one_by_one_where_not_all_are_small_and_flat(value):
+    """A list in which one value is larger than the others is copied all the same."""
+    for values in ([{"a": 1}] * 30 + [{"a": value}], [{"a": 1}] * 30 + [value], [1] * 30 + [value]):
+        copied, room = copy_of_ordinary(values)
+        assert copied == values
+        assert 990_000 < room < 1_000_000
+        assert type(values[-1]) is not dict or copied[-1] is not values[-1]
+
+
+@pytest.mark.parametrize("key", ODD_KEYS, ids=lambda key: type(key).__name__)
+def test_odd_keys_are_not_ordinary(key):
+    """Neither in the properties, nor in a dict among few or many."""
+    odd = {"a": 1, key: 2}
+    for properties in (odd, {"rows": [odd]}, {"rows": [{"a": 1}] * 30 + [odd]}):
+        with pytest.raises(Exception):  # noqa: B017
+            copy_of_ordinary(properties)
+    called.clear()  # names are looked up, which takes their hash, before msgspec is given any
+
+
+@pytest.mark.parametrize("row", [Rows(a=1), collections.OrderedDict(a=1)], ids=["Mapping", "subclass"])
+def test_other_mappings_are_not_ordinary(row):
+    """Code of the host's could run."""
+    with pytest.raises(Exception):  # noqa: B017
+        copy_of_ordinary({"rows": [{"a": 1}] * 30 + [row]})
+
+
+def test_names_without_end_are_not_ordinary():
+    """They are counted before they are encoded."""
+    with pytest.raises(Exception):  # noqa: B017
+        copy_of_ordinary({"rows": [{"a": 1}] * 30 + [{"long" * 2000: 1}]})
