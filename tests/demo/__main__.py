@@ -10,8 +10,10 @@ Exits with 0 when everything was right, with 1 otherwise, and names each problem
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -84,16 +86,13 @@ class Demo:
     def measure(self) -> None:
         """Run the CLI in each scene in turn, `ROUNDS` times, and at last once in each where it dies.
 
-        Each round starts with another scene, so a burst of load on the machine meets every row of the table.
+        Each round has an order of its own, so a burst of load on the machine meets every row of the table.
         """
         self.run(self.scenes[0])  # compiles the CLI's modules
         self.scenes[0].wall.clear()
         turns = [scene for scene in self.scenes if not scene.argument]
-        for number in range(ROUNDS):
-            first = number % len(turns)
-            for scene in turns[first:] + turns[:first]:
-                self.run(scene)
-        for scene in self.scenes[len(turns) :]:
+        rounds = [random.sample(turns, len(turns)) for _ in range(ROUNDS)]
+        for scene in [*itertools.chain(*rounds), *self.scenes[len(turns) :]]:
             self.run(scene)
 
     def run(self, scene: Scene) -> None:
@@ -177,11 +176,8 @@ def show_table(console: Console, off: Scene, others: list[Scene]) -> None:
         table.add_column(name, justify="right")
     table.add_row(off.title, spread(off.wall), "", "")
     for scene in others:
-        cost = (
-            "-"
-            if scene.argument
-            else spread([on - without for on, without in zip(scene.wall, off.wall, strict=False)], "+")
-        )
+        gained = [on - without for on, without in zip(scene.wall, off.wall, strict=False)]
+        cost = "-" if scene.argument else spread(gained, "+")
         verdict = ("not ok", "bold red") if problems(scene, off.wall) else ("ok", "green")
         delivered = Text.assemble(f"{len(scene.accepted)} / {scene.captured}  ", verdict)
         table.add_row(scene.title, spread(scene.wall), cost, delivered)

@@ -24,21 +24,14 @@ class Scene:
     """A server, a way to end, and the CLI's runs with them."""
 
     title: str
-    answer: Answer | None = None
-    """The server's answer to every request; without one, nobody listens."""
-    delivers: bool = False
-    """Whether the server accepts events."""
-    argument: str = ""
-    """How the CLI is told to die. It then runs once, after all others."""
-    events: tuple[str, ...] = EVENTS
-    """The events of each run; none where telemetry is off."""
+    answer: Answer | None = None  # the server's, to every request; without one, nobody listens
+    delivers: bool = False  # whether the server accepts events
+    argument: str = ""  # how the CLI is told to die; it then runs once, after all others
+    events: tuple[str, ...] = EVENTS  # of each run; none where telemetry is off
     server: CaptureServer | None = None
-    wall: list[float] = field(default_factory=list)
-    """The wall time of each run."""
-    ended_at: float = 0.0
-    """`time.time()` at the end of the last run."""
-    oddities: list[str] = field(default_factory=list)
-    """Problems noticed on the way, such as a CLI that printed something else."""
+    wall: list[float] = field(default_factory=list)  # the wall time of each run
+    ended_at: float = 0.0  # `time.time()` at the end of the last run
+    oddities: list[str] = field(default_factory=list)  # noticed on the way, such as another output
 
     @property
     def captured(self) -> int:
