@@ -32,7 +32,7 @@ class Uuid7:
         return f"{self.beginning(now_ns // 1_000_000)}{self.tail()}"
 
     def beginning(self, milliseconds: int) -> str:
-        """Return what the ids of one millisecond have in common: all but their tail."""
+        """Return the common part of one millisecond's ids: all but their tail."""
         digits = f"{milliseconds & 0xFFFFFFFFFFFF:012x}"  # also for a clock before 1970
         return f"{digits[:8]}-{digits[8:]}{self._middle}"
 

@@ -126,8 +126,7 @@ def _cut_value(value: Any, target_bytes: int, encode: Callable[[Any], bytes]) ->
 
 def _beginning(text: str, limit_bytes: int, encode: Callable[[Any], bytes]) -> str:
     """Return as much of `text` as its encoding, without the quotes, has within `limit_bytes`."""
-    # In large steps while they fit, then in ever smaller ones: each character is encoded a few times at most, however
-    # many bytes the ones before or after it take.
+    # In large steps while they fit, then in ever smaller ones: each character is encoded a few times at most.
     kept, step = 0, _CUT_STEP
     while step and kept < len(text):
         size = len(encode(text[kept : kept + step])) - 2

@@ -1,9 +1,8 @@
 """From a caller's arguments to a line of JSON, or the reason why there is none.
 
-Runs in the host, on whichever thread captures: also in signal handlers and in a `__del__` that the garbage collector
-runs in the middle of another `capture`. So there is no lock here, and no call stores its state in an object that others
-use. An ordinary event takes the fast path: its properties are copied, checked and encoded. The values of any other are
-made plain first, one by one.
+Runs in the host, on any thread, also in signal handlers, and in a `__del__` in the middle of another `capture`. So
+there is no lock here, and no call keeps its state in a shared object. An ordinary event takes the fast path: its
+properties are copied, checked and encoded. The values of any other are made plain first, one by one.
 
 This module is loaded at the first event, because it needs msgspec.
 """
@@ -31,19 +30,19 @@ if TYPE_CHECKING:
 
 __all__ = ["BeforeSend", "Encoder", "encode_common"]
 
-# The options of an event in protocol v1, and the properties that mean the same in both protocols.
+# The options of an event in protocol v1, and the properties with the same meaning in both protocols.
 _OPTIONS = {
     "process_person_profile": "$process_person_profile",
     "cookieless_mode": "$cookieless_mode",
     "disable_skew_correction": "$ignore_sent_at",
     "product_tour_id": "$product_tour_id",
 }
-_ENVELOPE_BYTES = 16 * 1024  # what an event may need beside its properties: two texts of 1024 characters, escaped
-_CONTEXT_BYTES = 64 * 1024  # what the common properties, or a context, may take of one line
+_ENVELOPE_BYTES = 16 * 1024  # room beside the properties: two texts of 1024 characters, escaped
+_CONTEXT_BYTES = 64 * 1024  # the share of a line for the common properties, or for a context
 
 
 class BeforeSend:
-    """The host's `before_send`: sees every assembled event, except those that it captures itself."""
+    """The host's `before_send`: sees every assembled event but its own."""
 
     def __init__(self, function: Callable[[dict[str, Any]], dict[str, Any] | None], common: dict[str, Any]) -> None:
         self._function = function
@@ -112,7 +111,7 @@ class Encoder:
     ) -> tuple[str, bytes]:
         """Return the uuid and the line of any event. For an exception, `describe` is given the distinct_id.
 
-        Raises `Lost`, what is meant for the host (Ctrl-C), or any other exception for a bug of ours.
+        Raises `Lost`, an exception for the host (Ctrl-C), or any other for a bug of ours.
         """
         values = load("atotelemetry.host.values")
         walk = values.Walk()
@@ -122,7 +121,7 @@ class Encoder:
         person = "" if distinct_id is None else walk.text(distinct_id)
         own: dict[str, Any] = {}
         if not person:
-            # PostHog makes no person of an event whose distinct_id means nothing.
+            # PostHog makes no person of an event without a meaningful distinct_id.
             person = self.new_uuid(now)
             own["$process_person_profile"] = False
         if describe is not None:
@@ -191,7 +190,7 @@ def _stamp(now_ns: int) -> str:
 
 
 def encode_common(properties: object) -> bytes:
-    """Encode the properties that are common to all events of a client, cut to their share of a line."""
+    """Encode a client's common properties, cut to their share of a line."""
     encode, walk = load("atotelemetry.wire").encode, load("atotelemetry.host.values").Walk()
     plain = walk.properties(properties)
     encoded: bytes = encode(load("atotelemetry.host.cut").cut_to_fit(plain, _CONTEXT_BYTES, encode, walk.cut))

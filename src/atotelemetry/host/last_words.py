@@ -1,8 +1,8 @@
 """Lets `faulthandler` tell the sender where a dying or a hanging host stands.
 
 Runs in the host; loaded only by `report_crash` and `report_hang_after`. `faulthandler` writes into a pipe of our own,
-whose other end a sender reads: lines of the two cannot mix, and the pipe is empty when it matters. It is non-blocking,
-and we hold its read end, too. So neither a full pipe nor a sender that is gone changes how a host dies (pipe(7)).
+which a sender reads. So its lines never mix with ours, and the pipe is empty when it matters. It is non-blocking, and
+we hold its read end, too. So neither a full pipe nor a dead sender changes how a host dies (pipe(7)).
 
 `faulthandler` is given one descriptor, once. Whenever the dumps are to go elsewhere, that descriptor is replaced.
 """
@@ -53,12 +53,12 @@ class _File:
 
 
 class LastWords:
-    """The reports that one application wants of its own end.
+    """The reports of its own end that one application wants.
 
     Args:
-        crash: whether an end without goodbye is reported, and by which event where it left no dump.
+        crash: whether an unannounced end is reported, and the name of the event if it left no dump.
         hang_after: seconds of silence after which the stacks are reported; None for never.
-        client: whose sender reports.
+        client: its sender reports.
 
     """
 
@@ -68,7 +68,7 @@ class LastWords:
         self._began = time()
         self._own = own_packages(*client.described_by[:3])
         self._enabled = False  # or tried to, in this process
-        # The pipe: what identifies it, and its ends; -1 when it is closed.
+        # The pipe: its identity, and its ends; -1 when closed.
         self._identity: tuple[int, int] | None = None
         self._read = self._write = -1
         self._read_by_a_sender = False
@@ -104,7 +104,7 @@ class LastWords:
             debug("a crash will leave no dump: %r", error)
 
     def listen(self) -> int:
-        """Return the end of the pipe that the next sender is to read from; -1 where there are no dumps."""
+        """Return the read end for the next sender; -1 without dumps."""
         if self._read_by_a_sender:
             self.mute()
         if self._is_ours(self._write) and self._is_ours(self._read):
@@ -149,7 +149,7 @@ class LastWords:
         os.set_blocking(self._write, False)
         if crash:
             file = _File(self._write)
-            # Other threads' stacks could fill the pipe before the one that matters is written.
+            # Other threads' stacks could fill the pipe before the crashed thread's.
             faulthandler.enable(file, all_threads=False)
             self._crash_file = ref(file)
         if hang:

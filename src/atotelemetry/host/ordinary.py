@@ -1,9 +1,9 @@
 """The fast path: copies ordinary values in a microsecond or two, or says that they are not ordinary.
 
-Runs in the host, on the thread that captures. msgspec holds borrowed references while it encodes, so it is only ever
-given what cannot run Python code and cannot change meanwhile: exact built-ins in containers of our own. Ordinary are
-scalars, and lists, tuples and dicts of them, nested a few levels. A container is copied first and checked then. All
-together are bounded, so that the encoded event stays below six megabytes. Anything else takes the walk in `values`.
+Runs in the host, on the capturing thread. msgspec holds borrowed references while it encodes. So it only gets exact
+built-ins in containers of ours, which run no Python code and never change meanwhile. Ordinary are scalars, and lists,
+tuples and dicts of them, nested a few levels. A container is copied first and checked then. All together are bounded,
+so that the encoded event stays below six megabytes. Anything else takes the walk in `values`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Starts one detached sender on Windows, and holds the pipes to it.
 
 Runs in the host, on the feeder's thread (or on the exiting thread when no thread can be started any more). Loaded only
-there. It needs the interpreter's built-in `_winapi` and nothing else. `subprocess` would cost milliseconds, and it
-imports `threading`: a thread that does so first becomes Python's "main thread", and until 3.12 the interpreter's exit
-waits for that thread for ever.
+there. It needs the interpreter's built-in `_winapi` and nothing else. `subprocess` costs milliseconds and imports
+`threading`. The thread that does so first becomes Python's "main thread", and until 3.12 the interpreter's exit waits
+for it for ever.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _GENERIC_WRITE = 0x40000000
 _FILE_SHARE_READ_WRITE = 0x00000003
 _CREATE_BREAKAWAY_FROM_JOB = 0x01000000
 
-# Python's own launcher of a virtual environment tells the interpreter by this who it is.
+# The launcher of a virtual environment names itself to the interpreter by this variable.
 _LAUNCHER_VARIABLE = "__PYVENV_LAUNCHER__"
 
 # `python311._pth` beside an interpreter makes it ignore PYTHONPATH: the "embeddable package".
@@ -42,7 +42,7 @@ _WITH_PATH += "runpy.run_module('atotelemetry.sender',run_name='__main__',alter_
 
 
 class WindowsSender(Sender):
-    """A sender whose pipes are handles. No descriptor belongs to them, so no host can close them with its own."""
+    """A sender with handles for pipes. No descriptor belongs to them, so no host can close them with its own."""
 
     def __init__(self, pid: int, pipe: int, answers: int) -> None:
         super().__init__(pid, pipe, answers)
@@ -86,7 +86,7 @@ class _StartupInfo:
 
 
 def interpreter() -> str:
-    """Return the executable to start: of a virtual environment the one that its own launcher would start.
+    """Return the executable to start: for a virtual environment the one behind its launcher.
 
     The launcher stays beside the interpreter, in a job that ends with it.
     """
@@ -94,10 +94,10 @@ def interpreter() -> str:
 
 
 def start(arguments: list[str], environment: Mapping[str, str], *, humble: bool) -> WindowsSender:
-    """Start a process whose first argument is its executable; with lower priority if it is `humble`.
+    """Start a process, with its executable as first argument; with lower priority if `humble`.
 
     No console window, none of the console's Ctrl-C and Ctrl-Break, no handle but the standard streams. Raises
-    `FileNotFoundError` when there is no such executable, else `OSError`.
+    `FileNotFoundError` without that executable, else `OSError`.
     """
     environment = {name: value for name, value in environment.items() if name != _LAUNCHER_VARIABLE}
     if _ignores_its_environment(arguments[0]):
@@ -133,7 +133,7 @@ def start(arguments: list[str], environment: Mapping[str, str], *, humble: bool)
 def _create(arguments: list[str], environment: dict[str, str], flags: int, startup: _StartupInfo) -> int:
     # No argument holds a quote: a path cannot, and the others are ours.
     command_line = " ".join(f'"{argument}"' for argument in arguments)
-    # The host's directory may be removed while the sender runs, which Windows refuses for one that is in use.
+    # Windows refuses to remove a directory in use, and the host's may have to be removed.
     directory = environment.get("SYSTEMROOT") or os.path.dirname(arguments[0])
 
     def create(flags: int) -> tuple[int, int, int, int]:
@@ -150,7 +150,7 @@ def _create(arguments: list[str], environment: dict[str, str], flags: int, start
         )
 
     try:
-        # A CI runner or a terminal may keep its processes in a job, which it ends as a whole.
+        # A CI runner or a terminal may end its processes as a whole, by a job.
         process, thread, pid, _ = create(flags | _CREATE_BREAKAWAY_FROM_JOB)
     except PermissionError:
         process, thread, pid, _ = create(flags)  # that job lets nobody go

@@ -85,7 +85,7 @@ class Dump(NamedTuple):
 
 
 def begins(line: bytes) -> int:
-    """Return the index of a dump's beginning in a line, also behind half a line; -1 if there is none."""
+    """Return the index of a dump's beginning in a line, perhaps behind half a line; -1 if there is none."""
     found = _BEGINS.search(line)
     return -1 if found is None else found.start()
 
@@ -189,7 +189,7 @@ def _decoded(text: str) -> str:
 
 
 def _decoded_path(text: str) -> str:
-    # A backslash of a Windows path is not escaped, so what follows it may only look like an escape.
+    # A backslash of a Windows path is not escaped, so the text behind it may only look like an escape.
     return _decoded(text) if text.startswith("/") else text
 
 
@@ -203,8 +203,8 @@ def describe(
 ) -> dict[str, Any]:
     """Describe a dump as PostHog reads an exception: see `host/exceptions.py` for the protocol facts.
 
-    `own` are the import names of the application's code, `search_path` the import path of the process. One that was
-    silent for so many seconds hangs; so does one whose dump is not fatal.
+    `own` are the import names of the application's code, `search_path` the import path of the process. A host that was
+    silent for so many seconds hangs. So does one with a dump that is not fatal.
     """
     if dump.is_fatal and silent_for is None:
         kind = _SIGNALS.get(dump.title, "Windows fatal exception" if dump.is_windows else FATAL)

@@ -1,11 +1,11 @@
-"""What becomes of a host that says no goodbye: a crash with its dump, a run that vanished, a hang.
+"""Reports about a host that ends without a word or falls silent: a crash with its dump, a vanished run, a hang.
 
-Runs in a detached sender, on the reader's thread, only for a host that asked for it (`Hello.watch`). The end of the
-input without an `end` line says that something happened; the dump and the kernel say what. By hand, a dump among the
-lines of a stream is told in the same way.
+Runs in a detached sender, on the reader's thread, only if the host asked for it (`Hello.watch`). An input that ends
+without an `end` line means that something happened. The dump and the kernel tell more. By hand, a dump among the lines
+of a stream is told in the same way.
 
-An exit status is known from two places. `/proc/PID/stat` has it from the moment a process begins to end until its
-parent has reaped it, and the pipe closes in between. A pidfd has it after that, since Linux 6.15.
+An exit status is known from two places. `/proc/PID/stat` has it from the beginning of a process's end until its parent
+reaps it; the pipe closes in between. A pidfd has it after that, since Linux 6.15.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _SHUTDOWN_PATIENCE = 2.0  # for the host to end after its goodbye
 _DUMP_PATIENCE = 2.0  # for the first byte of a dump that was asked for; it takes milliseconds
 _DUMP_PAUSE = 0.2  # a dump has ended when nothing more came for so long
 
-# Of an event of the run, what a report about that run has, too.
+# Properties of the run's events that a report has, too.
 _OF_THE_RUN = ("run_id", "email", "$process_person_profile")
 
 # The fields of /proc/PID/stat behind the name: see proc_pid_stat(5).
 _STATE, _START_TIME, _EXIT_CODE = 0, 19, 49
 
-# linux/pidfd.h: `_IOWR(0xFF, 11, struct pidfd_info)`, whose first version is 64 bytes long. It begins with a mask of
-# what is asked for, and told; at its end is the exit code, as of waitpid(2).
+# linux/pidfd.h: `_IOWR(0xFF, 11, struct pidfd_info)`; the struct's first version has 64 bytes. It begins with a mask of
+# the wanted, then the known fields. It ends with the exit code, as in waitpid(2).
 _PIDFD_GET_INFO = 0xC040FF0B
 _PIDFD_INFO_EXIT = 1 << 3
 _INFO_BYTES = 64
@@ -74,7 +74,7 @@ class LastWords:
         return self._watch.hang_after if self._process.can_be_asked else None
 
     def hang(self, latest: Event | None) -> Event | None:
-        """Ask a silent host for its stacks; return the report, None for a host that is stopped or gone."""
+        """Ask a silent host for its stacks; return the report, or None if the host is stopped or gone."""
         from atotelemetry.sender.dump import Dump, parse
 
         if not self._process.ask():
@@ -83,7 +83,7 @@ class LastWords:
         return self._about(dump, latest, silent_for=self._watch.hang_after)
 
     def end(self, latest: Event | None, patience: float, *, said_goodbye: bool) -> Event | None:
-        """Return the report about a host whose input has ended; None where there is nothing to report.
+        """Return the report about a host after the end of its input; None where there is nothing to report.
 
         `latest` is the last event of the run. Takes `patience` seconds at most. A host that `said_goodbye` by an `end`
         may still crash while its interpreter shuts down.
@@ -152,7 +152,7 @@ def _event(name: str, properties: dict[str, Any], latest: Event | None) -> Event
 
 
 def _read(pipe: int, within: float) -> bytes:
-    """Read a dump: what is there or comes within so many seconds, and all that follows at once."""
+    """Read a dump: the text that comes within so many seconds, and all text right behind it."""
     from atotelemetry.sender.dump import MAX_DUMP_BYTES
 
     text = b""
@@ -302,7 +302,7 @@ class _WindowsProcess:
             return  # it is gone already
 
     def ask(self) -> bool:
-        """Do nothing: there is no such signal."""
+        """Do nothing: this system lacks the signal."""
         return False
 
     def wait(self, within: float) -> _End | None:

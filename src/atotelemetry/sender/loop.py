@@ -217,7 +217,7 @@ class Sender:
         if not (event.uuid and event.distinct_id and event.timestamp):  # written by hand
             uuid, distinct_id, timestamp = uuid4(), uuid4(), utc_now()
             if event.distinct_id is None or event.distinct_id == "":
-                # PostHog makes no person of an event whose distinct_id means nothing.
+                # PostHog makes no person of an event without a meaningful distinct_id.
                 common = {**common, "$process_person_profile": msgspec.Raw(b"false")}
         try:
             if event.event == "$exception":
