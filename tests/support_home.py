@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,13 +25,18 @@ VARIABLES = (
 def fresh_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Point HOME to an empty directory, remove every variable that decides, and return where the file would be.
 
-    Both directories above the file are left for the code under test to create.
+    The directories above the file are left for the code under test to create.
     """
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
+    if sys.platform == "win32":
+        local = home / "AppData" / "Local"
+        for name, value in (("USERPROFILE", home), ("LOCALAPPDATA", local)):
+            monkeypatch.setenv(name, str(value))
+        return local / "atopile" / "atopile" / "telemetry.yaml"
     return home / ".config" / "atopile" / "telemetry.yaml"
 
 

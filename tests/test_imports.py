@@ -191,6 +191,38 @@ client.shutdown()
     server.wait_for_events(3)
 
 
+def test_the_feeders_thread_never_becomes_pythons_main_thread(server, tmp_path):
+    """Until Python 3.12 that is whichever thread imports `threading` first, and the exit waits for it for ever.
+
+    Here with all that makes the feeder import something: common values, a network that failed, losses to report, a
+    sender that dies, and a full pipe.
+    """
+    program = """
+import _thread, os, sys
+elsewhere = []
+main = _thread.get_ident()
+sys.addaudithook(lambda event, args: event == "import" and _thread.get_ident() != main and elsewhere.append(args[0]))
+import atotelemetry
+os.makedirs(os.path.join(os.environ["XDG_CACHE_HOME"], "tool"))
+client = atotelemetry.TelemetryClient(
+    "key", sys.argv[1], app="tool", on_error=print, queue_size=5000, properties={"path": {object()}, "when": 1.5}
+)
+for number in range(1000):
+    client.capture("built", distinct_id="me", properties={"text": "x" * 2000})
+assert client.flush(30)
+client.capture("late", distinct_id="me")
+client.flush(30, delivered=True)
+assert not {"threading", "subprocess", "logging"} & set(sys.modules)
+assert "threading" not in elsewhere
+import threading
+assert threading._main_thread.ident == main
+"""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        fresh(program, server.url)
+    server.wait_for_events(1001)
+
+
 def test_the_exit_of_a_host_loads_nothing():
     """Nothing is imported while the interpreter shuts down: half of it may be gone, and it would cost time."""
     program = """

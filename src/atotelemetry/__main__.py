@@ -105,12 +105,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except BrokenPipeError:
-        _let_go_of_stdout()
-        return _PROBLEM
     except OSError as error:  # for instance a full disk behind the output
         _let_go_of_stdout()
-        _complain(error.strerror or str(error))
+        from atotelemetry.command.consent import is_broken_pipe
+
+        if not is_broken_pipe(error):
+            _complain(error.strerror or str(error))
         return _PROBLEM
     except SystemExit as leaving:  # argparse: 0 after --help, 2 after an error
         return leaving.code if isinstance(leaving.code, int) else _PROBLEM

@@ -185,6 +185,7 @@ def install_packages(home: Path, version: str, python: Path) -> None:
     site = python.parent / "Lib/site-packages"
     export = (UV, "export", "--quiet", "--locked", "--no-default-groups", "--group", "test", "--all-extras")
     needed = quietly(*export, "--no-emit-project", "--no-emit-package", "numpy", "--no-annotate", cwd=PROJECT)
+    needed += "tzdata\n"  # other systems have the database of time zones
     mark = home / version / "packages"
     digest = hashlib.sha256(needed.encode()).hexdigest()
     into = (UV, "pip", "install", "--quiet", "--target", site, "--only-binary", ":all:")

@@ -7,6 +7,7 @@ sends anything, and the key is never printed.
 
 from __future__ import annotations
 
+import errno
 import sys
 
 from atotelemetry.facts.address import ATOPILE_HOST
@@ -26,6 +27,7 @@ __all__ = [
     "add_choice_arguments",
     "add_status_arguments",
     "app_name",
+    "is_broken_pipe",
     "is_text",
     "run_disable",
     "run_enable",
@@ -110,3 +112,8 @@ def say(text: str, stream: TextIO | None = None) -> None:
     stream = stream or sys.stdout
     encoding = stream.encoding or "utf-8"
     stream.write(printable(text, keep="\n").encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+
+def is_broken_pipe(error: OSError) -> bool:
+    """Whether the reader of our output is gone. The C library of Windows calls that an invalid argument."""
+    return isinstance(error, BrokenPipeError) or (sys.platform == "win32" and error.errno == errno.EINVAL)

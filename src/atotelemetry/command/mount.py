@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 
-from atotelemetry.command.consent import answer, say
+from atotelemetry.command.consent import answer, is_broken_pipe, say
 from atotelemetry.command.show import add_show_arguments, show
 
 TYPE_CHECKING = False
@@ -31,7 +31,7 @@ def run(argv: Sequence[str], telemetry: Telemetry) -> int:
     try:
         return _run(args, telemetry)
     except OSError as error:  # a full disk, or a reader that went away
-        return 1 if isinstance(error, BrokenPipeError) else _complain(error)
+        return 1 if is_broken_pipe(error) else _complain(error)
 
 
 def _parser(app: str) -> argparse.ArgumentParser:

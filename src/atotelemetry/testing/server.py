@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import selectors
 import socket
+import sys
 import threading
 from dataclasses import replace
 from http import HTTPStatus
@@ -368,3 +369,6 @@ def _shut_down(connection: socket.socket) -> None:
     # The plain socket's method: SSLSocket's would also take the TLS object from the thread that is reading.
     with contextlib.suppress(OSError):
         socket.socket.shutdown(connection, socket.SHUT_RDWR)
+    if sys.platform == "win32":  # where that wakes no thread that reads
+        with contextlib.suppress(OSError):
+            socket.close(connection.detach())
