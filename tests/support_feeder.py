@@ -5,6 +5,7 @@ Real senders are tested in `test_client.py`, `test_spawn.py` and `hazards/`.
 
 from __future__ import annotations
 
+import _thread
 import json
 import os
 import select
@@ -182,7 +183,15 @@ def spawner(monkeypatch):
 
 
 @pytest.fixture
-def new_feeder(spawner):
+def threads():
+    """Return a function that counts the threads started since the beginning of the test; at its end, all have ended."""
+    before = _thread._count()  # feeders' threads are none of `threading`
+    yield lambda: _thread._count() - before
+    wait_until(lambda: _thread._count() <= before)
+
+
+@pytest.fixture
+def new_feeder(spawner, threads):
     """Return a maker of feeders; after the test their threads end."""
     made: list[Feeder] = []
 

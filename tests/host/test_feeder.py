@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 
 import pytest
@@ -32,15 +31,12 @@ def writes(monkeypatch):
 # The stream
 
 
-def test_nothing_is_started_before_the_first_event(feeder, spawner):
+def test_nothing_is_started_before_the_first_event(feeder, spawner, threads):
     """Making a feeder, and flushing an empty one, start neither thread nor sender."""
-    threads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
     assert feeder.flush(0)
     assert feeder.flush(0, delivered=True)
     assert feeder.flush(0, stop=True)
-    assert spawner.calls == 0
-    assert not feeder._running
-    assert threads == (len(os.listdir("/proc/self/task")) if threads else 0)
+    assert (spawner.calls, threads()) == (0, 0)
 
 
 def test_a_stream_is_hello_then_events_in_order_then_end(feeder, spawner):
@@ -136,13 +132,13 @@ def test_a_slow_sender_fills_the_queue_and_then_it_goes_on(new_feeder, spawner):
 # Idle
 
 
-def test_an_idle_sender_is_ended_and_the_next_event_starts_another(feeder, spawner, monkeypatch):
+def test_an_idle_sender_is_ended_and_the_next_event_starts_another(feeder, spawner, monkeypatch, threads):
     """A sender that was fed nothing for FEEDER_IDLE reads `end`; the feeder stays and goes on when there is more."""
     assert FEEDER_IDLE == 10.0
     monkeypatch.setattr(feeder_module, "FEEDER_IDLE", 0.05)
     feeder.put(event(1))
     assert spawner.sender(1).read_to_end() == [HELLO, event(1), END]
-    assert feeder._running
+    assert threads() == 1
     feeder.put(event(2))
     assert spawner.sender(2).read_to_end() == [HELLO, event(2), END]
     assert spawner.calls == 2

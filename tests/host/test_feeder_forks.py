@@ -64,20 +64,21 @@ def test_without_threads_or_a_sender_a_flush_says_so(feeder, spawner):
 # Forks
 
 
-def test_a_fork_waits_for_what_is_queued_and_finds_no_thread(feeder, spawner):
+def test_a_fork_waits_for_what_is_queued_and_finds_no_thread(feeder, spawner, threads):
     """At the moment of a fork everything is in the pipe and the thread has ended; the next event starts another."""
     lines = events(500)
     for line in lines:
         feeder.put(line)
     feeder.before_fork()
-    assert (feeder.handed_over, feeder._running) == (500, False)
+    assert feeder.handed_over == 500
+    wait_until(lambda: not threads())
     feeder.after_fork_in_parent()
     feeder.put(event(500))
     assert spawner.sender(1).read(event(500)) == [HELLO, *lines, event(500)]
 
 
 @pytest.mark.parametrize("may_start", [True, False])
-def test_a_parent_that_captures_nothing_more_still_ends_its_sender(feeder, spawner, monkeypatch, may_start):
+def test_a_parent_that_captures_nothing_more_still_ends_its_sender(feeder, spawner, monkeypatch, threads, may_start):
     """Where Python does not count the threads after the fork, the feeder goes on at once; else with the next event."""
     monkeypatch.setattr(feeder_module, "_MAY_START_AFTER_FORK", may_start)
     monkeypatch.setattr(feeder_module, "FEEDER_IDLE", 0.5)
@@ -85,22 +86,25 @@ def test_a_parent_that_captures_nothing_more_still_ends_its_sender(feeder, spawn
     sender = spawner.sender(1)
     sender.read(event(1))
     feeder.before_fork()
+    wait_until(lambda: not threads())
     feeder.after_fork_in_parent()
-    assert feeder._running == may_start
-    if not may_start:
+    if may_start:
+        wait_until(threads)
+    else:
+        assert not threads()
         feeder.put(event(2))
     assert sender.read_to_end()[-1] == END
 
 
-def test_a_fork_stops_the_thread_in_the_middle_of_a_line(feeder, spawner):
+def test_a_fork_stops_the_thread_in_the_middle_of_a_line(feeder, spawner, threads):
     """A full pipe holds up no fork; afterwards the line goes on where it was, and nothing is sent twice or lost."""
     lines = [event(0, 700_000), *events(20, 10_000)]
     for line in lines:
         feeder.put(line)
     wait_until(spawner.sender(1).is_full)
     feeder.before_fork()
-    assert not feeder._running
-    assert (feeder.handed_over, feeder._outbox._written > 0, feeder._waiting()) == (0, True, True)
+    wait_until(lambda: not threads())
+    assert (feeder.handed_over, spawner.sender(1).is_full(), feeder.qsize() > 0) == (0, True, True)
     feeder.after_fork_in_parent()
     feeder.put(event(99))
     assert told(spawner.sender(1).read(event(99))) == told([HELLO, *lines, event(99)])
@@ -135,7 +139,7 @@ def test_a_flush_goes_on_after_a_fork_of_another_thread(feeder, spawner):
     assert flushed == [True]
 
 
-def test_an_end_that_a_full_pipe_refuses_waits_for_the_fork(feeder, spawner):
+def test_an_end_that_a_full_pipe_refuses_waits_for_the_fork(feeder, spawner, threads):
     """The sender is told its `end` after the fork, once, and not in the middle of anything."""
     feeder.put(event(0))
     sender = spawner.sender(1)
@@ -150,7 +154,7 @@ def test_an_end_that_a_full_pipe_refuses_waits_for_the_fork(feeder, spawner):
     flushing.start()
     wait_until(lambda: not feeder.qsize())
     feeder.before_fork()
-    assert not feeder._running
+    wait_until(lambda: threads() == 1)  # the one that flushes
     feeder.after_fork_in_parent()
     assert [line for line in sender.read_to_end() if line] == [HELLO, event(0), END]
     flushing.join()
@@ -170,6 +174,6 @@ def test_a_child_forgets_what_its_parent_was_writing(feeder, spawner):
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(pipe)
     os.close(parents)
-    assert not feeder._waiting()
+    assert not feeder.qsize()
     feeder.put(event(2))
     assert spawner.sender(2).read(event(2)) == [HELLO, event(2)]
