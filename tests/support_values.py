@@ -1,4 +1,4 @@
-"""Values of many kinds."""
+"""Values of many kinds, and one as an event would have it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ import types
 import attrs
 import msgspec
 
+from atotelemetry.host.values import Walk
+
 encode = msgspec.json.Encoder().encode
+
+
+def plain(value: object):
+    """Return `value` as exact built-ins that any JSON encoder takes. A dict always gives a dict."""
+    walk = Walk()
+    return walk.properties(value) if issubclass(type(value), dict) else walk.value(value, 0)
 
 
 class Text(str):

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from atotelemetry import wire
 from atotelemetry.host.ordinary import copy_of_ordinary
-from atotelemetry.host.values import Walk, plain
+from atotelemetry.host.values import Walk
 from support_hostile import ARMED, ERRORS, Raises
+from support_values import plain
 
 # Any value at all
 

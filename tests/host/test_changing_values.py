@@ -7,8 +7,7 @@ import pathlib
 import sys
 import threading
 
-from atotelemetry.host.values import plain
-from support_values import assert_plain
+from support_values import assert_plain, plain
 
 
 def test_containers_that_another_thread_changes():

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from atotelemetry import wire
-from atotelemetry.host.values import plain
 from support_hostile import run_host
+from support_values import plain
 
 # Values that change while they are read
 

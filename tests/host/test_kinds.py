@@ -22,8 +22,7 @@ import msgspec
 import pydantic
 import pytest
 
-from atotelemetry.host.values import plain
-from support_values import Colour, Moment, OldName, Plain, Real, Slotted, Text, Whole, assert_plain, encode
+from support_values import Colour, Moment, OldName, Plain, Real, Slotted, Text, Whole, assert_plain, encode, plain
 
 
 class Data(bytes):

@@ -7,9 +7,8 @@ import math
 import pytest
 
 from atotelemetry.host.exceptions import exception_properties
-from atotelemetry.host.values import plain
 from support_posthog_rules import check_exception_properties, in_app
-from support_values import assert_plain
+from support_values import assert_plain, plain
 
 np = pytest.importorskip("numpy", exc_type=ImportError)
 

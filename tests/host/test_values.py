@@ -19,8 +19,21 @@ from unittest import mock
 import msgspec
 import pytest
 
-from atotelemetry.host.values import Walk, plain
-from support_values import Colour, Moment, OldName, Plain, Real, Slotted, Text, Whole, assert_plain, encode, generator
+from atotelemetry.host.values import Walk
+from support_values import (
+    Colour,
+    Moment,
+    OldName,
+    Plain,
+    Real,
+    Slotted,
+    Text,
+    Whole,
+    assert_plain,
+    encode,
+    generator,
+    plain,
+)
 
 
 class Mean:
@@ -417,17 +430,20 @@ def test_plain_text_of_hostile_values(name):
     assert len(result) <= 1024
 
 
-def test_plain_text_keeps_to_its_limit():
-    """The limit is the caller's."""
-    assert Walk().text("abcdef", 3) == "ab…"
-    assert Walk().text("abc", 3) == "abc"
+def test_a_text_is_cut():
+    """A name takes no more than 1024 characters."""
+    assert Walk().text("a" * 1025) == "a" * 1023 + "…"
+    assert Walk().text("a" * 1024) == "a" * 1024
 
 
 @pytest.mark.parametrize(
     ("loaded", "statement"),
     [
         ("", "import atotelemetry.host.values"),
-        (", msgspec", "from atotelemetry.host.values import plain; plain({'a': object(), 'b': {1: 2}, 'c': sys})"),
+        (
+            ", msgspec",
+            "from atotelemetry.host.values import Walk; Walk().properties({'a': object(), 1: {2: 3}, 'c': sys})",
+        ),
     ],
 )
 def test_nothing_is_loaded(loaded, statement):

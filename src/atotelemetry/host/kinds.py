@@ -60,7 +60,6 @@ class Types:
         self.enum = enum.Enum
         self.uuid = UUID
         self.decimal = Decimal
-        self.deque = deque
         # From a value made by msgspec, in C: a test of the host's may have replaced the class.
         moment = wire.decode_msgpack(b"\xd6\xff\0\0\0\0")
         self.datetime: Any = type(moment)
@@ -71,14 +70,14 @@ class Types:
         # In msgspec's order: a class with several of these bases counts as the first of them.
         self.early: list[tuple[type, Handler]] = [
             (type, _type),
-            (list, _list),
+            (list, _items_of(list)),
             (dict, _dict),
             (msgspec.Struct, _struct),
-            (tuple, _tuple),
+            (tuple, _items_of(tuple)),
             (enum.Enum, _enum),
             (UUID, uuid),
-            (set, _set),
-            (frozenset, _frozenset),
+            (set, _items_of(set)),
+            (frozenset, _items_of(frozenset)),
         ]
         # After dataclasses and attrs classes: those may have one of these as a base, and are their fields even so.
         self.late: list[tuple[type, Handler]] = [
@@ -92,18 +91,16 @@ class Types:
             (self.time, _time),
             (self.timedelta, _timedelta),
             (Decimal, _decimal),
-            (deque, _deque),
+            (deque, _items_of(deque)),
             (BaseException, _exception),
             (memoryview, _memoryview),
             (msgspec.Raw, _raw),
             (range, _range),
-            (type({}.keys()), _view),
-            (type({}.values()), _view),
-            (type({}.items()), _view),
+            *((kind, _items_of(kind)) for kind in map(type, ({}.keys(), {}.values(), {}.items()))),
         ]
         self.abstract: list[tuple[type, Handler]] = [(os.PathLike, _path), (Mapping, _mapping)]
         # The only types with a `repr` that is surely short and runs nothing else.
-        short = (type(_list), type(len), type(sys), complex, type(...), type(NotImplemented))
+        short = (type(types), type(len), type(sys), complex, type(...), type(NotImplemented))
         self.exact = {id(kind): handler for kind, handler in (*self.early, *self.late)} | {
             id(kind): harmless for kind in short
         }
@@ -173,37 +170,15 @@ def harmless(walk: Walk, value: Any, _depth: int) -> Any:
 # ---- containers
 
 
-def _list(walk: Walk, value: Any, depth: int) -> Any:
-    taken = list.__getitem__(value, slice(walk.room()))
-    walk.left -= len(taken) >> 3  # as in `walk.copied`
-    return walk.items(taken, list.__len__(value), depth)
-
-
-def _tuple(walk: Walk, value: Any, depth: int) -> Any:
-    return walk.items(tuple.__iter__(value), tuple.__len__(value), depth)
-
-
-def _set(walk: Walk, value: Any, depth: int) -> Any:
-    return walk.items(walk.copied(set.__iter__, value), set.__len__(value), depth)
-
-
-def _frozenset(walk: Walk, value: Any, depth: int) -> Any:
-    return walk.items(frozenset.__iter__(value), frozenset.__len__(value), depth)
-
-
-def _deque(walk: Walk, value: Any, depth: int) -> Any:
-    kind = walk.types.deque
-    return walk.items(walk.copied(kind.__iter__, value), kind.__len__(value), depth)
+def _items_of(kind: Any) -> Handler:
+    """Return how to convert a built-in container of this type, or of a subclass, to a list."""
+    return lambda walk, value, depth: walk.items(walk.copied(kind.__iter__, value), kind.__len__(value), depth)
 
 
 def _range(walk: Walk, value: Any, depth: int) -> Any:
     # Not `len`, which refuses more than 2**63.
     size = max(0, (value.stop - value.start + value.step - (1 if value.step > 0 else -1)) // value.step)
     return walk.items(value, size, depth)
-
-
-def _view(walk: Walk, value: Any, depth: int) -> Any:
-    return walk.items(walk.copied(iter, value, 2), len(value), depth)
 
 
 def _dict(walk: Walk, value: Any, depth: int) -> Any:

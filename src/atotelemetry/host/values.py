@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from atotelemetry.host.kinds import Handler
 
-__all__ = ["Walk", "plain"]
+__all__ = ["Walk"]
 
 # PostHog's parser (serde_json) refuses the whole body beyond 128 levels; the event itself takes a few.
 _MAX_DEPTH = 100
@@ -64,15 +64,6 @@ class Raised(Exception):
     def __init__(self, kind: type) -> None:
         super().__init__(kind)
         self.kind = kind
-
-
-def plain(value: object) -> Any:
-    """Return `value` as new, exact built-ins that any JSON encoder takes. A dict always gives a dict.
-
-    Raises nothing but what is meant for the host (Ctrl-C).
-    """
-    walk = Walk()
-    return walk.properties(value) if issubclass(type(value), dict) else walk.value(value, 0)
 
 
 class Walk:
@@ -127,8 +118,8 @@ class Walk:
         self.open.discard(id(value))
         return result
 
-    def text(self, value: Any, limit: int = MAX_REPR) -> str:
-        """Return the text of an event name or a distinct_id: `str(value)`, at most `limit` characters.
+    def text(self, value: Any) -> str:
+        """Return the text of an event name or a distinct_id: `str(value)`, cut.
 
         A str subclass gives its characters (not what its `__str__` says) and an Enum member its value, as they would be
         as property values; bytes are read as UTF-8.
@@ -139,20 +130,18 @@ class Walk:
                 value = enum_value(value)
                 kind = type(value)
             if issubclass(kind, str):
-                return clipped(str.__str__(value), limit)
+                return clipped(str.__str__(value))
             if issubclass(kind, (bytes, bytearray)):
                 # Not `str(value)`, which gives "b'…'", and an error under `python -bb`.
-                return clipped(bytes(memoryview(value)[: limit * 4]).decode("utf-8", "replace"), limit)
+                return clipped(bytes(memoryview(value)[: MAX_REPR * 4]).decode("utf-8", "replace"))
             if issubclass(kind, (list, dict, tuple, set, frozenset, self.types.uuid)):
                 # A few lists that hold each other can spell out more text than there is memory.
-                return clipped(str(self.value(value, _MAX_DEPTH - 10)), limit)
-            return clipped(str.__str__(self.ask(str, value)), limit)
-        except Exception:
-            return self.described(value)
-        except BaseException as error:
+                return clipped(str(self.value(value, _MAX_DEPTH - 10)))
+            return clipped(str.__str__(self.ask(str, value)))
+        except BaseException as error:  # also bytes with a `__buffer__` of their own (PEP 688)
             if is_for_the_host(error):
                 raise
-            return self.described(value)  # bytes with a `__buffer__` of their own (PEP 688)
+            return self.described(value)
 
     def uuid(self, value: object) -> str | None:
         """Return a UUID, or a text that is one, in its canonical form; None for anything else."""
@@ -205,13 +194,11 @@ class Walk:
         except RecursionError:
             # The host was deep in its own calls. There may be no room for even one call here.
             return _TOO_DEEP
-        except Exception:
-            # The value's own code failed, or the value was gone (a released memoryview): describe it instead.
-            return self.described(value)
         except BaseException as error:
+            # The value's own code failed, or its metaclass's, or it was gone (a released memoryview): describe it.
             if is_for_the_host(error):
                 raise
-            return self.described(value)  # a metaclass, asked whether it is a Mapping, may raise anything
+            return self.described(value)
         finally:
             self.open.discard(this)
 
@@ -230,10 +217,8 @@ class Walk:
         _thread.asking = True
         try:
             return function(*arguments)
-        except Exception:
-            raise
         except BaseException as error:
-            if is_for_the_host(error):
+            if issubclass(type(error), Exception) or is_for_the_host(error):
                 raise
             raise Raised(type(error)) from None
         finally:
