@@ -351,3 +351,22 @@ def test_by_hand_no_process_is_watched(server):
     done = run_sender(hello(server.url, watch=known), event("first", 1))
     assert done.exit_code == 0
     assert [arrived["event"] for arrived in server.events] == ["first"]
+
+
+def test_a_report_that_fails_costs_no_event(server, dumps):
+    """A bug of ours in the middle of a silence must not end the reading."""
+    patch = """
+from atotelemetry.sender.last_words import LastWords
+def fail(*_, **__):
+    raise OverflowError
+LastWords.hang = LastWords.end = fail
+"""
+    with (
+        host(dumps=dumps[1]) as process,
+        RunningSender("--dumps", detached=True, dumps=dumps[0], patch=patch) as sender,
+    ):
+        sender.write(hello(server.url, watch=watch(process.pid, hang_after=0.01)), event("first", 1))
+        server.wait_for_events(1)
+        sender.write(event("second", 2))
+        done = sender.finish()
+    assert done.outcome == Outcome(delivered=2, last=True)

@@ -21,7 +21,7 @@ from atotelemetry.sender.tally import drop
 from atotelemetry.wire import PROTOCOL_VERSION, CorruptLine, Event, Forked, Hello, LineDecoder, LineError, Message
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from atotelemetry.sender.buffer import Buffer
     from atotelemetry.sender.journal import Journal
@@ -33,6 +33,7 @@ __all__ = ["Reader", "Source"]
 
 _READ_BYTES = 64 * 1024  # a pipe's capacity
 _DEFAULT_DEADLINE = 15.0
+_LONGEST = 1e6  # seconds; poll(2) takes no more than twice that
 _SHORTEST_LOOK, _LONGEST_LOOK = 0.001, 0.02  # Windows: how often a pipe is asked whether it holds something
 _NO_SETTINGS = "events came before any hello line, and no --host and --api-key were given (see --help)"
 
@@ -132,13 +133,14 @@ class Reader:
 
     def _next(self) -> tuple[list[Event | Hello], bool]:
         """Wait for input; return its events and settings, counted, and whether it ends there."""
-        if self._last_words is not None and not self._was_silent:
-            hang_after = self._last_words.hang_after
-            if hang_after is not None and not _readable(self._stdin, hang_after):
+        last_words = self._last_words
+        if last_words is not None and not self._was_silent:
+            hang_after = last_words.hang_after
+            if hang_after is not None and not _readable(self._stdin, min(hang_after, _LONGEST)):
                 self._was_silent = True
-                report = self._last_words.hang(self._latest)
+                report = self._added(lambda: last_words.hang(self._latest))
                 self._journal.detail(f"the host was silent for {hang_after:g} s")
-                return self._added(report), False
+                return report, False
         if _readable(self._stdin, None):
             with self._tally.lock:
                 return self._take(os.read(self._stdin, _READ_BYTES))
@@ -250,14 +252,18 @@ class Reader:
     def _report_end(self, last_words: LastWords) -> list[Event | Hello]:
         """Return the report about a host that has ended, if it needs one."""
         self.end_of_input()
-        left = self._countdown.left() or 0.0
-        return (
-            []
-            if self._countdown.stopped()
-            else self._added(last_words.end(self._latest, left / 4, said_goodbye=self._has_ended))
-        )
+        patience = (self._countdown.left() or 0.0) / 4
+        if self._countdown.stopped():
+            return []
+        return self._added(lambda: last_words.end(self._latest, patience, said_goodbye=self._has_ended))
 
-    def _added(self, report: Event | None) -> list[Event | Hello]:
+    def _added(self, make: Callable[[], Event | None]) -> list[Event | Hello]:
+        """Count the report that `make` returns, if any. A bug of ours costs that report, and no event."""
+        try:
+            report = make()
+        except Exception as error:
+            self._journal.problem(f"a report about the host failed: {error!r}")
+            return []
         with self._tally.lock:
             return [] if report is None else self._counted(report)
 
