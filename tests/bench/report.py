@@ -103,7 +103,7 @@ TABLES = {
         ),
         {"sender_floor": "times the floor"},
     ),
-    "import": ("Imports alone", (_SPENT[0],), {}),
+    "import": ("Imports alone", _SPENT, {}),
     "inside": (
         "Inside the program",
         (

@@ -213,7 +213,8 @@ IMPORTS = {
 
 
 def imports(loaded, bench, name):
-    return {"wall": bench.laboratory.run_code(f"{loaded}; {IMPORTS[name]}").wall}
+    run = bench.laboratory.run_code(f"{loaded}; {IMPORTS[name]}")
+    return {"wall": run.wall, "cpu": run.cpu}
 
 
 def looks_at_itself(work, bench, name):
