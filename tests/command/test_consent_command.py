@@ -262,6 +262,7 @@ def test_a_choice_that_cannot_be_written_is_an_error(file, capsys, tmp_path, com
     assert str(blocker) in output.err
 
 
+@pytest.mark.posix("a home named by HOME")
 def test_a_home_that_the_terminal_cannot_spell(file, capsys, monkeypatch, tmp_path):
     """A path outside the terminal's encoding is printed escaped instead of ending in a traceback."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "zoë"))

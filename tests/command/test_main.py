@@ -151,6 +151,7 @@ def test_output_that_cannot_be_written(arguments, unbuffered, tmp_path):
     assert (ended.returncode, ended.stderr) == (1, "atotelemetry: No space left on device\n")
 
 
+@pytest.mark.posix("a shell closes descriptors")
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 @pytest.mark.parametrize("arguments", ["--help", "status", "status --json", "show", "show --json", "disable"])
 def test_closed_output(arguments, closed, tmp_path):
@@ -160,6 +161,7 @@ def test_closed_output(arguments, closed, tmp_path):
     assert bool(ended.stdout) == (closed == "2>&-")
 
 
+@pytest.mark.posix("a shell closes descriptors")
 @pytest.mark.parametrize(("command", "answer"), [("disable", "telemetry: false"), ("enable", "telemetry: true")])
 @pytest.mark.parametrize("output", ["| true", ">/dev/full", ">&-"])
 def test_a_choice_is_made_though_nobody_can_be_told(command, answer, output, tmp_path):
@@ -204,6 +206,7 @@ def test_status_is_light():
     assert not imported("status") & (HEAVY | {"http", "ssl"})
 
 
+@pytest.mark.posix("signals end a server")
 def test_serve_is_light():
     """The local server runs without the HTTP client that senders use, and without the encoder."""
     with subprocess.Popen(

@@ -12,6 +12,7 @@ import pytest
 
 from atotelemetry.command import telemetry_command
 from atotelemetry.host.consent import read_choice
+from atotelemetry.host.home import choice_path
 from atotelemetry.host.telemetry import Telemetry
 from support_home import ID, files_below, fresh_home, store
 
@@ -38,7 +39,8 @@ commands.add_parser("build")
 
 @pytest.fixture
 def file(monkeypatch, tmp_path):
-    return fresh_home(monkeypatch, tmp_path).parent.parent / "mytool" / "telemetry.yaml"
+    fresh_home(monkeypatch, tmp_path)
+    return Path(choice_path("mytool"))
 
 
 def snippet(framework):
@@ -69,6 +71,7 @@ def mytool(request, tmp_path, file):
     return run
 
 
+@pytest.mark.posix("the places of the XDG specification")
 def test_a_person_sees_and_chooses(mytool, file):
     """In each framework: status, disable, enable, help and a wrong word, with the exit codes of the commands."""
     done = mytool("status")

@@ -77,6 +77,8 @@ class Serving:
 
 @pytest.fixture
 def serving():
+    if sys.platform == "win32":
+        pytest.skip("a signal of POSIX ends it")
     with contextlib.ExitStack() as running:
 
         def start(*arguments):
@@ -95,6 +97,7 @@ def serving():
         yield start
 
 
+@pytest.mark.posix("signals end a server")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_shows_requests_and_events_until_a_signal(serving, how):
     """Each request is a line, each event its name, time and own properties; a signal ends it with exit code 0."""

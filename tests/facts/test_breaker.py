@@ -51,6 +51,7 @@ def test_a_name_that_is_no_folder_has_no_note(cache, app):
     assert breaker.note_of(app, "https://h") is None
 
 
+@pytest.mark.posix("a home named by HOME")
 def test_without_the_variable_it_is_the_homes_cache(tmp_path, monkeypatch):
     """As the XDG Base Directory Specification says; a relative path counts as none."""
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -59,6 +60,7 @@ def test_without_the_variable_it_is_the_homes_cache(tmp_path, monkeypatch):
         assert breaker.cache_directory() == str(tmp_path / ".cache")
 
 
+@pytest.mark.posix("owners of files")
 def test_a_cache_of_somebody_else_is_not_used(cache, monkeypatch):
     """Under sudo the home may be the user's while we are root."""
     assert breaker.cache_directory() == str(cache)
@@ -109,6 +111,7 @@ def test_a_damaged_note_says_nothing(cache, content):
     assert breaker.read(str(path)) == (0, 0.0)
 
 
+@pytest.mark.posix("named pipes in a directory")
 def test_a_pipe_in_its_place_holds_nobody_up(cache):
     """Whoever put it there."""
     os.mkfifo(cache / "note.json")

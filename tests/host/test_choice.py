@@ -145,12 +145,14 @@ def test_damage_names_its_line(file):
     assert read_consent().reason.startswith(f"damaged: {file}, line ")
 
 
+@pytest.mark.posix("opening a directory")
 def test_a_directory_in_place_of_the_file_opts_out(file):
     """Something else under the file's name is damage, not absence."""
     file.mkdir(parents=True)
     assert read_consent().reason == f"damaged: {file}: not a regular file"
 
 
+@pytest.mark.posix("named pipes in a directory")
 def test_a_named_pipe_in_place_of_the_file_keeps_nobody_waiting(file):
     """A pipe without a writer opts out at once instead of blocking the host."""
     file.parent.mkdir(parents=True)
@@ -158,6 +160,7 @@ def test_a_named_pipe_in_place_of_the_file_keeps_nobody_waiting(file):
     assert read_consent().reason == f"damaged: {file}: not a regular file"
 
 
+@pytest.mark.posix("symbolic links")
 def test_a_link_to_the_null_device_opts_out(file):
     """The well-known way to make a program forget its settings is a no."""
     file.parent.mkdir(parents=True)
@@ -176,6 +179,7 @@ def test_a_file_that_may_not_be_read_opts_out(file, monkeypatch):
     assert read_consent().reason == f"damaged: {file}: Permission denied"
 
 
+@pytest.mark.posix("symbolic links")
 def test_a_link_is_followed_and_a_link_to_nothing_opts_out(file, tmp_path):
     """Dotfile managers link the file; while its target is away, so is the consent."""
     target = tmp_path / "dotfiles" / "telemetry.yaml"
@@ -187,6 +191,7 @@ def test_a_link_is_followed_and_a_link_to_nothing_opts_out(file, tmp_path):
     assert read_consent().id == ID
 
 
+@pytest.mark.posix("symbolic links")
 @pytest.mark.parametrize("link", ["atopile", ".config"])
 def test_a_directory_that_is_a_link_to_nothing_opts_out(file, tmp_path, link):
     """The same where a directory on the way is the link; and no id is made meanwhile."""

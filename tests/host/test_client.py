@@ -133,6 +133,7 @@ def test_a_client_that_is_let_go_is_collected(new_client):
 # What is started, and when
 
 
+@pytest.mark.posix("threads and children in /proc")
 @needs_proc
 def test_nothing_is_started_before_the_first_event(server, tmp_path):
     """Importing and making a client starts no thread and no process and writes no file; the first event does."""
@@ -154,6 +155,7 @@ print(*burden())
     assert files_below(home) == []
 
 
+@pytest.mark.posix("threads and children in /proc")
 @needs_proc
 @pytest.mark.parametrize("how", ["no key", "from the start", "later"])
 def test_a_disabled_client_starts_nothing(server, tmp_path, how):
@@ -358,6 +360,7 @@ def test_shutdown_hands_over_and_refuses_everything_after(server, new_client):
     assert (client.stats.captured, client.stats.handed_over) == (1, 1)
 
 
+@pytest.mark.posix("threads and children in /proc")
 @needs_proc
 def test_after_a_shutdown_nothing_is_left(server):
     """A host that goes on without telemetry soon has no thread and no child of ours, not even a zombie."""

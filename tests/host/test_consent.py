@@ -98,6 +98,7 @@ def test_a_strange_value_can_be_shown_on_one_line(file, monkeypatch):
     assert len(reason) < 120
 
 
+@pytest.mark.posix("the places of the XDG specification")
 def test_every_program_has_variables_and_a_file_of_its_own(file, monkeypatch, tmp_path):
     """Another application's name gives another prefix and another directory, and atopile's are not looked at."""
     store(file, f"id: {ID}\ntelemetry: false\n")
@@ -114,6 +115,7 @@ def test_every_program_has_variables_and_a_file_of_its_own(file, monkeypatch, tm
 # Where the file is
 
 
+@pytest.mark.posix("the places of the XDG specification")
 def test_the_xdg_directory_comes_first(file, monkeypatch, tmp_path):
     """$XDG_CONFIG_HOME/<app> holds the file when the variable is set."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "elsewhere"))
@@ -176,6 +178,7 @@ def test_on_windows_the_file_is_where_platformdirs_points(file, monkeypatch, tmp
 # The id
 
 
+@pytest.mark.posix("permission bits")
 def test_the_first_run_creates_the_file_that_atopile_would_read(file):
     """The first id is a random UUID, stored with the choice, for its owner only, and used from then on."""
     first = identity()
@@ -265,6 +268,7 @@ def test_without_hard_links_the_file_is_still_created_once(file, monkeypatch):
     assert files_below(file.parent) == ["telemetry.yaml"]
 
 
+@pytest.mark.posix("POSIX's words for a full disk")
 def test_a_disk_that_fills_up_leaves_no_half_file(file, monkeypatch):
     """An id that could not be written completely leaves nothing that would count as damaged ever after."""
 
@@ -282,6 +286,7 @@ def test_a_disk_that_fills_up_leaves_no_half_file(file, monkeypatch):
     assert files_below(file.parent) == []
 
 
+@pytest.mark.posix("the places of the XDG specification")
 def test_where_nothing_can_be_written_the_id_lasts_one_run(file, tmp_path):
     """A file where the directory should be: on, a random id, the same one within the process, nothing written."""
     blocker = tmp_path / "home" / ".config"
@@ -435,6 +440,7 @@ def modules_of_a_run():
     return set(imported.split()), set(later.split()), mode.strip()
 
 
+@pytest.mark.posix("modules that posix loads")
 @pytest.mark.parametrize("content", [None, CANONICAL, f"telemetry: no # never\nid: {ID}\n"])
 def test_a_plain_file_costs_the_host_no_import(file, content):
     """First run, ordinary run and opted-out run import nothing beyond what a bare interpreter has."""

@@ -173,6 +173,7 @@ def test_enabling_replaces_an_id_that_is_none(file):
     assert uuid.UUID(read_consent().id)
 
 
+@pytest.mark.posix("permission bits")
 def test_mode_bits_survive(file):
     """A file that others may read stays so, and a private one stays private."""
     store(file, CANONICAL)
@@ -191,6 +192,7 @@ def test_a_file_edited_by_root_stays_its_owners(file):
     assert (file.stat().st_uid, file.stat().st_gid) == (12345, 12345)
 
 
+@pytest.mark.posix("symbolic links")
 def test_a_link_stays_a_link_when_edited(file, tmp_path):
     """The edit goes to the file behind a symbolic link, also when that does not exist yet."""
     target = tmp_path / "dotfiles" / "telemetry.yaml"
@@ -204,6 +206,7 @@ def test_a_link_stays_a_link_when_edited(file, tmp_path):
     assert read_choice(str(target)).state == "on"
 
 
+@pytest.mark.posix("named pipes in a directory")
 def test_nothing_but_a_regular_file_is_ever_replaced(file, tmp_path):
     """What a link leads to is reported, not replaced, when it is no file (a device, say, and root is asking)."""
     # A directory of the test's own stands for the device: if the guard were missing, nobody's machine would suffer.
@@ -240,6 +243,7 @@ def test_a_choice_that_cannot_be_read_back_is_an_error(file, monkeypatch):
         write_choice("atopile", enabled=False)
 
 
+@pytest.mark.posix("the places of the XDG specification")
 def test_a_choice_needs_a_place(file, monkeypatch, tmp_path):
     """Without a home directory, or with a file in the place of the directory, the error says what is wrong."""
     (tmp_path / "home" / ".config").write_text("")

@@ -55,6 +55,7 @@ class TestTheList:
         """What nothing caught says so."""
         assert entries_of(caught(fail), handled=False)[0]["mechanism"]["handled"] is False
 
+    @pytest.mark.posix("how subprocess fails")
     def test_module(self):
         """A class that is not built in names its module."""
         assert entries_of(caught(subprocess.run, []))[0]["type"] == "IndexError"

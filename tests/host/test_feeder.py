@@ -70,6 +70,7 @@ def test_what_was_queued_meanwhile_is_one_write(feeder, spawner, writes):
     assert [data.count(b"\n") for data in writes] == [2, 199, 1]
 
 
+@pytest.mark.posix("the size of a write")
 def test_a_write_gathers_about_a_pipes_capacity(feeder, spawner, writes):
     """What would not fit into the pipe anyway is left in the queue, where a full queue still counts it."""
     spawner.may_go_on.clear()

@@ -139,6 +139,7 @@ def test_a_flush_goes_on_after_a_fork_of_another_thread(feeder, spawner):
     assert flushed == [True]
 
 
+@pytest.mark.posix("forks")
 def test_an_end_that_a_full_pipe_refuses_waits_for_the_fork(feeder, spawner, threads):
     """The sender is told its `end` after the fork, once, and not in the middle of anything."""
     feeder.put(event(0))
@@ -161,6 +162,7 @@ def test_an_end_that_a_full_pipe_refuses_waits_for_the_fork(feeder, spawner, thr
     assert (flushed, ballast > 0) == ([True], True)
 
 
+@pytest.mark.posix("forks")
 def test_a_child_forgets_what_its_parent_was_writing(feeder, spawner):
     """After a fork the child has no line, no sender and no queue; the parent's pipe has one holder less."""
     feeder.put(event(0, 700_000))

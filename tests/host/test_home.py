@@ -170,6 +170,7 @@ def test_an_odd_sudo_variable_says_nothing(home, monkeypatch, value):
     assert read_consent("mytool").mode == "on"
 
 
+@pytest.mark.posix("the places of the XDG specification")
 @pytest.mark.parametrize(("content", "mode"), [("telemetry: false\n", "off"), (f"telemetry: true\nid: {ID}\n", "on")])
 def test_atopiles_older_place(home, content, mode):
     """A no in ~/.atopile/telemetry.yaml counts for atopile alone; the file stays where and as it is."""
@@ -272,6 +273,7 @@ def test_a_race_hands_no_file_of_roots_to_a_user(theirs, tmp_path):
             assert "password" not in path.read_text()
 
 
+@pytest.mark.posix("symbolic links")
 def test_a_link_of_ones_own_is_followed(home, tmp_path):
     """Dotfile managers keep one there: at home nobody else could have put it."""
     target = tmp_path / "dotfiles" / "telemetry.yaml"

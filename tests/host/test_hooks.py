@@ -34,7 +34,7 @@ def run(tmp_path, program, *, hooks="telemetry.install_hooks()"):
     done = subprocess.run(
         [sys.executable, path], capture_output=True, text=True, env=environment, timeout=60, check=False
     )
-    told = re.sub(r"0x[0-9a-f]+", "0x…", done.stderr)
+    told = re.sub(r"0x[0-9a-fA-F]+", "0x…", done.stderr)
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], told
 
 

@@ -139,6 +139,7 @@ def test_the_next_sender_listens_when_one_died(watched, spawner, words):
     assert words.calls == ["listen", "mute with 1", "listen"]
 
 
+@pytest.mark.posix("forks")
 def test_a_fork_is_marked_before_it_returns(watched, spawner):
     """A daemon's first process leaves right after its fork; the mark is in the pipe by then."""
     watched.put(event(1))

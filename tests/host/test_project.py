@@ -66,6 +66,7 @@ def test_a_project_that_says_no_such_thing(project, name):
     assert read_consent("mytool").mode == "on"
 
 
+@pytest.mark.posix("the places of the XDG specification")
 def test_a_project_cannot_say_yes(project, tmp_path):
     """The person's own no stands."""
     store(project / "pyproject.toml", "[tool.mytool]\ntelemetry = true\n")
@@ -119,12 +120,14 @@ def test_atopiles_project_file(project, content, mode):
     assert read_consent("mytool").mode == "on"
 
 
+@pytest.mark.posix("a directory that is in use can be removed")
 def test_the_working_directory_may_be_gone(project):
     """A run in a deleted directory has no project."""
     (project / "src").rmdir()
     assert read_consent("mytool").mode == "on"
 
 
+@pytest.mark.posix("named pipes in a directory")
 def test_what_is_no_file_is_not_waited_for(project):
     """A directory or a named pipe of that name is none."""
     os.mkfifo(project / "pyproject.toml")

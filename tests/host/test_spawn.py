@@ -31,7 +31,7 @@ SIGTERM_MASK = 1 << signal.SIGTERM - 1  # the sender waits for it on a thread of
 NICENESS = min(os.getpriority(os.PRIO_PROCESS, 0) + 10, 19) if hasattr(os, "getpriority") else 0
 
 
-pytestmark = pytest.mark.posix("descriptors and signals; test_spawn_windows.py holds the other half")
+pytestmark = pytest.mark.posix("descriptors and signals; hazards/test_windows.py holds the other half")
 
 needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="what a process is like is read from /proc")
 

@@ -197,7 +197,8 @@ def test_a_sender_has_no_sender(monkeypatch):
 
 def test_an_interpreter_that_is_gone_is_no_reason_to_try_again(monkeypatch, tmp_path):
     """A virtual environment that was deleted under the host ends it; no descriptor is left."""
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    for name in ("executable", "_base_executable"):  # Windows starts the second one
+        monkeypatch.setattr(sys, name, str(tmp_path / "python"))
     before = set(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else set()
     with pytest.raises(CannotSpawn, match="the interpreter is gone"):
         start_sender()

@@ -176,6 +176,7 @@ class TestSettings:
         assert (client.host, client.api_key, client.disabled) == ("https://telemetry.atopileapi.com", "", True)
         assert Telemetry(app="atopile").capture_event("nothing") is None
 
+    @pytest.mark.posix("the places of the XDG specification")
     def test_another_application(self, monkeypatch, tmp_path):
         """Another CLI has its own variables, its own file, and no server but the one it names."""
         monkeypatch.setenv("ATO_TELEMETRY", "off")

@@ -457,6 +457,7 @@ def test_nothing_is_loaded(loaded, statement):
     assert (done.stdout.split(), done.stderr) == ([], "")
 
 
+@pytest.mark.posix("paths in bytes")
 def test_bytes_paths():
     """A path made of bytes becomes text as well."""
 

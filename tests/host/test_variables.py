@@ -50,6 +50,7 @@ def test_a_switch_that_is_on_says_no(file, monkeypatch, app, name):
         assert read_consent(app).mode == "on"
 
 
+@pytest.mark.posix("variables whose case counts")
 @pytest.mark.parametrize(
     ("app", "name"),
     [
@@ -95,6 +96,7 @@ def test_log_and_on_together_send_nothing(file, monkeypatch):
     assert read_consent().mode == "log"
 
 
+@pytest.mark.posix("variables whose case counts")
 @pytest.mark.parametrize("name", ["do_not_track", "Do_Not_Track", "DO_NOT_TRACK"])
 def test_do_not_track_in_any_case(file, monkeypatch, name):
     """The spelling of the name does not matter either."""
@@ -177,6 +179,7 @@ print(mode, any("secret-home" in path for _, path in seen))
 """
 
 
+@pytest.mark.posix("the places of the XDG specification")
 @pytest.mark.parametrize(
     ("variable", "expected"),
     [("DO_NOT_TRACK=1", "off False"), ("ATO_TELEMETRY=off", "off False"), ("ATO_TELEMETRY=on", "on True")],

@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -128,13 +129,20 @@ class Wine:
             text=True,
             errors="replace",
         )
-        lines = []
-        assert process.stdout is not None
-        for line in process.stdout:
-            lines.append(line.rstrip())
-            if show:
-                print(lines[-1], flush=True)
-        return process.wait(), lines
+        lines: list[str] = []
+
+        def read() -> None:
+            assert process.stdout is not None
+            for line in process.stdout:
+                lines.append(line.rstrip())
+                if show:
+                    print(lines[-1], flush=True)
+
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        code = process.wait()
+        reader.join(20)  # a program that it left behind may hold its output
+        return code, lines
 
     def stop(self) -> None:
         """End every process of this Windows."""
@@ -195,6 +203,8 @@ def install_packages(home: Path, version: str, python: Path) -> None:
         requirements = home / "requirements.txt"
         requirements.write_text(needed)
         quietly(*into, "-r", requirements, cwd=home)
+        # pytest asks `platform`, which asks WMI since 3.12, and Wine 8 aborts. Senders run without `site`, so none of it.
+        (site / "no_wmi.pth").write_text("import sys; sys.modules['_wmi'] = None\n")
         mark.write_text(digest)
     with tempfile.TemporaryDirectory(dir=home) as temporary:
         quietly(UV, "build", "--quiet", "--wheel", "--out-dir", temporary, PROJECT)
