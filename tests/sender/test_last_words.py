@@ -100,7 +100,7 @@ def reported(server, *lines: bytes, watch: dict, dumps: int | None = None, **set
         sender.write(greeting, event("first", 1, properties=RUN), *lines)
         done = sender.finish()
     assert done.outcome.delivered == len(server.events)
-    assert done.outcome.added == len(server.events) - 1
+    assert done.outcome.added == len(server.events) - 1 - sum(b'"uuid"' in line for line in lines)
     return server.events[1:]
 
 
@@ -125,6 +125,18 @@ def test_a_killed_host_is_reported_once(server, is_reaped):
     assert properties["common"] == 1
     assert properties["$lib"]
     assert done.outcome.added == 1
+
+
+def test_a_report_is_of_the_run_and_not_of_any_event(server):
+    """The client alone captures events of other persons, and of nobody."""
+    with host() as process:
+        known = watch(process.pid)
+        process.kill()
+    nobody = event("other", 2, distinct_id="nobody", properties={"$process_person_profile": False})
+    (report,) = reported(server, nobody, watch=known)[1:]
+    assert report["distinct_id"] == "me"
+    assert report["properties"]["run_id"] == "a run"
+    assert report["properties"]["$process_person_profile"] is True
 
 
 @pytest.mark.parametrize("is_reaped", [False, True])

@@ -152,11 +152,21 @@ class Reader:
         items: list[Event | Hello] = []
         self._was_silent = False
         ended = self._sort(self._decoder.feed(data) if data else self._decoder.close(), items)
+        self._remember(items)
         if ended or not data:
             self._finish_dump(items)
-        if items and isinstance(items[-1], Event):
-            self._latest = items[-1]
         return items, ended or not data
+
+    def _remember(self, items: Sequence[Event | Hello]) -> None:
+        """Keep the latest event, from which a report takes its run and its person."""
+        if not items or not isinstance(latest := items[-1], Event):
+            return
+        if self._last_words is not None:
+            # One that was captured by the client alone belongs to no run, and perhaps to nobody.
+            events = (item for item in reversed(items) if isinstance(item, Event))
+            of_a_run = (event for event in events if b'"run_id":' in bytes(event.properties))
+            latest = next(of_a_run, self._latest or latest)
+        self._latest = latest
 
     def _sort(self, messages: Sequence[Message | LineError], items: list[Event | Hello]) -> bool:
         """Count decoded lines, collect those for the buffer; return whether they say that the input ends."""
@@ -173,6 +183,7 @@ class Reader:
                 if not (isinstance(message, CorruptLine) and self._is_of_a_dump(message.line)):
                     self._skip(str(message))
             elif isinstance(message, Hello):
+                self._remember(items)
                 self._finish_dump(items)
                 if not self._greet(message, items):
                     return True
@@ -245,8 +256,7 @@ class Reader:
         if self._settings is None:
             self._greet(None, items)
         if self._settings is not None:
-            latest = items[-1] if items and isinstance(items[-1], Event) else self._latest
-            items += self._counted(dump_event(dump, self._settings, latest))
+            items += self._counted(dump_event(dump, self._settings, self._latest))
             self._has_ended = True
 
     def _report_end(self, last_words: LastWords) -> list[Event | Hello]:
