@@ -1,9 +1,9 @@
 """The fast path: copies ordinary values in a microsecond or two, or says that they are not ordinary.
 
-Runs in the host, on the capturing thread. msgspec holds borrowed references while it encodes. So it only gets exact
-built-ins in containers of ours, which run no Python code and never change meanwhile. Ordinary are scalars, and lists,
-tuples and dicts of them, nested a few levels. A container is copied first and checked then. All together are bounded,
-so that the encoded event stays below six megabytes. Anything else takes the walk in `values`.
+Runs in the host, on the capturing thread. msgspec holds borrowed references while it encodes. So it is only given exact
+built-ins, which run no Python code, in containers of our own, which nobody can change. Ordinary are scalars, and lists,
+tuples and dicts of them, nested a few levels. A container is copied first and checked then. The sizes of all are
+bounded together: an encoded event stays below six megabytes. Anything else takes the walk in `values`.
 """
 
 from __future__ import annotations
@@ -49,10 +49,7 @@ class _NotOrdinary(Exception):
 def line_maker(
     wire: Any, new_uuid: Uuid7, now_ns: Callable[[], int]
 ) -> Callable[[str, str, dict[Any, Any]], tuple[str, bytes]]:
-    """Return a function that makes the uuid and the line of an event from its name, distinct_id and properties.
-
-    It raises as `copy_of_ordinary` does.
-    """
+    """Return a function that makes an event's uuid and line. It raises as `copy_of_ordinary` does."""
     # A closure with a loop of its own: a call or a few look-ups of attributes would cost a twentieth of the whole.
     encode, event_of, most_bytes = wire.encode, wire.OutgoingEvent, wire.MAX_EVENT_BYTES
     tail = new_uuid.tail
@@ -103,9 +100,9 @@ def line_maker(
 
 
 def copy_of_ordinary(value: Any, room: int = _ROOM, depth: int = 0) -> tuple[Any, int]:
-    """Copy an exact dict, list or tuple; also return how many characters of `room` are left, less than 0 for too many.
+    """Copy an exact dict, list or tuple; return how many characters of `room` are left, too (below 0: too many).
 
-    Raises an `Exception` if it is not ordinary, and anything that a metaclass of the host's raises.
+    Raises an `Exception` for anything that is not ordinary, and whatever a metaclass of the host's raises.
     """
     copied: Any
     values: Any
@@ -124,9 +121,9 @@ def copy_of_ordinary(value: Any, room: int = _ROOM, depth: int = 0) -> tuple[Any
             try:
                 return _copy_many(copied, room)
             except Exception:
-                room -= _CONTAINER  # some are long texts, or containers: one by one
+                room -= _CONTAINER  # there are long texts or containers: one by one
         names = range(len(copied))
-    room -= _CONTAINER
+    room -= _CONTAINER + len(copied) * _NUMBER
     has_containers = False
     for item in values:
         kind = type(item)
@@ -157,33 +154,34 @@ def _copy_containers(copied: Any, names: Any, room: int, depth: int) -> int:
 
 
 def _copy_many(values: list[Any], room: int) -> tuple[list[Any], int]:
-    """Check a list of short scalars, or copy one of small dicts of them. A loop would take several times as long.
+    """Check a list of short scalars, or copy a list of small dicts of them; return the room left, too.
 
-    Return how much room is left, too. Raises an `Exception` if the list holds anything else.
+    Raises an `Exception` for any other list.
     """
+    # In a few calls in C. A loop would take several times as long.
     copied = scalars = values
     if type(values[0]) is dict:
         copied = [row.copy() for row in values if type(row) is dict and len(row) <= _MAX_ROW]
-        # The values of all. Of a dict whose keys are not all exact strs, CPython visits the keys, too, so that no key
-        # is anything but an exact scalar below (`dict_traverse` in Objects/dictobject.c).
+        # The values of all. CPython also visits the keys of a dict, unless all of them are exact strs
+        # (`dict_traverse` in Objects/dictobject.c). So the keys are exact scalars, too, once these are.
         scalars = get_referents(*copied)
+        room -= len(copied) * _NUMBER + len(scalars) * _MAX_NAME
     kinds = {type(scalars[0]), type(scalars[-1])}
-    # Of one type is the rule, and counting is faster than making a set.
+    # Mostly all are of one type, and counting is faster than making a set.
     if len(kinds) > 1 or countOf(map(type, scalars), *kinds) != len(scalars):
         kinds = set(map(type, scalars))
-    if len(copied) != len(values) or not _SCALARS(kinds):
+    room -= len(scalars) * (_MAX_TEXT if str in kinds else _NUMBER)
+    if room < 0 or len(copied) != len(values) or not _SCALARS(kinds):
         raise _NotOrdinary
-    if copied is not scalars:
-        # `len` raises for a name that is no str.
-        if max(map(len, set().union(*copied))) > _MAX_NAME:
-            raise _NotOrdinary
-        room -= len(copied) * _NUMBER + len(scalars) * _MAX_NAME
+    # `len` raises for a name that is no str.
+    if copied is not scalars and max(map(len, set().union(*copied))) > _MAX_NAME:
+        raise _NotOrdinary
     convert, shape = _made or _make_shape()
     convert((scalars,), shape)
-    return copied, room - len(scalars) * (_MAX_TEXT if str in kinds else _NUMBER)
+    return copied, room
 
 
-# The names of dicts that were looked at before. A program's events have the same names again and again.
+# The names of dicts that were checked before: a program's events have the same names again and again.
 _checked_names: set[tuple[str, ...]] = set()
 
 
@@ -201,7 +199,7 @@ _made: tuple[Any, ...] = ()
 
 def _make_shape() -> tuple[Any, ...]:
     """Make the type by which msgspec checks the lengths of texts and the sizes of integers, in one call."""
-    global _made  # noqa: PLW0603 - at first use, because it needs `typing`
+    global _made  # noqa: PLW0603 - made at first use: most programs have no long lists
     msgspec, typing = load("msgspec"), load("typing")
     text = typing.Annotated[str, msgspec.Meta(max_length=_MAX_TEXT)]
     integer = typing.Annotated[int, msgspec.Meta(ge=_SMALLEST_INTEGER, le=_LARGEST_INTEGER)]
