@@ -223,6 +223,31 @@ segfault()
     os.kill(sender, signal.SIGCONT)
 
 
+def test_a_host_without_descriptors_has_no_dumps(may_choose):
+    """Where the pipe cannot be replaced, nobody gets a dump who is not to; events go their way."""
+    done = may_choose.run(
+        WATCHED
+        + """
+import resource
+telemetry = new_telemetry()
+telemetry.capture_event("built")
+telemetry.flush(20, delivered=True)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+try:
+    while True:
+        os.dup(0)
+except OSError:
+    pass
+telemetry.disabled = True
+telemetry.flush(20)
+assert not faulthandler.is_enabled()
+segfault()
+"""
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGSEGV, "", "")
+    may_choose.assert_arrived_once("built")
+
+
 # A host that uses faulthandler, or the signal, itself
 
 

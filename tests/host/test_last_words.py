@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from _thread import get_ident
@@ -225,3 +227,29 @@ def test_the_watch_says_which_process_and_which_reports(new_client, crash, expec
         ticks = os.sysconf("SC_CLK_TCK")
         uptime = float(Path("/proc/uptime").read_text().split()[0])
         assert 0 <= uptime - watch.started / ticks < 24 * 3600
+
+
+# On every system
+
+KILLED = """
+import os, sys, time
+from atotelemetry import Telemetry
+telemetry = Telemetry(app="tool", app_version="1", api_key="phc_test", host=sys.argv[1], notice=None, report_crash=True)
+telemetry.capture_event("built")
+print(telemetry.flush(20, delivered=True), flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_run_that_is_killed_is_reported(server):
+    """Also where no signal tells how it ended."""
+    command = [sys.executable, "-c", KILLED, server.url]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "ATOTELEMETRY_OFF": ""}
+    ) as host:
+        assert host.stdout.readline() == "True\n"
+        host.kill()
+    built, report = server.wait_for_events(2)
+    assert (built["event"], report["event"]) == ("built", "run_vanished")
+    assert report["properties"]["outcome"] in ("killed", "unknown")
+    assert report["distinct_id"] == built["distinct_id"]

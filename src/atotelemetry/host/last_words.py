@@ -102,6 +102,7 @@ class LastWords:
             self._enable()
         except Exception as error:
             debug("a crash will leave no dump: %r", error)
+            self._disable()
 
     def listen(self) -> int:
         """Return the read end for the next sender; -1 without dumps."""
@@ -117,8 +118,12 @@ class LastWords:
         """Let further dumps go where nobody reads them, until the next `listen`."""
         if not self._is_ours(self._write):
             return
-        read, write = pipe_above_standard_streams([])
-        os.set_blocking(write, False)
+        try:
+            read, write = _new_pipe()
+        except OSError as error:
+            debug("a crash will leave no dump: %r", error)
+            self._disable()
+            return
         os.dup2(write, self._write, inheritable=False)
         os.close(write)
         if self._is_ours(self._read):
@@ -144,9 +149,8 @@ class LastWords:
         if not crash and not hang:
             return
         _holder.append(self)
-        self._read, self._write = pipe_above_standard_streams([])
+        self._read, self._write = _new_pipe()
         self._identity = identity(self._read)
-        os.set_blocking(self._write, False)
         if crash:
             file = _File(self._write)
             # Other threads' stacks could fill the pipe before the crashed thread's.
@@ -175,6 +179,12 @@ class LastWords:
     def _is_ours(self, end: int) -> bool:
         """Whether a descriptor still leads to our pipe: a host may close every descriptor, and open others."""
         return end >= 0 and identity(end) == self._identity
+
+
+def _new_pipe() -> tuple[int, int]:
+    read, write = pipe_above_standard_streams([])
+    os.set_blocking(write, False)
+    return read, write
 
 
 def _is_alive(file: ref[_File] | None) -> bool:
