@@ -272,7 +272,7 @@ def circumstances(document):
     return (
         f"{machine['implementation']} {machine['python']} on {machine['system']} {machine['kernel']}, "
         f"{machine['cpus']} CPUs; {peers}. Load average before: {load['start']:.2f}. {noise} Measured in "
-        f"{document['seconds'] / 60:.0f} minutes; runs in turn, median (min to max)."
+        f"{document['seconds']:.0f} s; runs in turn, median (min to max)."
     )
 
 
