@@ -30,7 +30,7 @@ PROPERTIES = {"command": "build", "ok": True, "targets": 3}
 TEN = {**PROPERTIES, "a": 1.5, "b": None, "c": "text", "d": [1, 2], "e": {"f": "g"}, "h": 10**12, "i": "é"}
 
 # A fresh interpreter may have loaded these already, depending on how it was installed; they cost next to nothing.
-FREE = {"__future__", "_queue", "_weakref", "atexit", "itertools", "errno", "_xxsubinterpreters"}
+FREE = {"__future__", "_queue", "_weakref", "atexit", "gc", "itertools", "errno", "_xxsubinterpreters"}
 # What only the first event needs of ours, or only an application's own `Telemetry`.
 AT_AN_EVENT = {
     "atotelemetry.wire",
