@@ -203,9 +203,9 @@ def install_packages(home: Path, version: str, python: Path) -> None:
         requirements = home / "requirements.txt"
         requirements.write_text(needed)
         quietly(*into, "-r", requirements, cwd=home)
-        # pytest asks `platform`, which asks WMI since 3.12, and Wine 8 aborts. Senders run without `site`.
-        (site / "no_wmi.pth").write_text("import sys; sys.modules['_wmi'] = None\n")
         mark.write_text(digest)
+    # pytest asks `platform`, which asks WMI since 3.12, and Wine 8 aborts. Senders run without `site`.
+    (site / "no_wmi.pth").write_text("import sys; sys.modules['_wmi'] = None\n")
     with tempfile.TemporaryDirectory(dir=home) as temporary:
         quietly(UV, "build", "--quiet", "--wheel", "--out-dir", temporary, PROJECT)
         (wheel,) = Path(temporary).glob("*.whl")
