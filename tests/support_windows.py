@@ -165,11 +165,18 @@ class Hosts:
         self._hosts: list[Host] = []
         self._seen: dict[int, Process] = {}
 
-    def start(self, source: str, *, executable: str = sys.executable, preamble: bool = True, **options: object) -> Host:
+    def start(
+        self,
+        source: str,
+        *arguments: str,
+        executable: str = sys.executable,
+        preamble: bool = True,
+        **options: object,
+    ) -> Host:
         script = self.directory / f"host{len(self._hosts)}.py"
         script.write_text((PREAMBLE if preamble else "") + source, encoding="utf-8")
         process = subprocess.Popen(
-            [executable, str(script)],
+            [executable, str(script), *arguments],
             **{
                 "cwd": self.directory,
                 "env": self.environment,

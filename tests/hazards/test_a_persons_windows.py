@@ -64,7 +64,7 @@ def test_git_is_found_and_asked(tmp_path):
 import sys
 def main():
     if "config" in sys.argv:
-        sys.stdout.write("user.email\\ndev@example.org\\0remote.origin.url\\nhttps://github.com/acme/widget.git\\0")
+        sys.stdout.buffer.write(b"user.email\\ndev@example.org\\0remote.origin.url\\nhttps://github.com/acme/widget.git\\0")
     else:
         print("a" * 40)
 """

@@ -24,6 +24,8 @@ import ctypes
 from support_sender import closed_port
 from support_windows import PATIENCE, PREAMBLE, Hosts, Process, kernel32, senders_of
 
+pytestmark = pytest.mark.timeout(300)
+
 SLACK = 1.5  # of a busy machine
 
 THREE = """
@@ -254,7 +256,8 @@ say(client.flush(50), client.stats.dropped)
 
 def test_sixteen_hosts_at_once(hosts):
     """All their events arrive once, and no sender is left."""
-    running = [hosts.start(f"new_client().capture('host {number}', distinct_id='me')") for number in range(16)]
+    source = "new_client(sender_deadline=60).capture(f'host {sys.argv[1]}', distinct_id='me')"
+    running = [hosts.start(source, str(number)) for number in range(16)]
     for host in running:
         assert host.finish() == (0, "", "")
     hosts.assert_arrived_once(*(f"host {number}" for number in range(16)))

@@ -229,7 +229,8 @@ def copy_project(target: Path) -> Path:
 
 def run_tests(wine: Wine, python: Path, project: Path, arguments: list[str]) -> tuple[int, str]:
     """Run pytest; return its exit code and a summary: passed, failed, skipped by reason."""
-    options = ("-p", "no:cacheprovider", *arguments)
+    # A timeout ends the whole run there, and Wine is slow on a busy machine.
+    options = ("-p", "no:cacheprovider", "--timeout", "300", *arguments)
     code, lines = wine.call(python, "-m", "pytest", *options, cwd=project, show=True)
     reasons: Counter[str] = Counter()
     for line in lines:
