@@ -18,7 +18,7 @@ from time import time
 
 from atotelemetry.host.child import identity
 from atotelemetry.host.debug import debug
-from atotelemetry.host.lazy import load
+from atotelemetry.host.frames import own_packages
 from atotelemetry.host.spawn import pipe_above_standard_streams
 
 TYPE_CHECKING = False
@@ -66,7 +66,8 @@ class LastWords:
         self._crash = crash
         self._hang_after = hang_after
         self._began = time()
-        self._described_by = client.described_by[:3]
+        # Here: on the feeder's thread a first import would wait for a fork, which waits for that thread.
+        self._own = own_packages(*client.described_by[:3])
         self._enabled = False  # or tried to, in this process
         # The pipe: its identity, and its ends; -1 when closed.
         self._identity: tuple[int, int] | None = None
@@ -86,7 +87,7 @@ class LastWords:
             # Without a handler of ours the signal would be a surprise to the host.
             "hang_after": self._hang_after if _is_alive(self._hang_file) else None,
             "vanished": self._crash if isinstance(self._crash, str) else VANISHED,
-            "own": load("atotelemetry.host.frames").own_packages(*self._described_by),
+            "own": self._own,
         }
 
     def enable(self) -> None:
