@@ -12,6 +12,7 @@ __all__ = ["NAMES", "for_readme", "for_terminal", "in_words"]
 NAMES = {
     "none": "no telemetry",
     "floor": "floor: one event into a pipe",
+    "lean_floor": "lean floor: of msgspec only the core",
     "sender_floor": "floor: httpx and msgspec imported, one POST",
     "floors": "both floors",
     "atotelemetry": "atotelemetry",

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FULL", "MAIN", "QUICK", "SCENARIOS", "Scenario", "measure"]
 
-OURS, APP, POSTHOG, AS_ATOPILE, BATCHING, SENTRY, IN_PROCESS, FLOOR, SENDER_FLOOR, FLOORS, NONE = (
+OURS, APP, POSTHOG, AS_ATOPILE, BATCHING, SENTRY, IN_PROCESS, FLOOR, LEAN_FLOOR, SENDER_FLOOR, FLOORS, NONE = (
     "atotelemetry",
     "atotelemetry_app",
     "posthog",
@@ -39,6 +39,7 @@ OURS, APP, POSTHOG, AS_ATOPILE, BATCHING, SENTRY, IN_PROCESS, FLOOR, SENDER_FLOO
     "sentry",
     "in_process",
     "floor",
+    "lean_floor",
     "sender_floor",
     "floors",
     "none",
@@ -275,7 +276,7 @@ def spawning(bench, mebibytes):
 # ---- the table
 
 _run = functools.partial
-_ALL = (NONE, FLOOR, FLOORS, OURS, APP, IN_PROCESS, POSTHOG, AS_ATOPILE, SENTRY)
+_ALL = (NONE, FLOOR, LEAN_FLOOR, FLOORS, OURS, APP, IN_PROCESS, POSTHOG, AS_ATOPILE, SENTRY)
 _SLOW = (NONE, FLOOR, OURS, IN_PROCESS, POSTHOG, AS_ATOPILE, SENTRY)
 _SERVERS = (NONE, "healthy", "hanging", "refusing", "unavailable", "breaker_open")
 _TYPED = "import typing, re, enum, datetime"

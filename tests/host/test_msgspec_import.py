@@ -108,6 +108,19 @@ def test_every_way_to_its_names_leads_there(use):
     assert run(LEAN + use) == run(use) != ""
 
 
+def test_uuid_is_what_it_always_is():
+    """It loads `platform` up to Python 3.12, to ask for one word; nobody sees that it did not."""
+    source = """
+import uuid
+print({name: value for name, value in sorted(vars(uuid).items()) if isinstance(value, (str, int, bytes, uuid.UUID))})
+print(sorted(vars(uuid)), uuid.UUID(int=7), uuid.uuid1().node == uuid.getnode(), uuid.uuid5(uuid.NAMESPACE_DNS, "x"))
+import platform, pickle
+print(platform.system(), platform.machine(), pickle.loads(pickle.dumps(uuid.UUID(int=7))))
+"""
+    assert run(LEAN + source) == run(source)
+    assert run(LEAN + "print('platform' in sys.modules)") == "False\n"
+
+
 def test_threads_that_ask_at_once_all_get_it():
     """There is no moment at which a name is missing."""
     source = """

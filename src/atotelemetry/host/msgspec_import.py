@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import builtins
 import sys
+from _frozen_importlib import module_from_spec  # what `importlib` would have to be loaded to name
+from _frozen_importlib_external import PathFinder
 from _thread import get_ident
 
 TYPE_CHECKING = False
@@ -22,6 +24,7 @@ __all__ = ["import_msgspec"]
 _MSGSPEC = "msgspec"
 _ASKS = "msgspec._utils"
 _OPTIONAL = "typing_extensions"
+_SLOW, _SLOW_ASKS = "platform", "uuid"  # on Linux; up to Python 3.12 a tenth of a first event, for one word
 
 # What this package uses of the core. A name that the core of another version lacks loads the rest of msgspec.
 _NAMES = ("UNSET", "DecodeError", "Meta", "Raw", "Struct", "ValidationError", "convert", "defstruct", "to_builtins")
@@ -40,9 +43,6 @@ def import_msgspec() -> None:
 
 
 def _import_core() -> None:
-    from _frozen_importlib import module_from_spec  # as `importlib.util`, which would have to be loaded
-    from _frozen_importlib_external import PathFinder
-
     spec: Any = PathFinder.find_spec(_MSGSPEC)
     package = module_from_spec(spec)
     own = vars(package)
@@ -61,8 +61,13 @@ def _import_core() -> None:
         return getattr(package, name)
 
     own["__getattr__"] = __getattr__
+    if sys.version_info < (3, 13) and sys.platform == "linux" and sys.modules.keys().isdisjoint((_SLOW, _SLOW_ASKS)):
+        platform: Any = type(sys)(_SLOW)
+        platform.system = lambda: "Linux"
+        sys.modules.setdefault(_SLOW_ASKS, _execute(PathFinder.find_spec(_SLOW_ASKS), {_SLOW: platform}))
     if _OPTIONAL not in sys.modules:
-        own["_utils"] = sys.modules[_ASKS] = _execute(PathFinder.find_spec(_ASKS, spec.submodule_search_locations))
+        asks = _execute(PathFinder.find_spec(_ASKS, spec.submodule_search_locations), {_OPTIONAL: None})
+        own["_utils"] = sys.modules[_ASKS] = asks
     sys.modules[_MSGSPEC] = package
     __import__(f"{_MSGSPEC}._core")
     core = vars(own["_core"])
@@ -71,19 +76,21 @@ def _import_core() -> None:
             own.setdefault(name, core[name])
 
 
-def _execute(spec: Any) -> ModuleType:  # noqa: ANN401 - as `importlib` has it
-    """Return the module of a spec, whose code finds no `typing_extensions`. No other module or thread is affected."""
+def _execute(spec: Any, others: dict[str, ModuleType | None]) -> ModuleType:  # noqa: ANN401 - as `importlib` has it
+    """Return the module of a spec, whose code is given `others` for its imports, None for those that are not there.
+
+    No other module or thread is affected.
+    """
     code = spec.loader.get_code(spec.name)
-    module = type(sys)(spec.name)
-    module.__spec__, module.__loader__, module.__package__ = spec, spec.loader, _MSGSPEC
-    module.__file__ = spec.origin
+    module = module_from_spec(spec)
 
-    def without_optional(imported: str, *rest: Any) -> Any:  # noqa: ANN401 - as `__import__`
-        if imported == _OPTIONAL:
+    def import_(imported: str, *rest: Any) -> Any:  # noqa: ANN401 - as `__import__`
+        found = others.get(imported, code)
+        if found is None:
             raise ImportError(imported)
-        return builtins.__import__(imported, *rest)
+        return builtins.__import__(imported, *rest) if found is code else found
 
-    own = module.__dict__["__builtins__"] = {**vars(builtins), "__import__": without_optional}
+    own = module.__dict__["__builtins__"] = {**vars(builtins), "__import__": import_}
     exec(code, module.__dict__)  # noqa: S102 - that is what an import does
     own["__import__"] = builtins.__import__  # for what its functions import later
     return module
