@@ -60,7 +60,7 @@ test-next: $(UV_TO_INSTALL) ## run the suite on 3.14 and 3.15; where they are no
 
 # PYTHON names one of Windows' Pythons here.
 test-windows: $(UV_TO_INSTALL) ## run the tests that are not about POSIX on Windows' Pythons, under Wine (first time: as root)
-	@UV=$(if $(UV_TO_INSTALL),$(abspath $(UV)),uv) $(BOOTSTRAP_PYTHON) tests/tools/windows_python.py $(PYTHON) -- $(PYTEST_ARGS)
+	@UV=$(if $(UV_TO_INSTALL),$(abspath $(UV)),uv) $(BOOTSTRAP_PYTHON) tests/tools/windows_python.py $(PYTHON) -- --numprocesses $(WORKERS) $(PYTEST_ARGS)
 
 lint: $(UV_TO_INSTALL) ## check style, formatting, and which part imports which
 	@$(RUN) ruff check .

@@ -313,17 +313,24 @@ class Staller:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
+        wake(self._listener)
         self._acceptor.join(PATIENCE)
         self._listener.close()
         for connection in self.connections:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+            wake(connection)
         for thread in self._threads:
             thread.join(PATIENCE)
         for connection in self.connections:
             connection.close()
+
+
+def wake(used: socket.socket) -> None:
+    """End whatever a thread does with a socket."""
+    with contextlib.suppress(OSError):
+        used.shutdown(socket.SHUT_RDWR)
+    if sys.platform == "win32":  # where that wakes nobody
+        with contextlib.suppress(OSError):
+            socket.close(used.detach())
 
 
 def silence(connection: socket.socket) -> None:

@@ -159,6 +159,7 @@ def test_status_says_when_the_network_failed(file, capsys, monkeypatch, tmp_path
     assert status_of(capsys)["network"] is None
 
 
+@pytest.mark.posix("named pipes in a directory")
 def test_status_quotes_the_last_delivery(file, capsys, monkeypatch, tmp_path):
     """The newest summary line in the sender's log is the last known delivery, however long the log is."""
     log = tmp_path / "sender.log"
@@ -174,6 +175,7 @@ def test_status_quotes_the_last_delivery(file, capsys, monkeypatch, tmp_path):
     assert status_of(capsys)["last_delivery"] is None
 
 
+@pytest.mark.posix("the places of the XDG specification")
 def test_status_of_another_program(file, capsys, monkeypatch, tmp_path):
     """--app reads another program's variables and file, and claims nothing about its endpoint."""
     monkeypatch.setenv("ATO_TELEMETRY", "off")
@@ -250,6 +252,7 @@ def test_a_variable_that_agrees_needs_no_warning(file, capsys, monkeypatch):
     assert "decides here" not in capsys.readouterr().out
 
 
+@pytest.mark.posix("the places of the XDG specification")
 @pytest.mark.parametrize(("command", "verb"), [(run_enable, "enabled"), (run_disable, "disabled")])
 def test_a_choice_that_cannot_be_written_is_an_error(file, capsys, tmp_path, command, verb):
     """With a file in the place of the directory: exit code 1 and a sentence that names the path."""

@@ -19,7 +19,7 @@ from atotelemetry.testing import RecordedRequest
 from support_processes import MARK, PATIENCE, describe, marked, new_mark, wait_for_end, wait_for_senders
 
 # The senders of a server that hangs give up after eleven seconds.
-pytestmark = pytest.mark.timeout(150)
+pytestmark = [pytest.mark.timeout(150), pytest.mark.posix("signals kill and crash the demo's CLI")]
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 

@@ -125,6 +125,7 @@ def test_without_a_place_for_it_there_is_no_note(cache):
     assert cache.read_text() == "not a folder"
 
 
+@pytest.mark.posix("owners of files")
 def test_somebody_elses_cache_stays_as_it_is(cache, monkeypatch):
     """As root in a user's home."""
     cache.mkdir()

@@ -170,7 +170,7 @@ def test_readme_recipes(tmp_path):
         **{f"test_recipe_{number}.py": recipe for number, recipe in enumerate(recipes)},
     }
     for name, content in files.items():
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_text(content, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", f"--basetemp={tmp_path / 'base'}"],
         cwd=tmp_path,

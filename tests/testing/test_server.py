@@ -121,7 +121,9 @@ def test_hang_ends_with_its_client(server):
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
-        (Answer(reset=True), ConnectionResetError),
+        pytest.param(
+            Answer(reset=True), ConnectionResetError, marks=pytest.mark.posix("Wine has no reset by SO_LINGER")
+        ),
         (Answer(drop=True), http.client.RemoteDisconnected),
         (Answer(garbage=True), http.client.BadStatusLine),
     ],
@@ -353,6 +355,7 @@ def test_started_twice(server):
         server.start()
 
 
+@pytest.mark.posix("POSIX's words for a taken port")
 def test_port_that_is_taken(server):
     """A port that somebody else listens on is refused, and nothing stays behind."""
     other = CaptureServer(port=server.port)
