@@ -38,6 +38,9 @@ _MAX_CHECKED = 64
 _SMALLEST_INTEGER, _LARGEST_INTEGER = -(2**63), 2**63 - 1
 _SMALL, _SMALL_NEGATIVE = 2**30 - 1, -(2**30) + 1  # Python compares integers between them faster
 
+# The end of a timestamp. Made with the module: a signal may come in the middle of a loop, and its handler may capture.
+_MICROSECONDS = [tens + ones for tens in map("{:02d}".format, range(100)) for ones in map("{}Z".format, range(10))]
+
 _SCALARS = frozenset((str, int, float, bool, type(None))).issuperset
 _TEXTS = frozenset((str,)).issuperset
 
@@ -53,7 +56,6 @@ def line_maker(
     # A closure with a loop of its own: a call or a few look-ups of attributes would cost a twentieth of the whole.
     encode, event_of, most_bytes = wire.encode, wire.OutgoingEvent, wire.MAX_EVENT_BYTES
     tail = new_uuid.tail
-    microseconds = [tens + ones for tens in map("{:02d}".format, range(100)) for ones in map("{}Z".format, range(10))]
     # The uuid and the timestamp up to a millisecond. Replaced as a whole: other threads are here, too.
     made: tuple[int | None, str, str] = (None, "", "")
 
@@ -91,7 +93,7 @@ def line_maker(
             beginning, instant = new_uuid.beginning(tick), f"{utc_text(tick // 1000)}.{tick % 1000:03d}"
             made = (tick, beginning, instant)
         name = f"{beginning}{tail()}"
-        line = encode(event_of(name, event, distinct_id, instant + microseconds[now % 1000], known))
+        line = encode(event_of(name, event, distinct_id, instant + _MICROSECONDS[now % 1000], known))
         if len(line) > most_bytes:
             raise _NotOrdinary
         return name, line
