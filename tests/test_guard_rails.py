@@ -16,6 +16,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+import pytest
+
 import support_processes
 from atotelemetry import wire
 from atotelemetry.host import attempts, child, spawn, stream
@@ -24,7 +26,7 @@ from support_hosts import needs_proc
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import pytest
+pytestmark = pytest.mark.posix("system calls, and modules that POSIX loads")
 
 PROPERTIES = {"command": "build", "ok": True, "targets": 3}
 TEN = {**PROPERTIES, "a": 1.5, "b": None, "c": "text", "d": [1, 2], "e": {"f": "g"}, "h": 10**12, "i": "é"}

@@ -23,6 +23,8 @@ import atotelemetry
 from atotelemetry.testing import CaptureServer
 from support_posthog_rules import check_exception_properties, fingerprint, in_app
 
+pytestmark = pytest.mark.posix("the layout of an environment that pip installs into")
+
 FILES = {
     "pyproject.toml": """
         [build-system]

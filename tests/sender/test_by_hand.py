@@ -317,6 +317,7 @@ def test_dry_run_into_a_closed_pipe_ends():
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.posix("a shell closes descriptors")
 def test_dry_run_without_a_standard_output_is_a_wrong_call():
     """There is nowhere to print to."""
     script = f"exec {sys.executable} -P -m atotelemetry.sender --dry-run >&-"
@@ -331,6 +332,7 @@ def test_dry_run_without_a_standard_output_is_a_wrong_call():
     assert (done.returncode, done.stderr) == (2, b"error: standard output is closed\n")
 
 
+@pytest.mark.posix("a shell closes descriptors")
 @pytest.mark.parametrize("closed", ["0", "1", "2", "1 2", "0 1 2"])
 def test_closed_standard_streams_do_no_harm(server, tmp_path, closed):
     """A closed stdin is a wrong call; without the others there is just nobody to tell."""

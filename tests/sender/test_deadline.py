@@ -179,6 +179,7 @@ def test_a_body_without_end_costs_nothing():
     assert done.exit_code == 0, done.stderr
 
 
+@pytest.mark.posix("a C library that holds the interpreter's lock")
 def test_a_library_that_holds_the_interpreter_lock_does_not_outlive_it():
     """The last alarm needs no Python."""
     arguments = to("http://nowhere.invalid", deadline=SHORT)
