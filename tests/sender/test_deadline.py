@@ -359,6 +359,7 @@ faulthandler.dump_traceback_later = lambda seconds, **options: real(min(seconds,
         assert len(server.events) == number
 
 
+@pytest.mark.posix("SIGALRM")
 def test_without_a_thread_to_be_had_a_signal_ends_it():
     """The process limit is reached: the alarm needs no thread."""
     patch = """

@@ -86,6 +86,7 @@ def test_every_program_has_a_log_of_its_own(server, tmp_path, monkeypatch, other
     assert not (tmp_path / "theirs.log").exists()
 
 
+@pytest.mark.posix("permission bits")
 def test_the_log_is_private(server, tmp_path):
     """Event names are nobody else's business."""
     log = tmp_path / "sender.log"
@@ -100,6 +101,7 @@ def test_a_relative_log_is_seen_from_where_the_host_was(server, tmp_path, monkey
     assert said(tmp_path / "sender.log")
 
 
+@pytest.mark.posix("a directory that is in use can be removed")
 def test_a_log_in_a_directory_that_is_gone_is_no_log(server, tmp_path, monkeypatch):
     """The events are delivered all the same."""
     gone = tmp_path / "gone"
@@ -110,7 +112,16 @@ def test_a_log_in_a_directory_that_is_gone_is_no_log(server, tmp_path, monkeypat
     assert (done.exit_code, len(server.events)) == (0, 1)
 
 
-@pytest.mark.parametrize("where", ["no/such/directory/log", ".", "/dev/full", "pipe", "nul\0byte"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "no/such/directory/log",
+        ".",
+        "/dev/full",
+        pytest.param("pipe", marks=pytest.mark.posix("named pipes in a directory")),
+        "nul\0byte",
+    ],
+)
 def test_a_log_that_cannot_be_written_stops_nobody(server, tmp_path, where):
     """A missing directory, a full disk, a named pipe that nobody reads."""
     path = tmp_path / where

@@ -35,6 +35,7 @@ _READ_BYTES = 64 * 1024  # a pipe's capacity
 _DEFAULT_DEADLINE = 15.0
 _LONGEST = 1e6  # seconds; poll(2) takes no more than twice that
 _SHORTEST_LOOK, _LONGEST_LOOK = 0.001, 0.02  # Windows: how often a pipe is asked whether it holds something
+_CLOSING = 4  # FILE_PIPE_CLOSING_STATE
 _NO_SETTINGS = "events came before any hello line, and no --host and --api-key were given (see --help)"
 
 
@@ -303,9 +304,9 @@ class Reader:
 
 
 def _hung_up(stdin: int) -> bool:
-    """Whether a pipe's other end is closed; False where one cannot ask (on Windows: room in the buffer will tell)."""
+    """Whether a pipe's other end is closed; False where one cannot ask."""
     if sys.platform == "win32":
-        return False
+        return _hung_up_on_windows(stdin)
     try:
         import select
 
@@ -355,3 +356,14 @@ if sys.platform == "win32":
                 return False
             time.sleep(pause)
             pause = min(pause * 1.5, _LONGEST_LOOK)
+
+    def _hung_up_on_windows(stdin: int) -> bool:
+        # `PeekNamedPipe` tells only when all was read. This is FILE_PIPE_LOCAL_INFORMATION of ntifs.h.
+        import ctypes  # only for a buffer that is full
+        import msvcrt
+
+        information, status = (ctypes.c_ulong * 10)(), (ctypes.c_void_p * 2)()
+        pipe = ctypes.c_void_p(msvcrt.get_osfhandle(stdin))
+        query = ctypes.windll.ntdll.NtQueryInformationFile
+        failed = query(pipe, status, information, ctypes.sizeof(information), 24)
+        return not failed and information[8] == _CLOSING
