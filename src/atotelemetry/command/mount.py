@@ -39,11 +39,11 @@ def _parser(app: str) -> argparse.ArgumentParser:
         prog=f"{app} telemetry", description=f"See and choose what {app} reports.", allow_abbrev=False
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    status = commands.add_parser("status", help="say whether runs are measured, and what decides it")
+    status = commands.add_parser("status", help="say whether runs are measured, and why")
     status.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
     commands.add_parser("enable", help="let runs be measured")
     commands.add_parser("disable", help="let no run be measured any more")
-    add_show_arguments(commands.add_parser("show", help="print what a run here would send, without sending it"))
+    add_show_arguments(commands.add_parser("show", help="print the requests of a run in this directory; sends nothing"))
     return parser
 
 

@@ -42,8 +42,8 @@ def give(app: str, path: str, text: str, *, watched: bool) -> bool:
 def text_for(app: str, path: str, *, watched: bool = False) -> str:
     """Return the notice of an application that has none of its own; one that is `watched` reports its own end, too."""
     prefix = environment_prefix(app)
-    crashes = "crashes, hangs, and runs that were killed" if watched else "and crashes"
-    return f"""{app} reports to its developers how it is used: which commands run, how long they take, {crashes},
+    crashes = "crashes,\nhangs, and runs that were killed, " if watched else "and crashes,\n"
+    return f"""{app} reports to its developers how it is used: which commands run, how long they take, {crashes}\
 under a random id. Nothing has been sent so far; the next run will send.
   see it:     {prefix}_TELEMETRY=log {app} …   prints what would be sent
   say no:     {prefix}_TELEMETRY=off or DO_NOT_TRACK=1 in the environment,
