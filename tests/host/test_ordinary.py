@@ -8,6 +8,8 @@ import enum
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from atotelemetry.host.ordinary import copy_of_ordinary
 
@@ -129,3 +131,31 @@ def test_names_without_end_are_not_ordinary():
     """They are counted before they are encoded."""
     with pytest.raises(Exception):  # noqa: B017
         copy_of_ordinary({"rows": [{"a": 1}] * 30 + [{"long" * 2000: 1}]})
+
+
+ENTRIES = st.dictionaries(
+    st.text(max_size=3) | st.integers(0, 3) | st.builds(Attributes, st.text(max_size=3)),
+    st.none()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=90)
+    | st.decimals()
+    | st.builds(Attributes)
+    | st.just(()),
+    max_size=3,
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(number=st.integers(0, 30), rows=st.lists(ENTRIES, max_size=6))
+def test_a_list_that_is_taken_is_exact_and_looks_as_msgspec_has_it(number, rows):
+    """Whatever stands in a list of dicts: what is taken of it are exact built-ins, and the same JSON."""
+    rows = [{"a": 1}] * number + rows
+    try:
+        copied, _ = copy_of_ordinary({"rows": rows})
+    except Exception:
+        return
+    for row in copied["rows"]:
+        assert {type(row), *map(type, row)} <= {dict, str}
+        assert {type(value) for value in row.values()} <= {type(None), int, float, str, list}
+    assert msgspec.json.encode(copied["rows"]) == msgspec.json.encode(rows)
