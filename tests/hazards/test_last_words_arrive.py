@@ -82,6 +82,14 @@ children = [multiprocessing.get_context("fork").Process(target=work) for _ in ra
 for child in children: child.start()
 for child in children: child.join()
 """,
+    "a pool, which ends its workers by SIGTERM": """
+import multiprocessing
+def work(_):
+    telemetry.capture_event("more")
+    wait_until(lambda: telemetry.stats.handed_over)
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    pool.map(work, range(2), 1)
+""",
 }
 
 

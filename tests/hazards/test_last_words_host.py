@@ -391,6 +391,24 @@ segfault()
     assert [may_choose.arrived()[name] for name in ("before", "after")] == [1, 1]
 
 
+def test_a_dump_never_ends_up_in_a_file_of_the_host(may_choose):
+    """Also where it crashes before we could see that it closed every file, and opened others."""
+    done = may_choose.run(
+        WATCHED
+        + """
+telemetry = new_telemetry()
+telemetry.capture_event("before")
+assert telemetry.flush(20, delivered=True)
+os.closerange(3, 4096)
+mine = [os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_APPEND) for _ in range(20)]
+segfault()
+""",
+        str(may_choose.directory / "file"),
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGSEGV, "", "")
+    assert (may_choose.directory / "file").read_bytes() == b""
+
+
 def test_the_first_of_two_has_the_dumps(may_choose):
     """`faulthandler` is one for the process; the other one's events arrive as ever."""
     done = may_choose.run(

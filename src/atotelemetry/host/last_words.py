@@ -34,6 +34,8 @@ VANISHED = "run_vanished"
 
 _STARTED = 19  # of the fields of /proc/PID/stat behind the command: `starttime`, see proc(5)
 
+_HIGHEST, _TRIES = 1024, 64  # numbers of descriptors; a higher one costs the kernel a larger table
+
 _holder: list[LastWords] = []
 """The one that `faulthandler` works for: it is one for the whole process."""
 
@@ -150,7 +152,8 @@ class LastWords:
         if not crash and not hang:
             return
         _holder.append(self)
-        self._read, self._write = _new_pipe()
+        self._read, write = _new_pipe()
+        self._write = _out_of_the_way(write)
         self._identity = identity(self._read)
         if crash:
             file = _File(self._write)
@@ -186,6 +189,22 @@ def _new_pipe() -> tuple[int, int]:
     read, write = pipe_above_standard_streams([])
     os.set_blocking(write, False)
     return read, write
+
+
+def _out_of_the_way(descriptor: int) -> int:
+    """Give a descriptor a high number, if one is free.
+
+    A host that closes every descriptor does not tell `faulthandler`. The files it opens next get low numbers. So no
+    dump ends up in them.
+    """
+    limit = os.sysconf("SC_OPEN_MAX")
+    highest = min(limit if limit > 0 else _HIGHEST, _HIGHEST) - 1
+    for number in range(highest, max(descriptor, highest - _TRIES), -1):
+        if identity(number) is None:
+            os.dup2(descriptor, number, inheritable=False)
+            os.close(descriptor)
+            return number
+    return descriptor
 
 
 def _is_alive(file: ref[_File] | None) -> bool:

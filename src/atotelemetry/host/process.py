@@ -33,7 +33,13 @@ if TYPE_CHECKING:
             """Start anew; not `unharmed`: an import of ours was in progress, and can never end here."""
 
 
-__all__ = ["FLUSH_TIMEOUT", "flush_all_at_exit", "flush_when_multiprocessing_ends", "follow"]
+__all__ = [
+    "FLUSH_TIMEOUT",
+    "flush_all_at_exit",
+    "flush_when_multiprocessing_ends",
+    "follow",
+    "is_multiprocessing_child",
+]
 
 FLUSH_TIMEOUT = 2.0
 """The most that the exit of a host may cost, ever."""
@@ -62,10 +68,15 @@ def follow(client: Client, feeder: Feeder) -> None:
         )
 
 
+def is_multiprocessing_child() -> bool:
+    """Whether `multiprocessing` started this process."""
+    multiprocessing = sys.modules.get("multiprocessing.process")
+    return multiprocessing is not None and multiprocessing.parent_process() is not None
+
+
 def flush_when_multiprocessing_ends() -> None:
     """Flush at the end of a `multiprocessing` child that was forked: it leaves by `os._exit`, past `atexit`."""
-    multiprocessing = sys.modules.get("multiprocessing.process")
-    if multiprocessing is None or multiprocessing.parent_process() is None or os.getpid() in _flushing_in:
+    if not is_multiprocessing_child() or os.getpid() in _flushing_in:
         return
     from multiprocessing.util import Finalize  # loaded by the host, or it would not be such a child
 

@@ -10,6 +10,8 @@ import os
 import sys
 from time import time
 
+from atotelemetry.host.process import is_multiprocessing_child
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +45,7 @@ class Stream:
         """The reports wanted of the host's end. With any, a sender listens as long as the host lives."""
 
     def hello(self) -> bytes:
-        """Return the first line."""
+        """Return the first line, or two: a watched child whose end is no news says so at once."""
         import msgspec
 
         from atotelemetry import wire
@@ -66,7 +68,11 @@ class Stream:
             watch=None if self.last_words is None else wire.Watch(**self.last_words.watch()),
             **self.settings,
         )
-        return wire.encode(hello)
+        line = wire.encode(hello)
+        if self.last_words is not None and is_multiprocessing_child():
+            # A pool, or the exit of the parent, ends it by SIGTERM: that is no news.
+            line += b"\n" + self.forked()
+        return line
 
     def listen(self) -> int:
         """Return the pipe of the host's dumps for the next sender; -1 where there is none."""
