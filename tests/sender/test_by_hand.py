@@ -426,6 +426,7 @@ class RunningTerminal:
         os.close(self._controller)
 
 
+@pytest.mark.posix("signals end a sender")
 def test_ctrl_c_ends_it(server):
     """Without a traceback, and with a word about what was delivered."""
     # Whoever runs the tests in the background has it ignored, and children inherit that.

@@ -190,6 +190,7 @@ def delivery_to(host, lines):
         delivery.close()
 
 
+@pytest.mark.posix("variables whose case counts")
 @pytest.mark.parametrize(("host", "variables", "expected"), TABLE)
 def test_the_way(monkeypatch, proxy, server, host, variables, expected):
     """As the variables say, a request goes through the proxy, past it, or nowhere, with the reason."""
@@ -208,6 +209,7 @@ def test_the_way(monkeypatch, proxy, server, host, variables, expected):
     assert (f", through the proxy 127.0.0.1:{proxy.port}" in lines[-1]) == (expected == PROXY)
 
 
+@pytest.mark.posix("variables whose case counts")
 def test_unreadable_entries_are_said_once(monkeypatch, proxy, server):
     """One line for a whole sender, however many requests and connections it makes."""
     set_variables(monkeypatch, except_for("foo:*, ok.example, http://me:secret@[::1"), P=f"127.0.0.1:{proxy.port}")
@@ -221,6 +223,7 @@ def test_unreadable_entries_are_said_once(monkeypatch, proxy, server):
     assert said == ["NO_PROXY: skipped, because unreadable: 'foo:*', 'http://[::1'"]
 
 
+@pytest.mark.posix("variables whose case counts")
 @pytest.mark.parametrize(("host", "variables", "expected"), TABLE)
 def test_side_by_side_with_urllib(monkeypatch, host, variables, expected):
     """A server that urllib reaches without a proxy, we do; and the other way round, for entries in a form it knows."""

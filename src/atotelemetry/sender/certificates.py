@@ -19,12 +19,14 @@ __all__ = ["trusted", "why_not_trusted"]
 # The first family with a variable set counts: OpenSSL's, then requests', then curl's.
 _VARIABLES = (("SSL_CERT_FILE", "SSL_CERT_DIR"), ("REQUESTS_CA_BUNDLE",), ("CURL_CA_BUNDLE",))
 
-# The remedy for an error in a certificate, by OpenSSL's number (x509_vfy.h).
+# The remedy for an error in a certificate, by OpenSSL's number (x509_vfy.h) and by Windows' (winerror.h, CERT_E_…).
 _ADVICE = {
     9: "set this machine's clock",  # not yet valid
     10: "renew the server's certificate, or set this machine's clock",  # expired
     62: "use the name that the certificate is for",  # another host
     64: "use the name that the certificate is for",  # another IP address
+    0x800B0101: "renew the server's certificate, or set this machine's clock",
+    0x800B010F: "use the name that the certificate is for",
 }
 _USUAL_ADVICE = "set SSL_CERT_FILE to a file with its authority's certificate"
 
