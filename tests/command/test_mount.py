@@ -103,7 +103,7 @@ def test_show_is_what_this_application_sends(file, capfdbinary, monkeypatch):
     assert (properties["plan"], properties["platform"]) == (1, sys.platform)
     assert "ci_provider" not in properties
     assert b"phc_secret" not in output.out
-    assert b"waits for the notice" in output.err
+    assert b"is not on yet" in output.err
     assert files_below(file.parent.parent.parent) == []
     assert telemetry_command(["show"], telemetry) == 0
     assert b"Telemetry is waiting for the notice" in capfdbinary.readouterr().out

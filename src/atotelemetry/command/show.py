@@ -74,7 +74,7 @@ def show(telemetry: Telemetry, known: dict[str, object], args: argparse.Namespac
         return 1
     if args.json:
         if known["telemetry"] != "on":
-            words = {"log": "only shows events on stderr", "waiting": "waits for the notice"}
+            words = {"log": "only shows events on stderr", "waiting": "is not on yet"}
             what = words.get(str(known["telemetry"]), "is off")
             say(f"telemetry {what}, nothing of this would be sent: {known['reason']}", sys.stderr)
         sys.stdout.flush()
