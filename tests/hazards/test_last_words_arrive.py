@@ -253,6 +253,29 @@ stuck()
     assert names == {"$exception": 1, "run_vanished": 1}
 
 
+def test_a_host_whose_threads_work_in_silence_is_not_asked_for_their_stacks(hosts):
+    """`faulthandler` would read the frames of a running thread, and may crash the host (Python 3.12 and 3.13)."""
+    host = hosts.start(
+        WATCHED.replace("**settings}", '"report_hang_after": 0.3, **settings}')
+        + """
+def work():
+    while True: pass
+worker = threading.Thread(target=work, daemon=True)
+worker.start()
+worker.join()
+"""
+    )
+    report = next(event for event in hosts.server.wait_for_events(2) if event["event"] == "$exception")
+    told = report["properties"]
+    assert told["$exception_type"] == "Hang"
+    assert told["$exception_stack_trace"] == "its threads are at work\n"
+    assert "stacktrace" not in told["$exception_list"][0]
+    assert host.process.poll() is None
+    host.send(signal.SIGKILL)
+    host.finish()
+    reports(hosts)
+
+
 def test_a_host_that_goes_on_may_hang_again(hosts):
     """Each silence is one report. The host's end is none, where only hangs are reported."""
     host = hosts.start(

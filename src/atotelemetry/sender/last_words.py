@@ -34,6 +34,7 @@ _PATIENCE = 0.5  # for the kernel to end a host whose pipe is closed
 _LOOK_INTERVAL = 0.005
 _SHUTDOWN_PATIENCE = 2.0  # for the host to end after its goodbye
 _DUMP_PATIENCE = 2.0  # for the first byte of a dump that was asked for; it takes milliseconds
+_REST, _REST_NS, _REST_ATTEMPTS = 0.05, 1_000_000, 20  # a thread rests that spends less than 1 ms of CPU in 50
 _DUMP_PAUSE = 0.2  # a dump has ended when nothing more came for so long
 
 # Properties of the run's events that a report has, too.
@@ -74,12 +75,17 @@ class LastWords:
         return self._watch.hang_after if self._process.can_be_asked else None
 
     def hang(self, latest: Event | None) -> Event | None:
-        """Ask a silent host for its stacks; return the report, or None if the host is stopped or gone."""
+        """Ask a silent host for its stacks; return the report, or None if the host is stopped or gone.
+
+        The report has no stacks if threads beside the main one are at work.
+        """
         from atotelemetry.sender.dump import Dump, parse
 
-        if not self._process.ask():
+        asked = self._process.ask()
+        if asked is None:
             return None
-        dump = parse(_read(self._dumps, _DUMP_PATIENCE)) or Dump()
+        dump = parse(_read(self._dumps, _DUMP_PATIENCE)) if asked else Dump("its threads are at work\n")
+        dump = dump or Dump()
         return self._about(dump, latest, silent_for=self._watch.hang_after)
 
     def end(self, latest: Event | None, patience: float, *, said_goodbye: bool) -> Event | None:
@@ -213,18 +219,49 @@ class _Process:
         """Whether a signal can reach it, and surely no other."""
         return self._handle >= 0
 
-    def ask(self) -> bool:
-        """Let it dump the stacks of all its threads; False where it cannot, because it is stopped or gone."""
+    def ask(self) -> bool | None:
+        """Let it dump the stacks of all its threads; False where that could harm it, None if it is stopped or gone."""
         import signal
 
         told = self._look()
         if told is None or told[_STATE] in _NOT_RUNNING:
+            return None
+        if not any(self._others_rest() for _ in range(_REST_ATTEMPTS)):
             return False
         try:
             signal.pidfd_send_signal(self._handle, signal.SIGURG)
         except OSError:
-            return False
+            return None
         return True
+
+    def _others_rest(self) -> bool:
+        """Whether all threads rest but the main one, which gets the signal.
+
+        `faulthandler` reads their stacks without a lock: beside one that runs Python code it may crash the host. A
+        thread that only waits for the interpreter's lock looks around every few milliseconds.
+        """
+        before = self._others()
+        time.sleep(_REST)
+        after = self._others()
+        return all(
+            state not in _RUNNING and spent - before.get(thread, (b"", 0))[1] < _REST_NS
+            for thread, (state, spent) in after.items()
+        )
+
+    def _others(self) -> dict[str, tuple[bytes, int]]:
+        """Return the state and the nanoseconds of CPU of each thread but the main one."""
+        told: dict[str, tuple[bytes, int]] = {}
+        tasks = f"/proc/{self._pid}/task"
+        for thread in os.listdir(tasks) if os.path.exists(tasks) else ():
+            task = f"{tasks}/{thread}"
+            try:
+                with open(f"{task}/stat", "rb") as stat, open(f"{task}/schedstat", "rb") as schedule:
+                    state = stat.read().rpartition(b") ")[2].split()[_STATE]
+                    told[thread] = state, int(schedule.read().split()[0])
+            except OSError:
+                continue  # it ended meanwhile
+        told.pop(str(self._pid), None)
+        return told
 
     def wait(self, within: float) -> _End | None:
         """Wait until it has ended; return how. None: it goes on, as another program or without the pipe."""
@@ -278,6 +315,7 @@ class _Process:
         return int.from_bytes(info[-4:], sys.byteorder)
 
 
+_RUNNING = (b"R",)
 _NOT_RUNNING = (b"T", b"t", b"Z", b"X")
 _ENDED = (b"Z", b"X")
 
@@ -301,9 +339,9 @@ class _WindowsProcess:
         except OSError:
             return  # it is gone already
 
-    def ask(self) -> bool:
+    def ask(self) -> bool | None:
         """Do nothing: this system lacks the signal."""
-        return False
+        return None
 
     def wait(self, within: float) -> _End | None:
         """Wait until it has ended; return how. None: it goes on without the pipe."""
