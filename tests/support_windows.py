@@ -31,7 +31,7 @@ import os, sys, time
 import atotelemetry
 
 def new_client(**settings):
-    known = {"app": "host", "app_version": "1", "request_timeout": 5.0, "sender_deadline": 10.0}
+    known = {"app": "host", "app_version": "1", "request_timeout": 15.0, "sender_deadline": 45.0}
     return atotelemetry.TelemetryClient("phc_test", os.environ["TEST_SERVER"], **{**known, **settings})
 
 def say(*words):
