@@ -130,6 +130,8 @@ class Watch(msgspec.Struct, kw_only=True):
     """Seconds of silence after which the host is asked for its stacks. None: never."""
     vanished: str = "run_vanished"
     """Name of the event for an end that leaves no dump."""
+    choice: tuple[str, tuple[int, ...] | None] | None = None
+    """The file that says yes, and its inode, times of change and size then (None: no file). Another state is no yes."""
     own: tuple[str, ...] = ()
     """Import names of the application's code, whose frames are in-app; without any, all code but libraries is."""
 

@@ -194,6 +194,22 @@ def test_a_host_that_ends_by_itself_leaves_no_report(hosts, end):
     assert hosts.arrived()["built"] == TIMES // 5 * 2
 
 
+def test_a_no_that_another_process_says_is_a_no_to_the_report(hosts):
+    """The person says it in another terminal; the host captures nothing more, and crashes."""
+    done = hosts.run(
+        WATCHED
+        + """
+telemetry.flush(20, delivered=True)
+code = "from atotelemetry import Telemetry; Telemetry(app='host', api_key='x', host='http://127.0.0.1:1').disable()"
+import subprocess
+subprocess.run([sys.executable, "-c", code], check=True)
+segfault()
+"""
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGSEGV, "", "")
+    assert reports(hosts) == []
+
+
 def test_the_last_process_of_a_daemon_is_watched(hosts):
     """The two that fork and leave before it are no news."""
     done = hosts.run(

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from atotelemetry.host import feeder as feeder_module
+from atotelemetry.host.consent import Consent
 from atotelemetry.host.last_words import LastWords
 from atotelemetry.host.outbox import Outbox
 from atotelemetry.host.telemetry import Telemetry
@@ -219,7 +220,7 @@ def test_a_wrong_option_raises_where_it_is_given(options, message):
 def test_the_watch_says_which_process_and_which_reports(new_client, crash, expected, name):
     """The process by its number and start time; a hang is only looked for where the signal is ours."""
     client = new_client(in_app=("mine", "ours"))
-    watch = Watch(**LastWords(crash=crash, hang_after=300, client=client).watch())
+    watch = Watch(**LastWords(crash=crash, hang_after=300, client=client, consent=Consent("on", "")).watch())
     assert (watch.pid, watch.crash, watch.vanished, watch.hang_after) == (os.getpid(), expected, name, None)
     assert watch.own == ("mine", "ours")
     assert 0 <= time.time() - watch.began < 60

@@ -82,7 +82,7 @@ class Consent:
         self.creates = creates
         self.withdrawn = False
         self._looked_at = 0.0
-        self._seen: object = None
+        self._seen: tuple[int, ...] | None = None
 
     @property
     def enabled(self) -> bool:
@@ -115,6 +115,14 @@ class Consent:
             if _signature(self.path) != self._seen:
                 self.read_again()
         return self.enabled
+
+    def file(self) -> tuple[str, tuple[int, ...] | None] | None:
+        """Return the file that said yes, and its state then, as `wire.Watch` has it; None if no file decides."""
+        if self.mode != "on" or self.by_variable or not self.path.isprintable():
+            return None
+        if _signature(self.path) != self._seen:  # such as by our own first run
+            self.read_again()
+        return self.path, self._seen if self.enabled else ()
 
     def __repr__(self) -> str:
         return f"Consent(mode={self.mode!r}, reason={self.reason!r}, path={self.path!r}, id={self.id!r})"
@@ -379,8 +387,8 @@ def _beginning(path: str) -> bytes:
         return b""
 
 
-def _signature(path: str) -> tuple[int, int, int, int] | None:
-    """Return a value that changes when the file does, None if there is no file."""
+def _signature(path: str) -> tuple[int, ...] | None:
+    """Return a value that changes when the file does, None if there is no file. A sender compares it, too."""
     try:
         found = os.stat(path)
     except OSError:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from atotelemetry.host.client import TelemetryClient
+    from atotelemetry.host.consent import Consent
 
 __all__ = ["VANISHED", "LastWords"]
 
@@ -61,10 +62,14 @@ class LastWords:
         crash: whether an unannounced end is reported, and the name of the event if it left no dump.
         hang_after: seconds of silence after which the stacks are reported; None for never.
         client: its sender reports.
+        consent: without it, there is no report.
 
     """
 
-    def __init__(self, *, crash: bool | str, hang_after: float | None, client: TelemetryClient) -> None:
+    def __init__(
+        self, *, crash: bool | str, hang_after: float | None, client: TelemetryClient, consent: Consent
+    ) -> None:
+        self._consent = consent
         self._crash = crash
         self._hang_after = hang_after
         self._began = time()
@@ -89,6 +94,7 @@ class LastWords:
             # Without a handler of ours the signal would be a surprise to the host.
             "hang_after": self._hang_after if _is_alive(self._hang_file) else None,
             "vanished": self._crash if isinstance(self._crash, str) else VANISHED,
+            "choice": self._consent.file(),
             "own": self._own,
         }
 

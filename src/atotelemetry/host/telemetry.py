@@ -197,7 +197,7 @@ class Telemetry:
             self.install_hooks()
         if (report_crash or report_hang_after) and not self.client.disabled:
             self.client.stream.last_words = load("atotelemetry.host.last_words").LastWords(
-                crash=report_crash, hang_after=report_hang_after, client=self.client
+                crash=report_crash, hang_after=report_hang_after, client=self.client, consent=self._consent
             )
 
     def capture(

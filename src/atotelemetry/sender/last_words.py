@@ -81,7 +81,7 @@ class LastWords:
         """
         from atotelemetry.sender.dump import Dump, parse
 
-        asked = self._process.ask()
+        asked = self._process.ask() if self._is_agreed() else None
         if asked is None:
             return None
         dump = parse(_read(self._dumps, _DUMP_PATIENCE)) if asked else Dump("its threads are at work\n")
@@ -96,7 +96,7 @@ class LastWords:
         """
         from atotelemetry.sender.dump import FATAL, Dump, parse
 
-        if not self._watch.crash:
+        if not self._watch.crash or not self._is_agreed():
             return None
         dump = parse(_read(self._dumps, min(patience, _SHUTDOWN_PATIENCE) if said_goodbye else 0.0))
         if dump is not None and dump.is_fatal:
@@ -114,6 +114,17 @@ class LastWords:
             outcome = "oom"
         told = {"outcome": outcome, "duration": self._duration(), **({"signal": end.by} if end.by else {})}
         return _event(self._watch.vanished, told, latest)
+
+    def _is_agreed(self) -> bool:
+        """Whether the file that said yes is as it was: the person may have said no since, in another process."""
+        if self._watch.choice is None:
+            return True
+        path, seen = self._watch.choice
+        try:
+            found = os.stat(path)
+        except OSError:
+            return seen is None
+        return seen == (found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
 
     def _about(self, dump: Dump, latest: Event | None, *, silent_for: float | None = None) -> Event:
         return dump_event(dump, self._settings, latest, duration=self._duration(), silent_for=silent_for)
