@@ -49,6 +49,7 @@ _REAP_INTERVAL = 0.002  # how often it looks in the few milliseconds until the s
 _REAP_PATIENCE = 0.05  # how long a flush waits for that
 _WRITE_BYTES = 64 * 1024  # gather about a pipe's capacity for one write
 _FORK_PATIENCE = 0.1  # how long a fork waits for the queue to drain
+_NO_PATIENCE = 0.1  # how long a no waits until the sender that watches has heard of it
 _LOOK_UP = 0.01  # how often a wait that a fork may end looks for one
 _LOOK_UP_OFTEN = 0.001  # how often, if a fork has waited for this pipe before
 # Python warns a program that forks with threads. Up to 3.12 it counts them before it calls our hook, later after.
@@ -170,9 +171,10 @@ class Feeder:
         return True
 
     def discard(self, *, for_good: bool = False) -> None:
-        """Drop the events in the queue, and tell the sender to drop those it has not posted. Never waits.
+        """Drop the events in the queue, and tell the sender to drop those it has not posted.
 
-        `for_good`: and every event from here on.
+        `for_good`: and every event from here on. Never waits but for a sender that watches, a moment: it must know of
+        the no before anything happens to this process.
         """
         request = _Discard()
         self._discards_for_good = self._discards_for_good or for_good
@@ -181,6 +183,9 @@ class Feeder:
         if self._running or self._waiting() or self._sender is not None:
             self.put_unbounded(request)
             self._start_thread()
+            deadline = Deadline(0.0 if self._stream.last_words is None or self._work.is_done_here() else _NO_PATIENCE)
+            while self._sender is not None and not deadline.passed():
+                sleep(_REAP_INTERVAL)
         elif not for_good:
             self._discards.remove(request)
 

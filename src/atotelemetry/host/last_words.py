@@ -153,6 +153,10 @@ class LastWords:
         hang = self._hang_after is not None and signal.getsignal(signal.SIGURG) is signal.SIG_DFL
         if crash != bool(self._crash):
             debug("a crash will leave no dump: the host has enabled faulthandler itself")
+        if crash and _handles_crashes():
+            # Such as a Java or Julia machine, which goes on after many a SIGSEGV of its own making.
+            crash = False
+            debug("a crash will leave no dump: the host has a handler for such signals")
         if hang != (self._hang_after is not None):
             debug("no hang will be reported: the host has a handler for SIGURG")
         if not crash and not hang:
@@ -215,6 +219,17 @@ def _out_of_the_way(descriptor: int) -> int:
 
 def _is_alive(file: ref[_File] | None) -> bool:
     return file is not None and file() is not None
+
+
+def _handles_crashes() -> bool:
+    """Whether this process has a handler for a signal that `faulthandler` would take, also one of a C library."""
+    try:
+        with open("/proc/self/status", "rb") as status:
+            caught = next(int(line[7:], 16) for line in status if line.startswith(b"SigCgt:"))
+    except (OSError, StopIteration, ValueError):
+        return False
+    crashes = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
+    return any(caught >> number - 1 & 1 for number in crashes)
 
 
 def _started() -> int | None:
