@@ -150,6 +150,7 @@ def invoking(monkeypatch, tmp_path):
     return their_home
 
 
+@pytest.mark.posix("sudo")
 @pytest.mark.parametrize(("content", "mode"), [("telemetry: false\n", "off"), ("enabled: false\n", "off")])
 def test_under_sudo_the_invoking_users_no_counts(home, invoking, content, mode):
     """Their file is read, never written; their yes is none for root, and changes nothing."""

@@ -248,6 +248,7 @@ print(restored == [True], "msgspec" in sys.modules, "typing_extensions" in sys.m
     assert run(source).split() == ["True"] * 3
 
 
+@pytest.mark.posix("a package that lies outside site-packages")
 def test_without_msgspec_it_says_so():
     """A broken installation raises what an import statement raises; the client makes that a counted drop."""
     source = """

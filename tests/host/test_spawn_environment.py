@@ -70,6 +70,7 @@ for name in {packages!r}:
     )
 
 
+@pytest.mark.posix("lib-dynload, and a package that lies outside site-packages")
 def test_the_sender_imports_this_very_package_and_what_that_needs(monkeypatch, tmp_path):
     """The standard library and our own home come first; what else the host can import is not handed over."""
     monkeypatch.setattr(sys, "path", [str(tmp_path / "first"), *sys.path, str(tmp_path / "last")])
@@ -195,6 +196,7 @@ def test_a_sender_has_no_sender(monkeypatch):
     assert reason_not_to_spawn() == "this process is a sender, or was started by one"
 
 
+@pytest.mark.posix("descriptors")
 def test_an_interpreter_that_is_gone_is_no_reason_to_try_again(monkeypatch, tmp_path):
     """A virtual environment that was deleted under the host ends it; no descriptor is left."""
     for name in ("executable", "_base_executable"):  # Windows starts the second one

@@ -352,6 +352,7 @@ def test_a_socks_proxy_with_a_password():
     assert "ret" not in done.stderr
 
 
+@pytest.mark.posix("variables whose case counts")
 def test_a_socks_proxy_without_the_extra():
     """The reason names the package to install, and the event goes nowhere else."""
     with Listener() as server:

@@ -232,6 +232,7 @@ except OSError as error:
 """
 
 
+@pytest.mark.posix("paths with slashes")
 @pytest.mark.parametrize(
     ("options", "home_is_masked", "argv"),
     [
@@ -262,6 +263,7 @@ def test_from_a_real_program(tmp_path, options, home_is_masked, argv):
     assert properties["argv"] == ["--token", argv]
 
 
+@pytest.mark.posix("paths with slashes")
 def test_log_mode_says_that_it_is_unmasked(tmp_path):
     """What a person reads on stderr is as it was captured, and says so."""
     program = tmp_path / "tool.py"

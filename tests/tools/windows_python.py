@@ -60,7 +60,7 @@ def main() -> int:
             for version in versions:
                 python = install_python(home, version)
                 install_packages(home, version, python)
-                project = copy_project(wine.drive / "atotelemetry")
+                project = copy_project(wine.drive / "checkout")
                 found, summary = run_tests(wine, python, project, sys.argv[separator + 1 :])
                 summaries.append(f"Windows' Python {version} under {wine.version()}: {summary}")
                 code = code or found
