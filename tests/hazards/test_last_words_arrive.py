@@ -128,6 +128,25 @@ def test_a_crash_arrives_with_its_stack(hosts, end, kind, function):
     assert function in [frame["function"] for frame in described["stacktrace"]["frames"]]
 
 
+@pytest.mark.parametrize("end", ["telemetry.shutdown()", "del telemetry"])
+def test_the_next_one_has_the_dumps_after_the_first_has_ended(hosts, end):
+    """A program may make one `Telemetry` after the other."""
+    done = hosts.run(
+        WATCHED
+        + f"""
+{end}
+wait_until(lambda: not faulthandler.is_enabled())
+telemetry = new_telemetry()
+telemetry.capture_event("more")
+wait_until(lambda: telemetry.stats.handed_over)
+segfault()
+"""
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGSEGV, "", "")
+    (report,) = reports(hosts)
+    assert report["properties"]["$exception_type"] == "SIGSEGV"
+
+
 def test_a_fatal_error_of_the_interpreter_arrives(hosts):
     """Its text and stack are on stderr as ever; `faulthandler` is taken away before the abort, so the kernel tells."""
     done = hosts.run(

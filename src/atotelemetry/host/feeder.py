@@ -473,7 +473,10 @@ class Feeder:
                 self._drop(self._attempts.reason, self._outbox.clear())
             # While the interpreter shuts down it may still crash; but whoever waits for the sender must not keep it.
             if request.stop and not (request.exits and not self.waits_for_delivery()):
-                self._stream.mute()
+                if request.exits:
+                    self._stream.mute()
+                else:
+                    self._stream.watch_no_longer()
             if request.stop or not self._outlives_flush():
                 self._end_sender(deadline)
         except BaseException:

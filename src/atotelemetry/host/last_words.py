@@ -111,7 +111,7 @@ class LastWords:
             self._enable()
         except Exception as error:
             debug("a crash will leave no dump: %r", error)
-            self._disable()
+            self.disable()
 
     def listen(self) -> int:
         """Return the read end for the next sender; -1 without dumps."""
@@ -120,7 +120,7 @@ class LastWords:
         if self._is_ours(self._write) and self._is_ours(self._read):
             self._read_by_a_sender = True
             return self._read
-        self._disable()  # a host that closed our descriptors may have other files there by now
+        self.disable()  # a host that closed our descriptors may have other files there by now
         return -1
 
     def mute(self) -> None:
@@ -131,7 +131,7 @@ class LastWords:
             read, write = _new_pipe()
         except OSError as error:
             debug("a crash will leave no dump: %r", error)
-            self._disable()
+            self.disable()
             return
         os.dup2(write, self._write, inheritable=False)
         os.close(write)
@@ -142,7 +142,7 @@ class LastWords:
 
     def after_fork_in_child(self) -> None:
         """Leave the parent's pipe to the parent. The next event of this process gives it one of its own."""
-        self._disable()
+        self.disable()
         self._enabled = False
 
     def _enable(self) -> None:
@@ -175,7 +175,7 @@ class LastWords:
             faulthandler.register(signal.SIGURG, file, all_threads=True)
             self._hang_file = ref(file)
 
-    def _disable(self) -> None:
+    def disable(self) -> None:
         """End `faulthandler`'s work for us, then close the pipe: its number may be another file's next."""
         if self not in _holder:
             return

@@ -83,6 +83,11 @@ class Stream:
         if self.last_words is not None:
             self.last_words.mute()
 
+    def watch_no_longer(self) -> None:
+        """Leave `faulthandler` to others: no event will come any more."""
+        if self.last_words is not None:
+            self.last_words.disable()
+
     def network_pause(self) -> float:
         """Return for how many seconds no sender should be started, because the network to the server fails."""
         cache = os.environ.get("XDG_CACHE_HOME", "")
