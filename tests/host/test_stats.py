@@ -19,6 +19,9 @@ def test_an_event_that_moves_on_while_it_is_counted_is_not_counted_twice(new_cli
         def fate(self):
             return self.handed_over, {}
 
+        def added(self):
+            return 0
+
         @property
         def handed_over(self):
             client.counts.capture()
