@@ -211,6 +211,7 @@ def new_feeder(spawner, threads):
             last_words=last_words,
             listen=lambda: -1 if last_words is None else last_words.listen(),
             mute=lambda: last_words and last_words.mute(),
+            watch_no_longer=lambda: last_words and last_words.disable(),
             forked=lambda: FORKED,
         )
         feeder = Feeder(queue_size=queue_size, stream=stream, **options)

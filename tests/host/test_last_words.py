@@ -40,6 +40,10 @@ class Words:
         alive = sum(sender.pipe >= 0 for sender in self._spawner.senders)
         self.calls.append(f"mute with {alive}")
 
+    def disable(self) -> None:
+        alive = sum(sender.pipe >= 0 for sender in self._spawner.senders)
+        self.calls.append(f"disable with {alive}")
+
 
 @pytest.fixture
 def words(spawner):
@@ -120,7 +124,7 @@ def test_a_stop_ends_it_and_then_dumps_go_nowhere(watched, spawner, words):
     sender = spawner.sender(1)
     assert watched.flush(PATIENCE, stop=True)
     assert sender.read_to_end() == [HELLO, event(1), END]
-    assert words.calls == ["listen", "mute with 1"]
+    assert words.calls == ["listen", "disable with 1"]
 
 
 def test_a_no_mutes_before_the_end(watched, spawner, words):
