@@ -42,6 +42,7 @@ _SMALL, _SMALL_NEGATIVE = 2**30 - 1, -(2**30) + 1  # Python compares integers be
 _MICROSECONDS = [tens + ones for tens in map("{:02d}".format, range(100)) for ones in map("{}Z".format, range(10))]
 
 _SCALARS = frozenset((str, int, float, bool, type(None))).issuperset
+_TEXTS = frozenset((str,)).issuperset
 
 
 class _NotOrdinary(Exception):
@@ -63,15 +64,12 @@ def line_maker(
         if len(properties) > _MAX_ENTRIES:
             raise _NotOrdinary
         known = properties.copy()
-        values = get_referents(known)
-        if len(values) != len(known):  # there are keys among them, see `_copy_many`
-            raise _NotOrdinary
         names = tuple(known)
         if names not in _checked_names:
             _check_names(names)
         room = _ROOM
         has_containers = False
-        for item in values:
+        for item in known.values():
             kind = type(item)
             if kind is str:
                 room -= len(item)
@@ -115,12 +113,10 @@ def copy_of_ordinary(value: Any, room: int = _ROOM, depth: int = 0) -> tuple[Any
         raise _NotOrdinary
     if type(value) is dict:
         copied = value.copy()
-        values = get_referents(copied)
-        if len(values) != len(copied):
-            raise _NotOrdinary
         names = tuple(copied)
         if names not in _checked_names:
             _check_names(names)
+        values = copied.values()
     else:
         copied = values = list(value)
         if len(copied) > _FEW:
@@ -187,13 +183,14 @@ def _copy_many(values: list[Any], room: int) -> tuple[list[Any], int]:
     return copied, room
 
 
-# The names of dicts that were checked before: a program's events have the same names again and again.
+# The names of dicts that were checked before: a program's events have the same names again and again. A str subclass
+# may equal one of them; of a key msgspec takes the characters, and runs no code.
 _checked_names: set[tuple[str, ...]] = set()
 
 
-def _check_names(names: tuple[str, ...]) -> None:
-    """Raise if the keys of a dict, which are exact strs, are long."""
-    if sum(map(len, names)) > _MAX_NAMES:
+def _check_names(names: tuple[Any, ...]) -> None:
+    """Raise unless all keys of a dict are exact strs, and not long."""
+    if not _TEXTS(map(type, names)) or sum(map(len, names)) > _MAX_NAMES:
         raise _NotOrdinary
     if len(_checked_names) >= _MAX_CHECKED:
         _checked_names.clear()
