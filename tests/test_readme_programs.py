@@ -96,18 +96,34 @@ def test_asyncio(hosts):
     assert sorted(names[1:-1]) == ["fetch_end", "fetch_end", "fetch_start", "fetch_start"]
 
 
-@pytest.mark.parametrize("more", [[], ["--preload"], ["--max-requests=1"]], ids=["plain", "preload", "recycled"])
-def test_gunicorn(hosts, more):
+# A signal that reaches a worker earlier is lost, and the server waits half a minute for it.
+READY = """
+def post_worker_init(worker):
+    worker.log.info("ready")
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "workers"),
+    [([], 2), (["--preload"], 2), (["--max-requests=1"], 6)],
+    ids=["plain", "preload", "recycled"],
+)
+def test_gunicorn(hosts, more, workers):
     """Each worker sends its own events, also one that the server replaces; the server never meets a sender."""
     path, _ = program(hosts, "gunicorn")
-    options = ["--bind=127.0.0.1:0", "--workers=2", "--no-control-socket", f"--chdir={Path(path).parent}", *more]
-    command = [sys.executable, "-B", "-m", "gunicorn", *options, "mytool:app"]
+    ready = hosts.script(READY, preamble=False, path=Path(path).with_name("ready.py"))
+    options = ["--bind=127.0.0.1:0", "--workers=2", "--no-control-socket", f"--config={ready}", *more]
+    command = [sys.executable, "-B", "-m", "gunicorn", *options, f"--chdir={Path(path).parent}", "mytool:app"]
     host = hosts.start_command(command, stderr=subprocess.STDOUT)
-    while not (address := re.search(r"Listening at: (http://\S+)", host.hear())):
-        pass
+    log = ""
+    while log.count("] ready") < 2:
+        log += host.hear()
+    address = re.search(r"Listening at: (http://[0-9.:]+)", log)
     for _ in range(4):
         with urllib.request.urlopen(address[1], timeout=PATIENCE) as answer:
             assert answer.read() == b"hello\n"
+    while log.count("] ready") < workers:
+        log += host.hear()
     host.process.send_signal(signal.SIGTERM)
     done = host.finish()
     events = told(hosts, 8)
@@ -115,7 +131,7 @@ def test_gunicorn(hosts, more):
     assert {properties["method"] for _, properties in events} == {"GET"}
     assert [properties["status"] for name, properties in events if name == "request_end"] == [200] * 4
     assert done.returncode == 0
-    assert not re.search("Traceback|WARNING|ERROR|CRITICAL", done.stdout), done.stdout
+    assert not re.search("Traceback|WARNING|ERROR|CRITICAL", log + done.stdout), log + done.stdout
 
 
 def test_at_a_terminal(hosts):
