@@ -61,6 +61,7 @@ def main():
         print(f"Written: {SCRATCH.relative_to(ROOT)}. Few rounds or one scenario: the README keeps its figures.")
         return
     write_json(COMMITTED, document)
+    document = json.loads(COMMITTED.read_text(encoding="utf-8"))  # rounded: README is to say the same
     PICTURE.write_text(plot.picture(document["scenarios"]), encoding="utf-8")
     print(f"Written: {COMMITTED.relative_to(ROOT)}, {PICTURE.relative_to(ROOT)}")
     print(rewrite_readme("numbers", report.in_words(document)))
