@@ -138,6 +138,7 @@ def test_a_log_that_cannot_be_written_stops_nobody(server, tmp_path, where):
     assert len(server.events) == 2
 
 
+@pytest.mark.posix("a write at the end of a file is one step")
 def test_the_lines_of_many_writers_do_not_mix(tmp_path):
     """A line is one write."""
     path = tmp_path / "log"

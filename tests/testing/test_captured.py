@@ -155,6 +155,7 @@ def test_blocks_within_blocks():
     assert (names(outer), names(inner)) == (["first", "third"], ["second"])
 
 
+@pytest.mark.posix("a recipe is about SIGSEGV")
 def test_readme_recipes(tmp_path):
     """README's recipes for tests pass as they stand, and the plugin switches off everything else."""
     section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Testing code that captures\n")[1]
