@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import time
 from collections import Counter
 
@@ -29,6 +30,9 @@ def new_telemetry(**settings):
 def segfault():
     ctypes.string_at(0)
 
+def delivered(count):
+    wait_until(lambda: telemetry.stats.delivered == count)
+
 telemetry = new_telemetry()
 telemetry.capture_event("built")
 wait_until(lambda: telemetry.stats.handed_over)
@@ -41,7 +45,7 @@ CRASHES = {
     "SIGSEGV after a flush": ("assert telemetry.flush(); segfault()", "SIGSEGV", "segfault"),
     "SIGSEGV after a delivery": ("assert telemetry.flush(20, delivered=True); segfault()", "SIGSEGV", "segfault"),
     "SIGSEGV after idle time": (
-        "feeder.FEEDER_IDLE = 0.01; telemetry.capture_event('more'); time.sleep(0.3); segfault()",
+        "feeder.FEEDER_IDLE = 0.01; telemetry.capture_event('more'); delivered(2); segfault()",
         "SIGSEGV",
         "segfault",
     ),
@@ -63,7 +67,7 @@ QUIET_ENDS = {
     "its end": "",
     "sys.exit": "sys.exit(3)",
     "an exception": "sys.stderr = open(os.devnull, 'w'); raise ValueError",
-    "Ctrl-C": "sys.stderr = open(os.devnull, 'w'); os.kill(os.getpid(), signal.SIGINT); time.sleep(9)",
+    "Ctrl-C": "sys.stderr = open(os.devnull, 'w'); os.kill(os.getpid(), signal.SIGINT); hear()",
     "os._exit": "os._exit(3)",
     "os._exit after a flush": "telemetry.flush(); os._exit(3)",
     "exec": "telemetry.flush(); os.execv('/bin/sh', ['sh', '-c', 'exit 3'])",
@@ -305,8 +309,8 @@ stuck()
     functions = [frame["function"] for frame in told["$exception_list"][0]["stacktrace"]["frames"]]
     assert "stuck" in functions
     assert any("bootstrap" in line for thread in told["$exception_threads"] for line in thread["stack"])
-    assert host.process.poll() is None
-    time.sleep(0.3)
+    with pytest.raises(subprocess.TimeoutExpired):  # left alone, and by now silent for as long again
+        host.process.wait(0.3)
     host.send(signal.SIGKILL)
     host.finish()
     names = Counter(event["event"] for event in reports(hosts))

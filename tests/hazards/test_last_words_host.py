@@ -49,6 +49,13 @@ def may_choose(tmp_path):
         yield started
 
 
+def ends_well(hosts, source, *arguments, arrive):
+    """Run a host to its end: it says nothing, and exactly these events arrive."""
+    done = hosts.run(WATCHED + source, *arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.assert_arrived_once(*arrive)
+
+
 @pytest.mark.parametrize(("end", "code"), ENDS.values(), ids=ENDS)
 def test_a_host_ends_as_ever(may_choose, end, code):
     """The same signal or exit code, and not a word on its terminal."""
@@ -325,9 +332,9 @@ os.waitpid(pid, 0)
 
 def test_a_child_has_nothing_of_it(may_choose):
     """No handler, and no pipe: a file that it opens under that number gets no dump."""
-    done = may_choose.run(
-        WATCHED
-        + """
+    ends_well(
+        may_choose,
+        """
 before = open_files()
 telemetry = new_telemetry()
 telemetry.capture_event("built")
@@ -344,16 +351,15 @@ assert not os.stat(sys.argv[1]).st_size
 os.unlink(sys.argv[1])
 """,
         str(may_choose.directory / "file"),
+        arrive=["built"],
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    may_choose.assert_arrived_once("built")
 
 
 def test_a_child_has_its_own_from_its_first_event(may_choose):
     """A daemon's last process is watched like any other; it and its parent have a pipe each."""
-    done = may_choose.run(
-        WATCHED
-        + """
+    ends_well(
+        may_choose,
+        """
 telemetry = new_telemetry()
 telemetry.capture_event("parent")
 pid = os.fork()
@@ -363,10 +369,9 @@ if not pid:
     assert telemetry.flush(20, delivered=True)
     sys.exit(7)
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
-"""
+""",
+        arrive=["parent", "child"],
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    may_choose.assert_arrived_once("parent", "child")
 
 
 def test_a_host_that_closes_every_file_gets_no_dump_in_the_next(may_choose):
@@ -411,15 +416,14 @@ segfault()
 
 def test_the_first_of_two_has_the_dumps(may_choose):
     """`faulthandler` is one for the process; the other one's events arrive as ever."""
-    done = may_choose.run(
-        WATCHED
-        + """
+    ends_well(
+        may_choose,
+        """
 one, two = new_telemetry(), new_telemetry()
 one.capture_event("one")
 two.capture_event("two")
 assert two.flush(20, delivered=True)
 assert one.flush(20, delivered=True)
-"""
+""",
+        arrive=["one", "two"],
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    may_choose.assert_arrived_once("one", "two")

@@ -118,7 +118,7 @@ kernel32.SetConsoleCtrlHandler(None, False)
 try:
     if not kernel32.GenerateConsoleCtrlEvent({event}, 0):
         os._exit(3)
-    time.sleep(20)
+    time.sleep(20)  # of all waits the one that Ctrl-C ends there
 except KeyboardInterrupt:
     os._exit(130)
 """
