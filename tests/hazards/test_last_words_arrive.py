@@ -132,6 +132,23 @@ def test_a_crash_arrives_with_its_stack(hosts, end, kind, function):
     assert function in [frame["function"] for frame in described["stacktrace"]["frames"]]
 
 
+@pytest.mark.parametrize(
+    "quiet",
+    ["feeder.FEEDER_IDLE = 0.01; telemetry.capture_event('more'); delivered(2)", "telemetry.flush(20, delivered=True)"],
+    ids=["idle time", "a flush"],
+)
+def test_a_kill_after_quiet_time_arrives(hosts, quiet):
+    """Neither ends the sender."""
+    host = hosts.start(WATCHED + quiet + "\nsay('quiet')\nhear()\n")
+    assert host.hear() == "quiet"
+    with pytest.raises(subprocess.TimeoutExpired):
+        host.process.wait(0.2)  # a sender that has ended would be gone by then
+    host.send(signal.SIGKILL)
+    host.finish()
+    (report,) = reports(hosts)
+    assert (report["event"], report["properties"]["outcome"]) == ("run_vanished", "killed")
+
+
 @pytest.mark.parametrize("end", ["telemetry.shutdown()", "del telemetry"])
 def test_the_next_one_has_the_dumps_after_the_first_has_ended(hosts, end):
     """A program may make one `Telemetry` after the other."""
