@@ -13,7 +13,7 @@ import pytest
 
 import atotelemetry
 from atotelemetry import wire
-from atotelemetry.host import arguments, client, default, feeder, options, telemetry
+from atotelemetry.host import client, default, feeder, telemetry
 
 SENDER = Path(atotelemetry.__file__).parent / "sender"
 
@@ -65,7 +65,7 @@ MODULES = {
         "encode",
     ],
     "atotelemetry.host.client": ["DEFAULT_QUEUE_SIZE", "FLUSH_TIMEOUT", "TelemetryClient"],
-    "atotelemetry.host.arguments": ["CaptureArgs", "ClientOptions"],
+    "atotelemetry.host.arguments": ["CaptureArgs"],
 }
 
 
@@ -164,7 +164,7 @@ def test_the_package_says_that_it_is_typed():
 
 def test_a_hello_has_the_clients_defaults():
     """A hello leaves out what is default: reader and writer must mean the same by it."""
-    of_client = options.CLIENT_DEFAULTS
+    of_client = defaults(client.TelemetryClient)
     hello = wire.Hello(protocol=1, api_key="", host="")
     for name in wire.Hello.__struct_fields__:
         if name in of_client and name not in ("properties", "protocol"):
@@ -183,7 +183,7 @@ def test_a_hello_has_the_clients_defaults():
 
 def test_the_numbers_are_those_of_the_design():
     """DESIGN.md, section 8."""
-    of_client = options.CLIENT_DEFAULTS
+    of_client = defaults(client.TelemetryClient)
     assert client.DEFAULT_QUEUE_SIZE == of_client["queue_size"] == 256
     assert atotelemetry.DEFAULT_QUEUE_SIZE == 256
     assert atotelemetry.WORKER_WAKE_INTERVAL == 0.1
@@ -209,16 +209,11 @@ def test_every_option_is_spelled_out():
     """`Telemetry` takes by keyword whatever the client takes, with the same defaults, and explains each."""
     parameters = inspect.signature(telemetry.Telemetry).parameters
     assert {item.kind for item in parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}
-    of_telemetry, of_client = defaults(telemetry.Telemetry), options.CLIENT_DEFAULTS
+    of_telemetry, of_client = defaults(telemetry.Telemetry), defaults(client.TelemetryClient)
     ours = {"app", "api_key", "host", "run_properties"}
     assert {name: value for name, value in of_client.items() if name not in ours}.items() <= of_telemetry.items()
     for name in parameters:
         assert f"        {name}: " in inspect.getdoc(telemetry.Telemetry).replace("\n    ", "\n        "), name
-
-
-def test_the_types_of_a_clients_options_are_those_of_its_defaults():
-    """The typed dictionary that type checkers read has the same names as the defaults."""
-    assert set(arguments.ClientOptions.__annotations__) == set(options.CLIENT_DEFAULTS)
 
 
 def test_capture_takes_what_posthogs_capture_takes():

@@ -18,7 +18,7 @@ from atotelemetry.host.debug import debug
 from atotelemetry.host.feeder import Feeder
 from atotelemetry.host.interrupts import is_for_the_host
 from atotelemetry.host.lazy import load
-from atotelemetry.host.options import DEFAULT_QUEUE_SIZE, check, of_client
+from atotelemetry.host.options import DEFAULT_QUEUE_SIZE, check
 from atotelemetry.host.process import FLUSH_TIMEOUT
 from atotelemetry.host.spawn import reason_not_to_spawn
 from atotelemetry.host.stats import Lost, Stats
@@ -28,18 +28,17 @@ from atotelemetry.host.threads import is_sub_interpreter, reason_not_to_start_th
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import datetime
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from types import FrameType
-    from typing import Any, Unpack
+    from typing import Any, Literal
 
-    from atotelemetry.host.arguments import ClientOptions
     from atotelemetry.host.event import BeforeSend, Encoder
     from atotelemetry.host.reports import Reports
 
 __all__ = ["DEFAULT_QUEUE_SIZE", "FLUSH_TIMEOUT", "TelemetryClient"]
 
 _OF_THE_SENDER = (
-    *("app", "app_version", "endpoint", "disable_geoip", "historical_migration", "compression", "max_retries"),
+    *("host", "app", "app_version", "endpoint", "disable_geoip", "historical_migration", "compression", "max_retries"),
     *("request_timeout", "sender_deadline", "patient"),
 )
 _LONGEST_NAMES = 1024  # characters of an event's name and distinct_id, on the fast path
@@ -66,42 +65,60 @@ class TelemetryClient:
         self,
         api_key: str | None,
         host: str,
-        **given: Unpack[ClientOptions],
+        *,
+        app: str = "atopile",
+        app_version: str | None = None,
+        queue_size: int = DEFAULT_QUEUE_SIZE,
+        before_send: Callable[[dict[str, Any]], dict[str, Any] | None] | None = None,
+        endpoint: Literal["auto", "capture", "batch"] = "auto",
+        protocol: Literal["v0", "v1"] = "v0",
+        disable_geoip: bool = True,
+        historical_migration: bool = False,
+        compression: bool | None = None,
+        max_retries: int = 1,
+        request_timeout: float = 5.0,
+        sender_deadline: float = 15.0,
+        properties: Mapping[str, Any] | None = None,
+        run_properties: Sequence[str] = (),
+        in_app: Sequence[str] = (),
+        source_lines: bool = True,
+        scrub: bool | Sequence[str] = True,
+        on_error: Callable[[str, int], object] | None = None,
+        patient: bool = False,
+        wait_for_delivery: bool | None = None,
     ) -> None:
-        check(api_key=api_key, host=host)
-        options = of_client(given)
+        options = dict(locals())
+        check(**options)
         fault = fault_of_address(host) if host else ""
         if fault:
             raise ValueError(fault)
         self.api_key = api_key = api_key or ""
         self.host = host
-        self.app = app = options["app"]
-        scrub = options["scrub"]
+        self.app = app
         settings: dict[str, Any] = {
-            **{name: value for name, value in options.items() if name in _OF_THE_SENDER},
+            **{name: options[name] for name in _OF_THE_SENDER},
             "api_key": api_key,
-            "host": host,
-            "capture_protocol": options["protocol"],
-            "run_properties": tuple(options["run_properties"]),
+            "capture_protocol": protocol,
+            "run_properties": tuple(run_properties),
             "scrub": scrub if isinstance(scrub, bool) else tuple(scrub),
         }
-        self.described_by = (app, _maker(), tuple(options["in_app"]), options["source_lines"])
+        self.described_by = (app, _maker(), tuple(in_app), source_lines)
         """The arguments of `Reports`."""
         self._reports: Reports | None = None  # made at the first exception
-        common = dict(options["properties"] or {})
+        common = dict(properties or {})
         self._before_send: BeforeSend | None = None
-        if options["before_send"] is not None:
+        if before_send is not None:
             from atotelemetry.host.event import BeforeSend
 
-            self._before_send = BeforeSend(options["before_send"], common)
+            self._before_send = BeforeSend(before_send, common)
             common = {}  # `before_send` has them in front of it, in each event
         self.stream = Stream(settings, common)
         self._feeder = Feeder(
-            queue_size=options["queue_size"],
+            queue_size=queue_size,
             stream=self.stream,
-            on_error=options["on_error"],
-            patient=options["patient"],
-            wait_for_delivery=options["wait_for_delivery"],
+            on_error=on_error,
+            patient=patient,
+            wait_for_delivery=wait_for_delivery,
         )
         self.counts = self._feeder.counts
         self._refuses = False  # for any reason

@@ -10,35 +10,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from atotelemetry.host.arguments import ClientOptions
-
-__all__ = ["CLIENT_DEFAULTS", "DEFAULT_QUEUE_SIZE", "check", "of_client"]
+__all__ = ["DEFAULT_QUEUE_SIZE", "check"]
 
 DEFAULT_QUEUE_SIZE = 256
 """Events that wait in the host at most; one more is dropped and counted."""
-
-CLIENT_DEFAULTS: ClientOptions = {
-    "app": "atopile",
-    "app_version": None,
-    "queue_size": DEFAULT_QUEUE_SIZE,
-    "before_send": None,
-    "endpoint": "auto",
-    "protocol": "v0",
-    "disable_geoip": True,
-    "historical_migration": False,
-    "compression": None,
-    "max_retries": 1,
-    "request_timeout": 5.0,
-    "sender_deadline": 15.0,
-    "properties": None,
-    "run_properties": (),
-    "in_app": (),
-    "source_lines": True,
-    "scrub": True,
-    "on_error": None,
-    "patient": False,
-    "wait_for_delivery": None,
-}
 
 _LONGEST = 1e9  # seconds; JSON has no infinity to tell the sender
 _ENDPOINTS = ("auto", "capture", "batch")
@@ -125,12 +100,3 @@ def check(**options: object) -> None:
         if name in options and not is_right(options[name]):
             meant = allowed if isinstance(allowed, str) else allowed()
             raise ValueError(f"{name} must be {meant}, not {options[name]!r}")
-
-
-def of_client(given: ClientOptions) -> ClientOptions:
-    """Return all options of a client. Raises ValueError for a wrong value, TypeError for an unknown name."""
-    for name in given:
-        if name not in CLIENT_DEFAULTS:
-            raise TypeError(f"TelemetryClient() got an unexpected keyword argument {name!r}")
-    check(**given)
-    return {**CLIENT_DEFAULTS, **given}

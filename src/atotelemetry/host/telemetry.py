@@ -20,7 +20,7 @@ from atotelemetry.host.debug import debug
 from atotelemetry.host.home import is_app_name
 from atotelemetry.host.interrupts import is_for_the_host
 from atotelemetry.host.lazy import load
-from atotelemetry.host.options import CLIENT_DEFAULTS, check
+from atotelemetry.host.options import check
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class Telemetry:
         self.client = TelemetryClient(
             os.environ.get(f"{prefix}_TELEMETRY_API_KEY") or api_key,
             "" if fault else address or host or _DEFAULT_HOSTS.get(app, ""),
-            **{name: options[name] for name in CLIENT_DEFAULTS}
+            **{name: options[name] for name in TelemetryClient.__init__.__kwdefaults__ or ()}
             | {"properties": properties, "run_properties": run_properties},
         )
         # The run's id is random, and forked processes have the same.
