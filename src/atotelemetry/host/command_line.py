@@ -17,7 +17,7 @@ from atotelemetry.host.interrupts import is_for_the_host
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from typing import Any
 
 __all__ = ["CommandLine"]
@@ -36,9 +36,10 @@ class CommandLine:
 
     def __init__(self) -> None:
         self._context: Any = None  # click's innermost
-        self._parsed: tuple[Any, list[str]] | None = None  # argparse's outermost parser, and its arguments
-        self._thread = get_ident()
-        self._is_parsing = False
+        # argparse's commands and options, once an outermost parser has begun.
+        self._parsed: tuple[list[str], list[str]] | None = None
+        self.thread = get_ident()
+        self.is_parsing = False
         self._undo: list[Callable[[], None]] = []
         for name in _CLICKS:
             _try(self._follow_click, getattr(sys.modules.get(f"{name}.globals"), "_local", None))
@@ -48,12 +49,8 @@ class CommandLine:
 
     def properties(self) -> dict[str, Any]:
         """Return `command` and `options` as far as they are known now. Never raises."""
-        known = None
-        if self._context is not None:
-            known = _try(_of_click, self._context)
-        elif self._parsed is not None:
-            known = _try(_of_argparse, *self._parsed)
-        return known or {}
+        known = self._parsed if self._context is None else _try(_of_click, self._context)
+        return {"command": " ".join(known[0]), "options": list(known[1])} if known else {}
 
     def stop(self) -> None:
         """Leave the frameworks as they were. Never raises."""
@@ -120,32 +117,47 @@ class CommandLine:
 
         self._undo.append(undo)
 
-    def hears(self, parser: Any, arguments: list[str]) -> bool:
-        """Remember a parser's arguments; False on another thread, and for the subparsers that a parser calls."""
-        if get_ident() != self._thread or self._is_parsing:
-            return False
-        self._parsed = parser, arguments
-        self._is_parsing = True
-        return True
+    def begin(self) -> None:
+        """Forget an earlier parser: one begins that no other one calls."""
+        self._parsed = [], []
+        self.is_parsing = True
 
-    def parsed(self) -> None:
-        """Be told that the parser is done."""
-        self._is_parsing = False
+    def take(self, action: Any, strings: list[str]) -> None:
+        """Note an option or a command that argparse has read."""
+        commands, options = self._parsed or ([], [])
+        if action.option_strings:
+            options.append(max(action.option_strings, key=len))
+        elif strings and isinstance(action.choices, dict):
+            parser = action.choices.get(strings[0])
+            # Of a command with aliases, its first name.
+            commands += [name for name, one in action.choices.items() if one is parser and hasattr(one, "_actions")][:1]
 
 
 def _listening(before: Callable[..., Any]) -> Callable[..., Any]:
     """Return argparse's `parse_known_args` with the runs that follow it listening."""
 
     def parse_known_args(parser: Any, args: Any = None, namespace: Any = None) -> Any:
-        if not _following:
+        listening = [one for one in list(_following) if one.thread == get_ident()]
+        # argparse calls it for each option and argument that it has read. Nothing public tells them.
+        get_values = getattr(parser, "_get_values", None)
+        if not listening or not get_values or "_get_values" in vars(parser):
             return before(parser, args, namespace)
-        args = list(sys.argv[1:] if args is None else args)  # as argparse does
-        heard = [one for one in list(_following) if one.hears(parser, list(args))]
+
+        def take_values(*given: Any) -> Any:
+            for one in listening:
+                _try(one.take, *given)
+            return get_values(*given)
+
+        outermost = [one for one in listening if not one.is_parsing]
+        for one in outermost:
+            one.begin()
+        parser._get_values = take_values  # noqa: SLF001 - as above
         try:
             return before(parser, args, namespace)
         finally:
-            for one in heard:
-                one.parsed()
+            del parser._get_values  # noqa: SLF001
+            for one in outermost:
+                one.is_parsing = False
 
     parse_known_args.__doc__ = before.__doc__
     return parse_known_args
@@ -173,7 +185,7 @@ def _try(function: Callable[..., Any], *arguments: Any) -> Any:
         return None
 
 
-def _of_click(context: Any) -> dict[str, Any]:
+def _of_click(context: Any) -> tuple[list[str], list[str]]:
     contexts: list[Any] = []
     while context is not None:
         contexts.insert(0, context)
@@ -185,77 +197,4 @@ def _of_click(context: Any) -> dict[str, Any]:
             if parameter.param_type_name == "option" and getattr(source, "name", "") == "COMMANDLINE":
                 options.append(max(parameter.opts, key=len))
     # A program without subcommands has no command path.
-    names = [str(one.command.name) for one in contexts[1:]]
-    return {"command": " ".join(names), "options": options}
-
-
-def _of_argparse(parser: Any, arguments: list[str]) -> dict[str, Any]:
-    names: list[str] = []
-    options: list[str] = []
-    positionals = _positionals(parser)
-    waiting = list(reversed(arguments))
-    while waiting:
-        token = waiting.pop()
-        if token == "--":  # noqa: S105 - no password
-            break
-        if len(token) > 1 and token[0] in parser.prefix_chars:
-            action = None
-            for action in _options(parser, token):
-                options.append(max(action.option_strings, key=len))
-            if action is not None and "=" not in token and token in parser._option_string_actions:  # noqa: SLF001
-                _skip_values(action.nargs, waiting, parser.prefix_chars)
-            continue
-        action = positionals.pop(0) if positionals else None
-        if action is None:
-            continue
-        if action.nargs in ("*", "+"):  # as many as there are, until a command
-            positionals.insert(0, action)
-            if len(positionals) == 1 or token not in (positionals[1].choices or ()):
-                continue
-            action = positionals[1]
-        elif isinstance(action.nargs, int):
-            del waiting[max(len(waiting) - action.nargs + 1, 0) :]
-        commands = action.choices if _is_commands(action) else {}
-        if token in commands:
-            parser = commands[token]
-            # Of a command with aliases, its first name.
-            names.append(next(name for name, other in commands.items() if other is parser))
-            positionals = _positionals(parser)
-    return {"command": " ".join(names), "options": options}
-
-
-def _positionals(parser: Any) -> list[Any]:
-    return [action for action in parser._actions if not action.option_strings]  # noqa: SLF001 - nothing public says it
-
-
-def _is_commands(action: Any) -> bool:
-    return isinstance(action.choices, dict) and all(hasattr(one, "_actions") for one in action.choices.values())
-
-
-def _options(parser: Any, token: str) -> Iterator[Any]:
-    """Yield the declared options in one argument: `--name`, `--name=value`, `--na`, `-n`, `-nvalue`, `-abc`."""
-    known = parser._option_string_actions  # noqa: SLF001
-    name = token.partition("=")[0]
-    if name in known:
-        yield known[name]
-        return
-    if token[1] in parser.prefix_chars:
-        found = {id(known[one]): known[one] for one in known if one.startswith(name)}
-        if len(found) == 1 and parser.allow_abbrev:
-            yield from found.values()
-        return
-    for letter in token[1:]:
-        action = known.get(token[0] + letter)
-        if action is None:
-            return
-        yield action
-        if action.nargs != 0:
-            return
-
-
-def _skip_values(nargs: Any, waiting: list[str], prefix_chars: str) -> None:
-    """Take the values of an option from the end of `waiting`."""
-    most = 1 if nargs in (None, "?") else nargs if isinstance(nargs, int) else len(waiting)
-    while most and waiting and (nargs == "..." or waiting[-1][:1] not in prefix_chars or len(waiting[-1]) == 1):
-        waiting.pop()
-        most -= 1
+    return [str(one.command.name) for one in contexts[1:]], options
