@@ -141,23 +141,31 @@ def test_names_without_end_are_not_ordinary():
         copy_of_ordinary({"rows": [{"a": 1}] * 30 + [{"long" * 2000: 1}]})
 
 
+# Bytes stand for a str subclass: Hypothesis puts a value that one strategy made where another one made its own, and
+# fails when that is not exactly a str.
 ENTRIES = st.dictionaries(
-    st.text(max_size=3) | st.integers(0, 3) | st.builds(Attributes, st.text(max_size=3)),
+    st.text(max_size=3) | st.integers(0, 3) | st.binary(max_size=3),
     st.none()
     | st.integers()
     | st.floats()
     | st.text(max_size=90)
     | st.decimals()
-    | st.builds(Attributes)
+    | st.binary(max_size=3)
     | st.just(()),
     max_size=3,
 )
+
+
+def with_attributes(value):
+    """Return the str subclass that bytes stand for, or any other value as it is."""
+    return Attributes(value.decode("latin-1")) if isinstance(value, bytes) else value
 
 
 @settings(deadline=None, max_examples=200)
 @given(number=st.integers(0, 30), rows=st.lists(ENTRIES, max_size=6))
 def test_a_list_that_is_taken_is_exact_and_looks_as_msgspec_has_it(number, rows):
     """Whatever stands in a list of dicts: what is taken of it are exact built-ins, and the same JSON."""
+    rows = [{with_attributes(key): with_attributes(value) for key, value in row.items()} for row in rows]
     rows = [{"a": 1}] * number + rows
     try:
         copied, _ = copy_of_ordinary({"rows": rows})
