@@ -11,11 +11,10 @@ from atotelemetry.sender.batch import (
     MADE_UP_BYTES,
     MAX_REQUEST_BYTES,
     MAX_REQUEST_EVENTS,
+    Exchange,
     Prepared,
     fill,
-    halve,
     prepare,
-    request,
 )
 from atotelemetry.wire import LineDecoder
 
@@ -30,6 +29,11 @@ def decode(line):
 def prepared(line, common=None):
     raw = {name: msgspec.Raw(json.dumps(value).encode()) for name, value in (common or {}).items()}
     return prepare(decode(line), raw, uuid="made-up-uuid", distinct_id="made-up-id", timestamp="made-up-time")
+
+
+def request(events, *, api_key, endpoint):
+    exchange = Exchange(events, api_key=api_key, endpoint=endpoint, historical_migration=False)
+    return exchange.request("now", again=False)
 
 
 def test_a_whole_event_is_sent_as_it_came():
@@ -98,7 +102,7 @@ def test_a_request_takes_at_most_four_mebibytes():
     """As many as fit by size; the body itself stays below the limit."""
     body = b'{"p":"' + b"x" * 99_990 + b'"}'
     count = fill([len(body)] * 100, endpoint="auto")
-    made = request([Prepared("u", "e", body)] * count, api_key="k" * 40, endpoint="auto", sent_at="now")
+    made = request([Prepared("u", "e", body)] * count, api_key="k" * 40, endpoint="auto")
     assert len(made.body) <= MAX_REQUEST_BYTES < len(made.body) + len(body) + 1024
     assert fill([1000] * 10, endpoint="auto", limit_bytes=5000) == 3
 
@@ -130,15 +134,6 @@ def test_requests_cover_the_events_in_order(runs, limit_bytes):
         del sizes[:count]
 
 
-@given(st.integers(2, 3000))
-def test_halves_are_the_whole_in_order(count):
-    """Splitting loses nothing, leaves neither half empty and ends with single events."""
-    whole = [Prepared(str(number), "e", b"{}") for number in range(count)]
-    first, second = halve(whole)
-    assert first + second == whole
-    assert 0 <= len(second) - len(first) <= 1
-
-
 @pytest.mark.parametrize(
     ("count", "endpoint", "path", "is_batch"),
     [
@@ -151,7 +146,7 @@ def test_halves_are_the_whole_in_order(count):
 )
 def test_the_endpoint_mode_decides_path_and_shape(count, endpoint, path, is_batch):
     """A lone event has PostHog's single-event shape, several its batch shape; a mode may insist on one."""
-    made = request([Prepared("u", "e", b'{"event":"e"}')] * count, api_key='k"ey', endpoint=endpoint, sent_at="now")
+    made = request([Prepared("u", "e", b'{"event":"e"}')] * count, api_key='k"ey', endpoint=endpoint)
     assert made.path == path
     body = json.loads(made.body)
     assert body == (

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from atotelemetry.sender.batch import Prepared
-from atotelemetry.sender.dispatch import RETRY_DELAY, Dispatcher, backoff, retry_pause
+from atotelemetry.sender.dispatch import RETRY_DELAY, Dispatcher, backoff
+from atotelemetry.sender.endpoints import Endpoints
 from atotelemetry.sender.outcome import DELIVERED, REFUSED, REJECTED, RETRY, STALE, TOO_LARGE, Outcome
 from atotelemetry.sender.tally import Tally
 from atotelemetry.wire import Hello
@@ -65,18 +66,20 @@ class World:
     def __init__(self, answer, *, left=None, takes=0.0, **settings):
         self.time = FakeTime(left)
         self.journal = FakeJournal()
-        self.tally = Tally()
+        self.tally = Tally(self.journal)
         self.requests = []
         self.accepted = []
         self.limits = []
         self._answer = answer
         self._takes = takes
+        greeting = Hello(protocol=1, api_key="k", host="http://x", **settings)
         self.dispatcher = Dispatcher(
-            Hello(protocol=1, api_key="k", host="http://x", **settings),
+            greeting,
             post=self._post,
             time=self.time,
             journal=self.journal,
             tally=self.tally,
+            endpoints=Endpoints(greeting, self.journal),
         )
 
     def _post(self, request, count, limit):
@@ -132,27 +135,28 @@ def test_a_longer_retry_after_wins(asked, pause):
 @pytest.mark.parametrize("kind", [DELIVERED, REFUSED, TOO_LARGE, REJECTED])
 def test_only_what_may_succeed_is_tried_again(kind):
     """A final answer is final, whatever the settings."""
-    assert retry_pause(0, Outcome(kind), max_retries=5, time_left=100, spread=0) is None
+    assert len(World(lambda *_: kind, max_retries=5).deliver("a").requests) == 1
 
 
 @pytest.mark.parametrize(
-    ("attempt", "max_retries", "retry_after", "time_left", "pause"),
+    ("max_retries", "retry_after", "left", "pauses"),
     [
-        (0, 1, None, 15, 0.5),
-        (1, 1, None, 15, None),
-        (1, 2, None, 15, 1.0),
-        (0, 0, None, 15, None),
-        (0, 1, 14.0, 15, 14.0),
-        (0, 1, 15.0, 15, None),
-        (0, 1, 3600.0, 15, None),
-        (0, 1, float("inf"), 15, None),
-        (0, 1, None, 0.4, None),
+        (1, None, 15.0, [0.5]),
+        (2, None, 15.0, [0.5, 1.0]),
+        (0, None, 15.0, []),
+        (1, 14.0, 15.0, [14.0]),
+        (1, 15.0, 15.0, []),
+        (1, 3600.0, 15.0, []),
+        (1, math.inf, 15.0, []),
+        (1, None, 0.4, []),
+        (2, 9.0, 15.0, [9.0]),
     ],
 )
-def test_a_retry_needs_an_attempt_and_the_time_for_it(attempt, max_retries, retry_after, time_left, pause):
+def test_a_retry_needs_an_attempt_and_the_time_for_it(max_retries, retry_after, left, pauses):
     """Up to `max_retries`, and never for later than the deadline."""
-    outcome = Outcome(RETRY, "busy", retry_after)
-    assert retry_pause(attempt, outcome, max_retries=max_retries, time_left=time_left, spread=0) == pause
+    world = World(lambda *_: Outcome(RETRY, "busy", retry_after), left=left, max_retries=max_retries).deliver("a")
+    assert world.time.asked == [pytest.approx(pause * 1.125, rel=0.13) for pause in pauses]  # the jitter is a quarter
+    assert len(world.requests) == len(pauses) + 1
 
 
 # ---- one request

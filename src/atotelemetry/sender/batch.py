@@ -1,7 +1,7 @@
 """The events of the next request, and its body.
 
 Pure: no I/O and no clock of its own; runs on the sender's delivery thread. An event is encoded once, when it is
-    prepared. Every attempt sends the same bytes. Only `sent_at` is new each time.
+prepared. Every attempt sends the same bytes. Only `sent_at` is new each time.
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ __all__ = [
     "Request",
     "Verdicts",
     "fill",
-    "halve",
     "prepare",
-    "request",
 ]
 
 CAPTURE_PATH, BATCH_PATH, V1_PATH = "/capture/", "/batch/", "/i/v1/analytics/events"
@@ -117,47 +115,27 @@ def fill(sizes_bytes: list[int], *, endpoint: str, limit_bytes: int = MAX_REQUES
     return min(len(sizes_bytes), MAX_REQUEST_EVENTS)
 
 
-def halve(events: list[Prepared]) -> tuple[list[Prepared], list[Prepared]]:
-    """Split a refused request in two, in order."""
-    middle = len(events) // 2
-    return events[:middle], events[middle:]
-
-
-def request(
-    events: list[Prepared], *, api_key: str, endpoint: str, sent_at: str, historical_migration: bool = False
-) -> Request:
-    """Build the request for `events`: PostHog's single-event shape for a lone one, its batch shape otherwise.
-
-    The shapes are those of https://posthog.com/docs/api/capture. `sent_at` (batch only) is the moment of this attempt:
-    the server corrects the clock's skew by it. An import of old events (batch only, too) is marked.
-    """
-    key = encode(api_key)
-    if endpoint == "capture" or (endpoint == "auto" and len(events) == 1 and not historical_migration):
-        return Request(CAPTURE_PATH, b'{"api_key":' + key + b"," + events[0].body[1:])
-    bodies = b",".join([event.body for event in events])
-    end = b',"historical_migration":true}' if historical_migration else b"}"
-    return Request(BATCH_PATH, b'{"api_key":' + key + b',"batch":[' + bodies + b'],"sent_at":' + encode(sent_at) + end)
-
-
 class Exchange:
-    """All attempts of one request to `/capture/` or `/batch/`."""
+    """All attempts of one request to `/capture/` or `/batch/`, in the shapes of https://posthog.com/docs/api/capture.
+
+    A lone event has the single-event shape, unless `endpoint` wants the other. An import of old events is marked, which
+    only a batch can be.
+    """
 
     def __init__(self, events: list[Prepared], *, api_key: str, endpoint: str, historical_migration: bool) -> None:
         self.events = events
-        self._api_key = api_key
-        self._endpoint = endpoint
-        self._historical_migration = historical_migration
-
-    def request(self, now: str, *, again: bool) -> Request:
-        """Return the next attempt, `now` being the time."""
-        del again  # the server does not want to know
-        return request(
-            self.events,
-            api_key=self._api_key,
-            endpoint=self._endpoint,
-            sent_at=now,
-            historical_migration=self._historical_migration,
+        self._beginning = b'{"api_key":' + encode(api_key)
+        self._is_single = endpoint == "capture" or (
+            endpoint == "auto" and len(events) == 1 and not historical_migration
         )
+        self._end = b',"historical_migration":true}' if historical_migration else b"}"
+
+    def request(self, now: str, *, again: bool) -> Request:  # noqa: ARG002 - the server does not want to know
+        """Return the next attempt. By `now`, the time of a batch, the server corrects the clock's skew."""
+        if self._is_single:
+            return Request(CAPTURE_PATH, self._beginning + b"," + self.events[0].body[1:])
+        bodies = b",".join([event.body for event in self.events])
+        return Request(BATCH_PATH, self._beginning + b',"batch":[' + bodies + b'],"sent_at":' + encode(now) + self._end)
 
     def judge(self, outcome: Outcome) -> Verdicts:
         """Return the fate of the events by the outcome of an attempt: one for all of them."""

@@ -16,12 +16,7 @@ from atotelemetry.sender import reasons
 from atotelemetry.sender.outcome import DELIVERED, STALE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from atotelemetry.sender.batch import Request
     from atotelemetry.sender.outcome import Outcome
-
-    Post = Callable[[Request, int, float | None], Outcome]
 
 __all__ = ["Breaker"]
 
@@ -40,16 +35,6 @@ class Breaker:
         self._lock = threading.Lock()
         self._is_first = True
         self._is_well = False
-
-    def watching(self, post: Post) -> Post:
-        """Return `post`, with each of its outcomes noted."""
-
-        def post_and_note(request: Request, events: int, time_limit: float | None) -> Outcome:
-            outcome = post(request, events, time_limit)
-            self.note(outcome)
-            return outcome
-
-        return post_and_note
 
     def note(self, outcome: Outcome) -> None:
         """Take an attempt's outcome. Never raises."""

@@ -15,9 +15,10 @@ from atotelemetry.facts.installed import installed_version
 from atotelemetry.sender import reasons
 from atotelemetry.sender.connection import Attempt, Connection
 from atotelemetry.sender.outcome import RETRY, Outcome
+from atotelemetry.sender.tally import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from atotelemetry.sender.batch import Request
     from atotelemetry.sender.connection import Network
@@ -46,14 +47,24 @@ class Delivery:
         network: proxy and certificates, shared by all deliveries of a sender.
         compression: gzip bodies: True, False, or None for those above a small size.
         journal: gets a line for each request.
+        note: called with each outcome.
 
     """
 
-    def __init__(self, *, host: str, network: Network, compression: bool | None, journal: Journal) -> None:
+    def __init__(
+        self,
+        *,
+        host: str,
+        network: Network,
+        compression: bool | None,
+        journal: Journal,
+        note: Callable[[Outcome], object] = bool,
+    ) -> None:
         self._host = host.strip().rstrip("/")
         self._network = network
         self._compression = compression
         self._journal = journal
+        self._note = note
         self._connection: Connection | None = None
 
     def url(self, path: str) -> str:
@@ -72,11 +83,12 @@ class Delivery:
         outcome = self._make(attempt, limit)
         milliseconds = (time.monotonic() - started) * 1000
         self._journal.detail(
-            f"POST {request.path} {events} event{'s' if events != 1 else ''}, {len(request.body)} bytes"
+            f"POST {request.path} {counted(events)}, {len(request.body)} bytes"
             f"{f' ({len(content)} gzipped)' if compressed else ''}: {outcome.reason} in {milliseconds:.0f} ms"
             f"{f', through the proxy {attempt.proxy}' if attempt.proxy else ''}"
             f"{f', redirected to {attempt.redirected}' if attempt.redirected else ''}"
         )
+        self._note(outcome)
         return outcome
 
     def warm_up(self) -> None:

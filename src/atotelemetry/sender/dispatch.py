@@ -14,20 +14,19 @@ import sys
 from typing import TYPE_CHECKING, Protocol
 
 from atotelemetry.sender import batch, reasons
-from atotelemetry.sender.endpoints import Endpoints
 from atotelemetry.sender.outcome import DELIVERED, REFUSED, RETRY, STALE, TOO_LARGE, Outcome
-from atotelemetry.sender.tally import drop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from atotelemetry.sender.batch import Exchange, Prepared, Request
+    from atotelemetry.sender.endpoints import Endpoints
     from atotelemetry.sender.journal import Journal
     from atotelemetry.sender.protocol_v1 import Exchange as ExchangeV1
     from atotelemetry.sender.tally import Tally
     from atotelemetry.wire import Hello
 
-__all__ = ["RETRY_DELAY", "Dispatcher", "backoff", "retry_pause", "utc_now"]
+__all__ = ["RETRY_DELAY", "Dispatcher", "backoff", "utc_now"]
 
 RETRY_DELAY = 0.5
 """Before the first retry; doubled for each further one."""
@@ -61,17 +60,6 @@ def backoff(attempt: int, retry_after: float | None, spread: float) -> float:
     return delay if retry_after is None else max(delay, retry_after)
 
 
-def retry_pause(attempt: int, outcome: Outcome, *, max_retries: int, time_left: float, spread: float) -> float | None:
-    """Return the seconds to wait before trying again, or None when this outcome is final.
-
-    `attempt` counts the retries so far. A retry after `time_left` is never made.
-    """
-    if outcome.kind != RETRY or attempt >= max_retries:
-        return None
-    pause = backoff(attempt, outcome.retry_after, spread)
-    return pause if pause < time_left else None
-
-
 class Dispatcher:
     """Delivers events to one server, as its settings say.
 
@@ -79,7 +67,7 @@ class Dispatcher:
         settings: key, endpoint mode, retries and times.
         post: makes one attempt with a request, its number of events, and a time limit in seconds (None: its own).
         time: the time left.
-        journal: gets a line for each retry, split and drop.
+        journal: gets a line for each retry and split.
         tally: counts each event once.
         endpoints: of the server, shared by all dispatchers to it.
 
@@ -93,10 +81,10 @@ class Dispatcher:
         time: _TimeLeft,
         journal: Journal,
         tally: Tally,
-        endpoints: Endpoints | None = None,
+        endpoints: Endpoints,
     ) -> None:
         self._settings = settings
-        self._endpoints = endpoints or Endpoints(settings, journal)
+        self._endpoints = endpoints
         self._post = post
         self._time = time
         self._journal = journal
@@ -123,8 +111,12 @@ class Dispatcher:
                 waiting.append(part)
                 continue
             if outcome.kind in (REFUSED, TOO_LARGE) and len(part) > 1:
-                first, second = self._split(part, outcome)
-                waiting += [second, first]
+                middle = len(part) // 2
+                waiting += [part[middle:], part[:middle]]
+                if outcome.kind == TOO_LARGE:  # the next full request would be too large, too
+                    size_bytes = sum(len(event.body) for event in part)
+                    self.limit_bytes = min(self.limit_bytes, max(size_bytes // 2, _SMALLEST_LIMIT_BYTES))
+                self._journal.detail(f"{outcome.reason}: trying {middle} and {len(part) - middle} events")
                 continue
             if part:
                 names = [event.name for event in part]
@@ -135,18 +127,9 @@ class Dispatcher:
     def _count(self, accepted: int, dropped: Sequence[tuple[list[str], str, str]]) -> None:
         with self._tally.lock:
             for names, reason, cause in dropped:
-                drop(names, reason, cause, self._tally, self._journal)
+                self._tally.drop(names, reason, cause)
             if accepted:
                 self._tally.deliver(accepted)
-
-    def _split(self, part: list[Prepared], outcome: Outcome) -> tuple[list[Prepared], list[Prepared]]:
-        first, second = batch.halve(part)
-        if outcome.kind == TOO_LARGE:
-            # The next full request would be too large, too.
-            size_bytes = sum(len(event.body) for event in part)
-            self.limit_bytes = min(self.limit_bytes, max(size_bytes // 2, _SMALLEST_LIMIT_BYTES))
-        self._journal.detail(f"{outcome.reason}: trying {len(first)} and {len(second)} events")
-        return first, second
 
     def _try(self, exchange: Exchange | ExchangeV1) -> Outcome:
         """Post one request, as often as it makes sense; return the last outcome."""
@@ -176,13 +159,14 @@ class Dispatcher:
             if settings.patient and host_lives and self._time.left() is not None:
                 host_lives = False
                 attempt = 0  # little time is left, so the pauses begin anew
-            pause = self._pause_before_retry(attempt, outcome)
-            if pause is None:
-                if outcome.kind != RETRY or attempt >= self._most_retries:
-                    return outcome
-                if self._time.stopped():
-                    return self._too_late(outcome)
-                return outcome._replace(reason=f"{outcome.reason}; no time left for a retry")
+            if outcome.kind != RETRY or attempt >= self._most_retries:
+                return outcome
+            pause = backoff(attempt, outcome.retry_after, os.urandom(1)[0] / 255)
+            left = self._time.left()
+            if left is None:  # no limit holds yet: without patience the one to come is the measure
+                left = math.inf if settings.patient else settings.sender_deadline
+            if pause >= left:
+                return self._too_late(outcome, "no time left for a retry")
             attempt += 1
             was_stale = False
             of = "" if settings.patient else f" of {settings.max_retries}"
@@ -190,20 +174,11 @@ class Dispatcher:
             # A server that asked for more time gets it, also at the host's end.
             self._time.pause(pause, until_limited=settings.patient and outcome.retry_after is None)
 
-    def _pause_before_retry(self, attempt: int, outcome: Outcome) -> float | None:
-        settings = self._settings
-        left = self._time.left()
-        if left is None:
-            # The host lives, so no limit holds yet. Without patience the one to come is the measure.
-            left = math.inf if settings.patient else settings.sender_deadline
-        spread = os.urandom(1)[0] / 255
-        return retry_pause(attempt, outcome, max_retries=self._most_retries, time_left=left, spread=spread)
-
-    def _too_late(self, outcome: Outcome) -> Outcome:
+    def _too_late(self, outcome: Outcome, reason: str = "no time left before the deadline") -> Outcome:
         """Return the final outcome of events without time left, after the last attempt's `outcome`."""
         if self._time.stopped():
             return Outcome(RETRY, "telemetry was disabled", cause=reasons.DISABLED)
-        reason = "; ".join(filter(None, (outcome.reason, "no time left before the deadline")))
+        reason = "; ".join(filter(None, (outcome.reason, reason)))
         return Outcome(RETRY, reason, cause=outcome.cause or reasons.DEADLINE)
 
 

@@ -1,7 +1,7 @@
 """The endpoint in use: first by the settings, then by the server's answers.
 
 Runs in the sender; one object for all lanes to a server. A server without an endpoint answers 404; a proxy with a list
-of allowed paths answers 404 or 405. Then an older one is used for the rest of the sender's life:
+of allowed paths answers 404 or 405. Then the next of these is used for the rest of the sender's life:
 
     /i/v1/analytics/events  →  /batch/  →  /capture/, one event at a time  →  /batch/, whose answer is final
 
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Endpoints"]
 
 _NOT_FOUND, _NOT_ALLOWED = 404, 405
-# In use, beside the words that a person may choose: auto, capture, batch.
-_V1, _SINGLE, _EXHAUSTED = "v1", "single", "exhausted"
+_IN_TURN = (batch.BATCH_PATH, batch.CAPTURE_PATH, batch.BATCH_PATH)
 
 
 class Endpoints:
@@ -41,22 +40,23 @@ class Endpoints:
         self._settings = settings
         self._journal = journal
         self._lock = threading.Lock()
-        self._is_auto = settings.endpoint == "auto"
-        self._used = _V1 if settings.capture_protocol == "v1" else settings.endpoint
+        v1 = (batch.V1_PATH,) if settings.capture_protocol == "v1" else ()
+        self._paths = v1 + (_IN_TURN if settings.endpoint == "auto" else (f"/{settings.endpoint}/",))
+        self._used = 0
 
     @property
     def one_by_one(self) -> bool:
         """Whether a request may hold one event only."""
-        return self._used == _SINGLE
+        return self._paths[self._used] == batch.CAPTURE_PATH
 
     def exchange(self, events: list[Prepared], now: str) -> batch.Exchange | ExchangeV1:
         """Return the requests for these events, `now` being the time."""
-        used, key, is_import = self._used, self._settings.api_key, self._settings.historical_migration
-        if used == _V1:
+        path, key, is_import = self._paths[self._used], self._settings.api_key, self._settings.historical_migration
+        if path == batch.V1_PATH:
             from atotelemetry.sender.protocol_v1 import Exchange  # loaded only where it was chosen
 
             return Exchange(events, api_key=key, created_at=now, historical_migration=is_import)
-        endpoint = {_SINGLE: "capture", _EXHAUSTED: "batch"}.get(used, used)
+        endpoint = path.strip("/") if self._used else self._settings.endpoint
         return batch.Exchange(events, api_key=key, endpoint=endpoint, historical_migration=is_import)
 
     def leave(self, path: str, status: int) -> bool:
@@ -64,23 +64,11 @@ class Endpoints:
         if status != _NOT_FOUND and (status != _NOT_ALLOWED or path == batch.V1_PATH):
             return False
         with self._lock:
-            following = self._after(path)
-            if following and following != self._used:  # another lane may have been faster
-                self._used = following
-                instead = {
-                    _SINGLE: f"events go to {batch.CAPTURE_PATH} one by one",
-                    _EXHAUSTED: f"{batch.BATCH_PATH} has the last word",
-                }.get(following, f"events go to /{following}/")
-                self._journal.detail(f"the server does not have {path} (HTTP {status}): from now on {instead}")
-        return bool(following)
-
-    def _after(self, path: str) -> str:
-        """Return the next endpoint's word, when the server lacks the one at `path`."""
-        if path == batch.V1_PATH:
-            older = "capture" if self._settings.endpoint == "capture" else "batch"
-            return older if self._used == _V1 else self._used
-        if path == batch.BATCH_PATH and self._is_auto and self._used != _EXHAUSTED:
-            return _SINGLE
-        if path == batch.CAPTURE_PATH and self._used in (_SINGLE, _EXHAUSTED):
-            return _EXHAUSTED
-        return ""
+            if path != self._paths[self._used]:
+                return self._paths.index(path) < self._used  # another lane was faster
+            if self._used + 1 == len(self._paths):
+                return False
+            self._used += 1
+            instead = f"{self._paths[self._used]}{' one by one' if self.one_by_one else ''}"
+            self._journal.detail(f"the server does not have {path} (HTTP {status}): from now on events go to {instead}")
+        return True

@@ -26,10 +26,10 @@ from atotelemetry.sender.connection import Network
 from atotelemetry.sender.delivery import Delivery, user_agent
 from atotelemetry.sender.dispatch import Dispatcher, utc_now
 from atotelemetry.sender.endpoints import Endpoints
-from atotelemetry.sender.lanes import Channel, Lanes
+from atotelemetry.sender.lanes import MAX_IN_FLIGHT, Channel, Lanes
 from atotelemetry.sender.outcome import DELIVERED, Outcome
 from atotelemetry.sender.reader import Reader, Source
-from atotelemetry.sender.tally import Tally, counted, drop
+from atotelemetry.sender.tally import Tally, counted
 from atotelemetry.sender.watchdog import Countdown
 from atotelemetry.wire import PROTOCOL_VERSION, Event, Hello, encode
 
@@ -87,7 +87,7 @@ class Sender:
         self._dry_run = dry_run
         self._buffer = Buffer()
         self._countdown = Countdown(self._out_of_time)
-        self.tally = Tally(self._answers.tell)
+        self.tally = Tally(journal, self._answers.tell)
         """The counts of everything read so far."""
         self._reader = Reader(
             stdin,
@@ -102,7 +102,6 @@ class Sender:
         )
         self._settings = Hello(protocol=PROTOCOL_VERSION, api_key="", host="")
         self._lanes: Lanes | None = None
-        self._endpoints: Endpoints | None = None
         self._enrichment: _Enrichment | None = None
         self._common: dict[str, msgspec.Raw] = {}
         self._common_bytes = 0
@@ -204,7 +203,7 @@ class Sender:
 
     def _drop(self, events: list[Event], reason: str, cause: str) -> None:
         with self.tally.lock:
-            drop([event.event for event in events], reason, cause, self.tally, self._journal)
+            self.tally.drop([event.event for event in events], reason, cause)
 
     def _wait_for_lanes(self) -> None:
         """Wait until nothing is on its way."""
@@ -232,7 +231,8 @@ class Sender:
     def _open_lanes(self) -> Lanes:
         """Open the way to the server that the settings name."""
         settings = self._settings
-        self._endpoints = Endpoints(settings, self._journal)
+        endpoints = Endpoints(settings, self._journal)
+        network, note = None, bool
         if self._dry_run is None:
             agent = user_agent(settings.app, settings.app_version, settings.search_path)
             self._journal.detail(f"sending to {without_credentials(settings.host)} as {agent}")
@@ -244,33 +244,28 @@ class Sender:
                 is_stopped=self._countdown.stopped,
             )
             # By hand a person may try any address; that says nothing about the runs of a program.
-            breaker = Breaker(settings.app, settings.host) if self._detached else None
-            lanes = Lanes(lambda: self._channel(network, breaker), on_free=self._buffer.look_again)
-        else:
-            lanes = Lanes(lambda: Channel(self._dispatcher(self._print), None), on_free=self._buffer.look_again, most=1)
-        self._lanes = lanes
-        return lanes
+            note = Breaker(settings.app, settings.host).note if self._detached else bool
 
-    def _channel(self, network: Network, breaker: Breaker | None) -> Channel:
-        settings = self._settings
-        delivery = Delivery(
-            host=settings.host,
-            network=network,
-            compression=settings.compression,
-            journal=self._journal,
-        )
-        post = delivery.post if breaker is None else breaker.watching(delivery.post)
-        return Channel(self._dispatcher(post), delivery)
+        def make_channel() -> Channel:
+            delivery = network and Delivery(
+                host=settings.host,
+                network=network,
+                compression=settings.compression,
+                journal=self._journal,
+                note=note,
+            )
+            dispatcher = Dispatcher(
+                settings,
+                post=delivery.post if delivery else self._print,
+                time=self._countdown,
+                journal=self._journal,
+                tally=self.tally,
+                endpoints=endpoints,
+            )
+            return Channel(dispatcher, delivery)
 
-    def _dispatcher(self, post: Callable[[batch.Request, int, float | None], Outcome]) -> Dispatcher:
-        return Dispatcher(
-            self._settings,
-            post=post,
-            time=self._countdown,
-            journal=self._journal,
-            tally=self.tally,
-            endpoints=self._endpoints,
-        )
+        self._lanes = Lanes(make_channel, on_free=self._buffer.look_again, most=MAX_IN_FLIGHT if network else 1)
+        return self._lanes
 
     def _print(self, request: batch.Request, events: int, time_limit: float | None) -> Outcome:  # noqa: ARG002
         if self._dry_run is not None:
@@ -291,7 +286,7 @@ class Sender:
 
     def _give_up(self, reason: str, cause: str) -> None:
         if self.tally.undecided > 0:
-            drop(self.tally.undecided, reason, cause, self.tally, self._journal)
+            self.tally.drop(self.tally.undecided, reason, cause)
         self._answers.last(self.tally)
 
 

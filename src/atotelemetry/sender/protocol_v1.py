@@ -17,11 +17,13 @@ import msgspec
 from atotelemetry.ids import canonical, uuid4
 from atotelemetry.sender import reasons
 from atotelemetry.sender.batch import V1_PATH, Request, Verdicts
-from atotelemetry.sender.outcome import DELIVERED, REFUSED, REJECTED, RETRY, TOO_LARGE, Outcome
+from atotelemetry.sender.outcome import DELIVERED, REJECTED, RETRY, Outcome
 from atotelemetry.version import __version__
 from atotelemetry.wire import encode
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from atotelemetry.sender.batch import Prepared
 
 __all__ = ["Exchange", "to_v1"]
@@ -29,17 +31,8 @@ __all__ = ["Exchange", "to_v1"]
 _STORED = frozenset({"ok", "warning", "limited"})
 _AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 _LONGEST_WAIT = 30.0  # of the waits that a server may ask for, as in PostHog's SDKs
-_OVER_QUOTA = "billing_limit_exceeded"
 _LONGEST_DETAILS = 80
 
-# Properties that move into `options`, under their names there, or to the root of the event.
-_BOOLEAN_OPTIONS = {
-    "$process_person_profile": "process_person_profile",
-    "$cookieless_mode": "cookieless_mode",
-    "$ignore_sent_at": "disable_skew_correction",
-}
-_TEXT_OPTIONS = {"$product_tour_id": "product_tour_id"}
-_ROOT = {"$session_id": "session_id", "$window_id": "window_id"}
 _IN_THE_HEADER = ("$lib", "$lib_version")
 
 
@@ -157,25 +150,18 @@ def to_v1(body: bytes) -> bytes:
     for name in _IN_THE_HEADER:
         properties.pop(name, None)
     options: dict[str, object] = {}
-    for name, option in _BOOLEAN_OPTIONS.items():
-        if name in properties:
-            options[option] = _boolean(properties.pop(name))
-    for name, option in _TEXT_OPTIONS.items():
-        if name in properties:
-            options[option] = _text(properties.pop(name))
     fields: dict[str, object] = {
         "event": event.event,
         "uuid": event.uuid,
         "distinct_id": event.distinct_id,
         "timestamp": _utc(event.timestamp),
     }
-    for name, field in _ROOT.items():
-        text = _text(properties.pop(name)) if name in properties else None
-        if text is not None:
-            fields[field] = text
+    for name, (read, is_option, field) in _MOVED.items():
+        value = read(properties.pop(name)) if name in properties else None
+        if value is not None:
+            (options if is_option else fields)[field] = value
     if bytes(event.context):  # has no place of its own any more
         properties.setdefault("context", event.context)
-    options = {option: value for option, value in options.items() if value is not None}
     if options:
         fields["options"] = options
     fields["properties"] = properties
@@ -193,6 +179,17 @@ def _boolean(raw: msgspec.Raw) -> bool | None:
 def _text(raw: msgspec.Raw) -> str | None:
     value = msgspec.json.decode(raw)
     return value if isinstance(value, str) else None
+
+
+# Properties that move: how each is read, whether into `options` or to the root of the event, and its name there.
+_MOVED: dict[str, tuple[Callable[[msgspec.Raw], object], bool, str]] = {
+    "$process_person_profile": (_boolean, True, "process_person_profile"),
+    "$cookieless_mode": (_boolean, True, "cookieless_mode"),
+    "$ignore_sent_at": (_boolean, True, "disable_skew_correction"),
+    "$product_tour_id": (_text, True, "product_tour_id"),
+    "$session_id": (_text, False, "session_id"),
+    "$window_id": (_text, False, "window_id"),
+}
 
 
 def _utc(timestamp: str) -> str:
@@ -214,14 +211,11 @@ def _judge_failure(outcome: Outcome) -> Outcome:
     status = outcome.status
     tag, description = _error(outcome.body)
     reason = f"HTTP {status}: {description}" if description else outcome.reason
-    cause = reasons.OVER_QUOTA if status == 402 or tag == _OVER_QUOTA else outcome.cause
-    if status in _AGAIN:
-        return Outcome(RETRY, reason, _bounded(outcome.retry_after), cause, status)
-    if status == 400:
-        return Outcome(REFUSED, reason, cause=cause, status=status)
-    if status == 413:
-        return Outcome(TOO_LARGE, reason, cause=reasons.TOO_BIG, status=status)
-    return Outcome(REJECTED, reason, cause=cause, status=status)
+    cause = reasons.TOO_BIG if status == 413 else outcome.cause
+    if status == 402 or tag == "billing_limit_exceeded":
+        cause = reasons.OVER_QUOTA
+    kind = REJECTED if outcome.kind == RETRY and status not in _AGAIN else outcome.kind
+    return Outcome(kind, reason, _bounded(outcome.retry_after), cause, status)
 
 
 def _error(body: bytes) -> tuple[str, str]:

@@ -17,7 +17,6 @@ import msgspec
 
 from atotelemetry.sender import reasons
 from atotelemetry.sender.settings import fault_of
-from atotelemetry.sender.tally import drop
 from atotelemetry.wire import PROTOCOL_VERSION, CorruptLine, Event, Forked, Hello, LineDecoder, LineError, Message
 
 if TYPE_CHECKING:
@@ -291,7 +290,7 @@ class Reader:
             if dropped:
                 with self._tally.lock:
                     names = [event.event for event in dropped]
-                    drop(names, "the buffer is full", reasons.BUFFER_FULL, self._tally, self._journal)
+                    self._tally.drop(names, "the buffer is full", reasons.BUFFER_FULL)
         else:
             self._buffer.put(items, self._host_is_gone)
 

@@ -1,72 +1,31 @@
 """The reasons for lost events: short, stable texts that the host counts by.
 
-A leaf. The sender's journal tells the details. These texts are for `stats.lost_by_reason`, so they must be few.
-
-    refused (401)             the server's final answer; also 408 and 429 after the last retry
-    server error (503)        the last of the answers from 500 on
-    over quota                the project's billing limit (protocol v1, which tells)
-    event too big             for the server (v1)
-    not stored                the server asked for it again until the last retry (v1)
-    no verdict                the server's answer of success cannot be read (v1)
-    network: connect failed   no connection: refused, unreachable, unknown name, proxy gone
-    network: timeout          no answer in time
-    network: broken           the connection was lost, or the answer is no HTTP
-    network: not trusted      the server's certificate
-    not sendable              the HTTP library refuses the request or cannot be loaded
-    not encodable             a value that JSON cannot hold
-    unreadable line           damaged on its way through the pipe
-    deadline                  the sender's time was over
-    buffer full               the oldest, in an outage that outlasts the buffer (`patient`)
-    disabled                  the person said no before it was posted
-    sender failed             a bug of ours
-    other                     more kinds than we count
+A leaf. They are for `stats.lost_by_reason`, so they must be few. The sender's journal tells the details. Two more
+reasons hold an HTTP status (`of_status`), and protocol v1 has the server's own words (`of_details`).
 """
 
 from __future__ import annotations
 
-__all__ = [
-    "BUFFER_FULL",
-    "DEADLINE",
-    "DISABLED",
-    "NETWORK_BROKEN",
-    "NETWORK_CONNECT",
-    "NETWORK_TIMEOUT",
-    "NETWORK_TRUST",
-    "NOT_ENCODABLE",
-    "NOT_SENDABLE",
-    "NOT_STORED",
-    "NO_VERDICT",
-    "OTHER",
-    "OVER_QUOTA",
-    "SENDER_FAILED",
-    "TOO_BIG",
-    "UNREADABLE",
-    "is_an_answer",
-    "is_of_the_network",
-    "of_details",
-    "of_status",
-]
-
-OVER_QUOTA = "over quota"
-TOO_BIG = "event too big"
-NOT_STORED = "not stored"
-NO_VERDICT = "no verdict"
-NETWORK_CONNECT = "network: connect failed"
-NETWORK_TIMEOUT = "network: timeout"
-NETWORK_BROKEN = "network: broken"
-NETWORK_TRUST = "network: not trusted"
-NOT_SENDABLE = "not sendable"
-NOT_ENCODABLE = "not encodable"
-UNREADABLE = "unreadable line"
-DEADLINE = "deadline"
-BUFFER_FULL = "buffer full"
-DISABLED = "disabled"
-SENDER_FAILED = "sender failed"
-OTHER = "other"
+OVER_QUOTA = "over quota"  # the project's billing limit (protocol v1, which tells)
+TOO_BIG = "event too big"  # for the server (v1)
+NOT_STORED = "not stored"  # the server asked for it again until the last retry (v1)
+NO_VERDICT = "no verdict"  # the server's answer of success cannot be read (v1)
+NETWORK_CONNECT = "network: connect failed"  # no connection: refused, unreachable, unknown name, proxy gone
+NETWORK_TIMEOUT = "network: timeout"  # no answer in time
+NETWORK_BROKEN = "network: broken"  # the connection was lost, or the answer is no HTTP
+NETWORK_TRUST = "network: not trusted"  # the server's certificate
+NOT_SENDABLE = "not sendable"  # the HTTP library refuses the request or cannot be loaded
+NOT_ENCODABLE = "not encodable"  # a value that JSON cannot hold
+UNREADABLE = "unreadable line"  # damaged on its way through the pipe
+DEADLINE = "deadline"  # the sender's time was over
+BUFFER_FULL = "buffer full"  # the oldest, in an outage that outlasts the buffer (`patient`)
+DISABLED = "disabled"  # the person said no before it was posted
+SENDER_FAILED = "sender failed"  # a bug of ours
+OTHER = "other"  # more kinds than we count
 
 
 def of_status(status: int) -> str:
-    """Return the reason for events that the server answered with an HTTP status of failure."""
+    """Return the reason by an HTTP status: "refused (401)", or, after the last retry, "server error (503)"."""
     return f"server error ({status})" if status >= 500 else f"refused ({status})"  # RFC 9110, 15.6
 
 

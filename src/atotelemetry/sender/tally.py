@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from atotelemetry.sender.journal import Journal
 
-__all__ = ["Tally", "counted", "drop"]
+__all__ = ["Tally", "counted"]
 
 _NAME_LENGTH = 80
 _MOST_REASONS = 50
@@ -28,11 +28,13 @@ class Tally:
     """The counts of one sender.
 
     Args:
+        journal: gets a line for each drop.
         on_change: called when the fate of events is known, by the thread that holds the lock.
 
     """
 
-    def __init__(self, on_change: Callable[[Tally], None] | None = None) -> None:
+    def __init__(self, journal: Journal, on_change: Callable[[Tally], object] = bool) -> None:
+        self._journal = journal
         self.lock = threading.Lock()
         self.read = 0
         self.added = 0
@@ -51,15 +53,15 @@ class Tally:
     def deliver(self, count: int) -> None:
         """Count events that the server accepted."""
         self.delivered += count
-        if self._on_change is not None:
-            self._on_change(self)
+        self._on_change(self)
 
-    def drop(self, count: int, reason: str, cause: str = reasons.SENDER_FAILED) -> None:
-        """Count events that will not be delivered; `cause` is one of `reasons`."""
+    def drop(self, events: list[str] | int, reason: str, cause: str) -> None:
+        """Give up on events, given by their names or their number; `cause` is one of `reasons`."""
+        count, names = (events, "") if isinstance(events, int) else (len(events), f" ({_listed(events)})")
         _add(self.dropped, reason, count, "other reasons")
         _add(self.lost, cause, count, reasons.OTHER)
-        if self._on_change is not None:
-            self._on_change(self)
+        self._on_change(self)
+        self._journal.problem(f"dropped {counted(count)}{names}: {reason}")
 
     @property
     def complete(self) -> bool:
@@ -81,13 +83,6 @@ class Tally:
         if self.unread:
             text += ", input left unread"
         return text
-
-
-def drop(events: list[str] | int, reason: str, cause: str, tally: Tally, journal: Journal) -> None:
-    """Give up on events, given by their names or their number. The caller holds the tally's lock."""
-    count, names = (events, "") if isinstance(events, int) else (len(events), f" ({_listed(events)})")
-    tally.drop(count, reason, cause)
-    journal.problem(f"dropped {counted(count)}{names}: {reason}")
 
 
 def counted(events: int) -> str:
