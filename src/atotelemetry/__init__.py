@@ -30,7 +30,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from atotelemetry.facts.limits import WORKER_WAKE_INTERVAL as WORKER_WAKE_INTERVAL
+    from atotelemetry.facts import WORKER_WAKE_INTERVAL as WORKER_WAKE_INTERVAL
     from atotelemetry.facts.run import RUN_PROPERTIES as RUN_PROPERTIES
     from atotelemetry.host.arguments import CaptureArgs as CaptureArgs
     from atotelemetry.host.client import TelemetryClient as TelemetryClient
@@ -71,28 +71,26 @@ __all__ = [
     "client",
 ]
 
-# The module of each public name, imported when the name is first used.
-_HOMES = {
-    "DEFAULT_QUEUE_SIZE": "atotelemetry.host.telemetry",
-    "FLUSH_TIMEOUT": "atotelemetry.host.telemetry",
-    "PH_API_ENDPOINT": "atotelemetry.host.telemetry",
-    "PH_API_HOST": "atotelemetry.host.telemetry",
-    "RUN_PROPERTIES": "atotelemetry.facts.run",
-    "WORKER_WAKE_INTERVAL": "atotelemetry.facts.limits",
-    "CaptureArgs": "atotelemetry.host.arguments",
-    "PropertyLoaders": "atotelemetry.host.properties",
-    "Stats": "atotelemetry.host.stats",
-    "Telemetry": "atotelemetry.host.telemetry",
-    "TelemetryClient": "atotelemetry.host.client",
-    "TelemetryConfig": "atotelemetry.host.consent",
-    "TelemetryProperties": "atotelemetry.host.properties",
-    "ThinProperties": "atotelemetry.host.properties",
-    "capture": "atotelemetry.host.default",
-    "capture_event": "atotelemetry.host.default",
-    "capture_exception": "atotelemetry.host.default",
-    "client": "atotelemetry.host.default",
-    "__version__": "atotelemetry.version",
+# The modules of the public names. Each is imported when one of its names is first used.
+_MODULES = {
+    "atotelemetry.facts": ("WORKER_WAKE_INTERVAL",),
+    "atotelemetry.facts.run": ("RUN_PROPERTIES",),
+    "atotelemetry.host.arguments": ("CaptureArgs",),
+    "atotelemetry.host.client": ("TelemetryClient",),
+    "atotelemetry.host.consent": ("TelemetryConfig",),
+    "atotelemetry.host.default": ("capture", "capture_event", "capture_exception", "client"),
+    "atotelemetry.host.properties": ("PropertyLoaders", "TelemetryProperties", "ThinProperties"),
+    "atotelemetry.host.stats": ("Stats",),
+    "atotelemetry.host.telemetry": (
+        "DEFAULT_QUEUE_SIZE",
+        "FLUSH_TIMEOUT",
+        "PH_API_ENDPOINT",
+        "PH_API_HOST",
+        "Telemetry",
+    ),
+    "atotelemetry.version": ("__version__",),
 }
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def _hand_over_at_exit() -> None:

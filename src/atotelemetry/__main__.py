@@ -22,74 +22,52 @@ _INTERRUPTED = 130  # 128 + SIGINT, a shell's word for a command that Ctrl-C end
 _PROBLEM, _CALLED_WRONGLY = 1, 2
 
 
-class _Command:
-    """One subcommand: its words for the help, and where its code is."""
-
-    def __init__(self, help: str, examples: str, module: str, add_arguments: str, run: str) -> None:
-        self.help = help
-        self.examples = examples
-        self.module = module
-        self.add_arguments = add_arguments
-        self.run = run
-
-
+# Of each subcommand: its module, its words for the help, and examples.
 _COMMANDS = {
-    "status": _Command(
+    "status": (
+        "consent",
         "say whether runs are measured, and why",
         """\
   atotelemetry status
   atotelemetry status --json | python -m json.tool""",
-        "consent",
-        "add_status_arguments",
-        "run_status",
     ),
-    "enable": _Command(
+    "enable": (
+        "consent",
         "let runs be measured",
         """\
   atotelemetry enable
   atotelemetry enable --app my-cli""",
-        "consent",
-        "add_choice_arguments",
-        "run_enable",
     ),
-    "disable": _Command(
+    "disable": (
+        "consent",
         "let no run be measured any more",
         """\
   atotelemetry disable
   DO_NOT_TRACK=1 ato build        # the same for one run, and for every other tool that asks""",
-        "consent",
-        "add_choice_arguments",
-        "run_disable",
     ),
-    "show": _Command(
+    "show": (
+        "show",
         "print the requests of a run in this directory; sends nothing",
         """\
   atotelemetry show
   atotelemetry show --exception --crash
   atotelemetry show --app mytool.main:telemetry
   atotelemetry show --json | python -m json.tool""",
-        "show",
-        "add_arguments",
-        "run",
     ),
-    "test": _Command(
+    "test": (
+        "test_event",
         "send one test event and print the server's answer",
         """\
   atotelemetry test --api-key KEY
   atotelemetry test --api-key any --host http://127.0.0.1:8000      # to `atotelemetry serve`""",
-        "test_event",
-        "add_arguments",
-        "run",
     ),
-    "serve": _Command(
+    "serve": (
+        "serve",
         "be a local server that prints every event as it arrives",
         """\
   atotelemetry serve
   atotelemetry serve --port 9000 --delay 0.1 --record events.jsonl
   atotelemetry serve --status 503        # how does my program take it?""",
-        "serve",
-        "add_arguments",
-        "run",
     ),
 }
 
@@ -126,10 +104,9 @@ def _run(arguments: list[str]) -> int:
         return _CALLED_WRONGLY
     from importlib import import_module
 
-    command = _COMMANDS[name]
-    module = import_module(f"atotelemetry.command.{command.module}")
-    getattr(module, command.add_arguments)(chosen_parser)
-    code: int = getattr(module, command.run)(parser.parse_args(arguments))
+    module = import_module(f"atotelemetry.command.{_COMMANDS[name][0]}")
+    getattr(module, f"add_{name}_arguments")(chosen_parser)
+    code: int = getattr(module, f"run_{name}")(parser.parse_args(arguments))
     return code
 
 
@@ -148,12 +125,12 @@ def _parsers(chosen: str) -> tuple[argparse.ArgumentParser, argparse.ArgumentPar
     parser.add_argument("--version", action="version", version=f"atotelemetry {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
     found = None
-    for name, command in _COMMANDS.items():
+    for name, (_, words, examples) in _COMMANDS.items():
         subparser = subparsers.add_parser(
             name,
-            help=command.help,
-            description=f"{command.help[0].upper()}{command.help[1:]}.",
-            epilog=f"examples:\n{command.examples}",
+            help=words,
+            description=f"{words[0].upper()}{words[1:]}.",
+            epilog=f"examples:\n{examples}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )

@@ -22,7 +22,7 @@ import argparse, signal, sys
 from atotelemetry.command import serve
 signal.signal(signal.SIGINT, signal.default_int_handler)
 parser = argparse.ArgumentParser()
-serve.add_arguments(parser)
+serve.add_serve_arguments(parser)
 sys.exit(serve.run(parser.parse_args()))
 """
 
@@ -325,9 +325,9 @@ def test_arguments_out_of_range(arguments):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--port", "abc"), "'abc' is no whole number"),
-        (("--status", "ok"), "'ok' is no whole number"),
-        (("--delay", "long"), "'long' is no number"),
+        (("--port", "abc"), "'abc' is no whole number from 0 to 65535"),
+        (("--status", "ok"), "'ok' is no whole number from 200 to 599"),
+        (("--delay", "long"), "'long' is no number from 0 to 3600"),
     ],
 )
 def test_arguments_that_are_no_numbers(arguments, said):

@@ -153,9 +153,9 @@ def test_no_key(hosts):
         (("--host", "http://127.0.0.1:abc"), "the host 'http://127.0.0.1:abc' is no URL"),
         (("--host", "http://127.0.0.1:99999"), "its port is no number up to 65535"),
         (("--host", "http://127.0.0.1:1/?a=b"), "a URL without query and fragment"),
-        (("--timeout", "0"), "'0' is no number of seconds between 0 and 600"),
-        (("--timeout", "soon"), "'soon' is no number of seconds between 0 and 600"),
-        (("--timeout", "nan"), "'nan' is no number of seconds between 0 and 600"),
+        (("--timeout", "0"), "'0' is no number from 0.001 to 600"),
+        (("--timeout", "soon"), "'soon' is no number from 0.001 to 600"),
+        (("--timeout", "nan"), "'nan' is no number from 0.001 to 600"),
         (("--app", "a/b"), "'a/b' is not the name of a program"),
     ],
 )

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_choice_arguments",
+    "add_disable_arguments",
+    "add_enable_arguments",
     "add_status_arguments",
     "app_name",
     "is_broken_pipe",
@@ -48,6 +50,9 @@ def add_choice_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--app", type=app_name, default="atopile", metavar="NAME", help="the program that is meant (default: atopile)"
     )
+
+
+add_enable_arguments = add_disable_arguments = add_choice_arguments
 
 
 def run_status(args: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ import json
 import sys
 
 from atotelemetry.command.consent import answer, is_broken_pipe, say
-from atotelemetry.command.show import add_show_arguments, show
+from atotelemetry.command.show import add_options, show
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _parser(app: str) -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
     commands.add_parser("enable", help="let runs be measured")
     commands.add_parser("disable", help="let no run be measured any more")
-    add_show_arguments(commands.add_parser("show", help="print the requests of a run in this directory; sends nothing"))
+    add_options(commands.add_parser("show", help="print the requests of a run in this directory; sends nothing"))
     return parser
 
 

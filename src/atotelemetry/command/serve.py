@@ -13,20 +13,18 @@ import re
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO
 
-from atotelemetry.facts.text import printable, shortened
+from atotelemetry.facts.text import number_between, printable, shortened
 
 if TYPE_CHECKING:
     import argparse
 
     from atotelemetry.testing import RecordedRequest
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_serve_arguments", "run_serve"]
 
-_Number = TypeVar("_Number", int, float)
-
-DEFAULT_PORT = 8000
+_DEFAULT_PORT = 8000
 
 _RUNS_KNOWN = 100
 _LONGEST = 200  # of a property, unless `--verbose`
@@ -37,17 +35,27 @@ _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}")
 _BOLD, _DIM, _RED, _RESET = "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[0m"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `serve` on its parser."""
     parser.add_argument(
-        "--port", type=_port, default=DEFAULT_PORT, help="port on 127.0.0.1 (default %(default)s; 0 takes a free one)"
+        "--port",
+        type=number_between(0, 65535, int),
+        default=_DEFAULT_PORT,
+        help="port on 127.0.0.1 (default %(default)s; 0 takes a free one)",
     )
     parser.add_argument("--protocol", choices=("v0", "v1"), help="speak only this one (default: both)")
     parser.add_argument(
-        "--status", type=_status, default=200, help="answer every request with this HTTP status (default %(default)s)"
+        "--status",
+        type=number_between(200, 599, int),
+        default=200,
+        help="answer every request with this HTTP status (default %(default)s)",
     )
     parser.add_argument(
-        "--delay", type=_delay, default=0.0, metavar="SECONDS", help="wait so long before each answer (default 0)"
+        "--delay",
+        type=number_between(0, 3600),
+        default=0.0,
+        metavar="SECONDS",
+        help="wait so long before each answer (default 0)",
     )
     parser.add_argument(
         "--record",
@@ -59,12 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--verbose", action="store_true", help="print every property of every event, whole")
 
 
-def run(args: argparse.Namespace) -> int:
+def run_serve(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM; return the exit code.
 
     0: ended by a signal; 1: the reader of the output went away; 2: the port is taken or the record cannot be written.
     """
-    # Costs the `http` package, which `add_arguments`, and so `--help` of every subcommand, does without.
+    # Costs the `http` package, which `add_serve_arguments`, and so `--help` of every subcommand, does without.
     from atotelemetry.testing import Answer, CaptureServer
 
     if hasattr(sys.stdout, "reconfigure"):
@@ -247,33 +255,3 @@ def _count(number: int, noun: str) -> str:
 def _fail(reason: str) -> int:
     sys.stderr.write(f"atotelemetry serve: {reason}\n")
     return 2
-
-
-def _port(text: str) -> int:
-    return _between(_number(text, int), 0, 65535)
-
-
-def _status(text: str) -> int:
-    return _between(_number(text, int), 200, 599)
-
-
-def _delay(text: str) -> float:
-    return _between(_number(text, float), 0.0, 3600.0)
-
-
-def _number(text: str, kind: type[_Number]) -> _Number:
-    import argparse
-
-    try:
-        return kind(text)
-    except ValueError:
-        # Left to itself, argparse would speak of a "_port value".
-        raise argparse.ArgumentTypeError(f"{text!r} is no {'whole ' if kind is int else ''}number") from None
-
-
-def _between(value: _Number, lowest: _Number, highest: _Number) -> _Number:
-    import argparse
-
-    if not lowest <= value <= highest:
-        raise argparse.ArgumentTypeError(f"{value} is not between {lowest} and {highest}")
-    return value

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from atotelemetry.host.telemetry import Telemetry
 
-__all__ = ["add_arguments", "add_show_arguments", "run", "show"]
+__all__ = ["add_options", "add_show_arguments", "run_show", "show"]
 
 _KEY = "(the project's key)"
 _NOWHERE = "http://unknown.invalid"
@@ -26,7 +26,7 @@ _NEW_ID = "(a random id, made at the first run)"
 _PATIENCE = 30.0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_show_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `show` on its parser."""
     parser.add_argument(
         "--app",
@@ -35,17 +35,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="the program that is meant (default: atopile); module:name is its Telemetry, with all of its settings",
     )
-    add_show_arguments(parser)
+    add_options(parser)
 
 
-def add_show_arguments(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `show` where the application is known."""
     parser.add_argument("--exception", action="store_true", help="show an exception, too")
     parser.add_argument("--crash", action="store_true", help="show the report of a native crash, too (report_crash)")
     parser.add_argument("--json", action="store_true", help="print only the request's exact body, on one line")
 
 
-def run(args: argparse.Namespace) -> int:
+def run_show(args: argparse.Namespace) -> int:
     """Print the requests of a run; return 0, 1 (a run here could send nothing) or 2 (no such program)."""
     from atotelemetry.host.telemetry import Telemetry
 
@@ -65,7 +65,7 @@ def show(telemetry: Telemetry, known: dict[str, object], args: argparse.Namespac
     """Print the requests of `telemetry`; return 0, or 1 when a run here could send nothing.
 
     `telemetry` is used up: its events go nowhere from here on. `known` is the result of `host.status`,
-    `args` are the options of `add_show_arguments`.
+    `args` are the options of `add_options`.
     """
     try:
         bodies = _bodies(_stream(telemetry, known["id"], with_exception=args.exception, with_crash=args.crash))

@@ -12,7 +12,7 @@ import time
 
 from atotelemetry.command.consent import add_choice_arguments, say
 from atotelemetry.facts.address import ATOPILE_HOST, fault_of_address, without_credentials
-from atotelemetry.facts.text import environment_prefix, seconds
+from atotelemetry.facts.text import environment_prefix, number_between
 from atotelemetry.host.consent import read_consent
 
 TYPE_CHECKING = False
@@ -20,17 +20,16 @@ if TYPE_CHECKING:
     import argparse
     from typing import Literal
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_test_arguments", "run_test"]
 
-EVENT = "telemetry:test"
+_EVENT = "telemetry:test"
 _LOG = "ATO_TELEMETRY_LOG"
 # Beyond the sender's own deadline: to start it, and to see that it has ended.
 _GRACE = 5.0
 _REQUEST_TIMEOUT = 5.0
-_LONGEST = 600.0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_test_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `test` on its parser."""
     add_choice_arguments(parser)
     parser.add_argument("--host", type=_url, metavar="URL", help="base URL of the server (default: the program's own)")
@@ -39,11 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--protocol", choices=("v0", "v1"), default="v0", help="v1: the endpoint that gives a verdict (default v0)"
     )
     parser.add_argument(
-        "--timeout", type=_seconds, default=15.0, metavar="SECONDS", help="give up after so long (default %(default)g)"
+        "--timeout",
+        type=number_between(0.001, 600),
+        default=15.0,
+        metavar="SECONDS",
+        help="give up after so long (default %(default)g)",
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run_test(args: argparse.Namespace) -> int:
     """Send one event and report; return 0 when the server accepted it, otherwise 1."""
     prefix = environment_prefix(args.app)
     consent = read_consent(args.app, in_ci=True)  # a build server that calls this asks for it
@@ -92,7 +95,7 @@ def _send(app: str, known_id: str | None, key: str, host: str, timeout: float, p
             # Without an id PostHog makes no person of the event. The first real run makes and keeps one.
             telemetry.go_by(known_id or "")
             started = time.perf_counter()
-            uuid = telemetry.capture_event(EVENT, {"test": True})
+            uuid = telemetry.capture_event(_EVENT, {"test": True})
             accepted = client.flush(timeout + _GRACE, delivered=True) and uuid is not None
             seconds = time.perf_counter() - started
         finally:
@@ -108,7 +111,7 @@ def _send(app: str, known_id: str | None, key: str, host: str, timeout: float, p
     where = f"{without_credentials(host).rstrip('/')}{PH_API_ENDPOINT if protocol == 'v0' else V1_PATH}"
     if accepted:
         say(f"delivered one event to {where}; it took {seconds:.2f} s, with the start of the sender")
-        for line in [*lines, f"event {EVENT}, uuid {uuid}"]:
+        for line in [*lines, f"event {_EVENT}, uuid {uuid}"]:
             say(f"  {line}")
     else:
         _not_delivered(where, seconds, lines or [*reasons, "no sender could be started"])
@@ -167,18 +170,7 @@ def _append(path: str, said: bytes) -> None:
 def _url(text: str) -> str:
     fault = fault_of_address(text)
     if fault:
-        raise _wrong(fault)
+        from argparse import ArgumentTypeError
+
+        raise ArgumentTypeError(fault)
     return text
-
-
-def _seconds(text: str) -> float:
-    value = seconds(text, at_most=_LONGEST)
-    if value is None:
-        raise _wrong(f"{text!r} is no number of seconds between 0 and {_LONGEST:g}")
-    return value
-
-
-def _wrong(text: str) -> Exception:
-    from argparse import ArgumentTypeError
-
-    return ArgumentTypeError(text)

@@ -5,7 +5,11 @@ A leaf, used by every process.
 
 from __future__ import annotations
 
-__all__ = ["bounded", "clip", "encodable", "environment_prefix", "printable", "seconds", "shortened"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["bounded", "clip", "encodable", "environment_prefix", "number_between", "printable", "shortened"]
 
 _LIMIT = 1000
 _SHORT = {9: r"\t", 10: r"\n", 13: r"\r"}
@@ -57,13 +61,22 @@ def encodable(text: str, limit_bytes: int) -> str:
     return text.encode("utf-8", "replace")[:limit_bytes].decode("utf-8", "ignore")
 
 
-def seconds(text: str, *, at_most: float) -> float | None:
-    """Return a positive number of seconds that a person typed; None if it is none, or more than `at_most`."""
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if 0 < value <= at_most else None
+def number_between(lowest: float, highest: float, kind: type[int | float] = float) -> Callable[[str], int | float]:
+    """Return a function that reads such a number for argparse."""
+
+    def read(text: str) -> int | float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not lowest <= value <= highest:
+            from argparse import ArgumentTypeError
+
+            whole = "whole " if kind is int else ""
+            raise ArgumentTypeError(f"{text!r} is no {whole}number from {lowest:g} to {highest:g}")
+        return value
+
+    return read
 
 
 def environment_prefix(app: str) -> str:

@@ -15,7 +15,6 @@ import sys
 
 TYPE_CHECKING = False  # the real one would load `typing` before the fork
 if TYPE_CHECKING:
-    import argparse
     from typing import Any, NoReturn
 
     from atotelemetry.sender.batch import Request
@@ -48,12 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
             has_dumps=_DUMPS in arguments,
             handle=_HANDLE if _WATCH in arguments else -1,
         )
-    options = _options(arguments) if arguments else None
-
-    from atotelemetry.sender.journal import Journal
-
-    journal = Journal(to_stderr=True, verbose=options is not None and options.verbose, log_path=_log_path())
-    return _run_by_hand(options, journal)
+    return _run_by_hand(arguments)
 
 
 def _run_detached(*, humble: bool, has_dumps: bool, handle: int) -> int:
@@ -81,31 +75,28 @@ def _run_detached(*, humble: bool, has_dumps: bool, handle: int) -> int:
     return 0
 
 
-def _options(arguments: list[str]) -> argparse.Namespace:
-    from atotelemetry.sender.settings import parse  # after the fork: it loads msgspec
-
-    return parse(arguments)
-
-
-def _run_by_hand(options: argparse.Namespace | None, journal: Journal) -> int:
+def _run_by_hand(arguments: list[str]) -> int:
+    from atotelemetry.sender.journal import Journal
     from atotelemetry.sender.loop import Sender
-    from atotelemetry.sender.settings import overrides
+    from atotelemetry.sender.settings import overrides, parse
 
+    options = parse(arguments)
+    journal = Journal(to_stderr=True, verbose=options.verbose, log_path=_log_path())
     if sys.stdin is None:
         journal.problem("error: standard input is closed")
         return 2
-    if options is not None and options.dry_run and sys.stdout is None:
+    if options.dry_run and sys.stdout is None:
         journal.problem("error: standard output is closed")
         return 2
     if os.isatty(0):
         journal.problem("waiting for events, one JSON object per line; end with Ctrl-D (--help shows an example)")
     sender = Sender(
         0,
-        overrides={} if options is None else overrides(options),
+        overrides=overrides(options),
         journal=journal,
         stop_at_end=False,
-        idle=None if options is None else options.idle,  # a person's pipeline may be slow
-        dry_run=_print_request if options is not None and options.dry_run else None,
+        idle=options.idle,  # none by default: a person's pipeline may be slow
+        dry_run=_print_request if options.dry_run else None,
     )
     return _report(sender, journal)
 

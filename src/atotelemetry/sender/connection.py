@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import sys
 import threading
 import time
@@ -36,9 +35,7 @@ _ANSWER_CAP_BYTES = 1024 * 1024  # a verdict on each of a thousand events
 _REASON_LENGTH = 200
 _KEEP_ALIVE = 60.0
 _MOST_REDIRECTS = 2
-_MOST_INTERIM_RESPONSES = 100
-_END_OF_HEAD = re.compile(rb"\n\r?\n")
-_INTERIM = re.compile(rb"HTTP/1\.[0-9] +1[0-9][0-9]")
+_HEADS_CAP_BYTES = 256 * 1024  # four reads of the library: one head, and any number of interim responses before it
 
 
 class Network:
@@ -173,7 +170,8 @@ class Connection:
         self._proxy = ""
         self._connects = 0
         self._connects_before = 0
-        self._interim = _InterimResponses()
+        self._head_bytes: int | None = None
+        """Bytes read while a response is awaited; None while none is."""
         threading.Thread(target=self._work, name="connection", daemon=True).start()
 
     def take(self, attempt: Attempt) -> None:
@@ -259,12 +257,30 @@ class Connection:
         if step == "send_request_headers.started":
             if self._network.is_stopped():
                 raise _Stopped  # httpcore closes the connection and lets it through
-            self._interim.begin()
-        elif step == "connect_tcp.complete":
-            self._interim.watch(info["return_value"])
-            self._keep_socket(info["return_value"].get_extra_info("socket"))
-        elif step == "start_tls.complete":
-            self._interim.watch(info["return_value"])
+            self._head_bytes = 0
+        elif step == "receive_response_headers.complete":
+            self._head_bytes = None
+        elif step in ("connect_tcp.complete", "start_tls.complete"):
+            self._limit_heads(info["return_value"])
+            if step == "connect_tcp.complete":
+                self._keep_socket(info["return_value"].get_extra_info("socket"))
+
+    def _limit_heads(self, stream: Any) -> None:  # noqa: ANN401 - httpcore's, which has no public type
+        """Bound the bytes read from this stream before a response begins.
+
+        The library skips interim responses (1xx; RFC 9110, section 15.2) without a limit, at 20 µs of CPU each.
+        """
+        read = stream.read
+
+        def limited(*arguments: Any, **options: Any) -> bytes:  # noqa: ANN401 - as httpcore's
+            data: bytes = read(*arguments, **options)
+            if self._head_bytes is not None:
+                self._head_bytes += len(data)
+                if self._head_bytes > _HEADS_CAP_BYTES:
+                    raise import_httpx().RemoteProtocolError(f"more than {_HEADS_CAP_BYTES} bytes before a response")
+            return data
+
+        stream.read = limited
 
     def _keep_socket(self, opened: socket.socket) -> None:
         self._connects += 1
@@ -293,48 +309,6 @@ class Connection:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-
-
-class _InterimResponses:
-    """Counts interim responses (1xx; RFC 9110, section 15.2), and ends a request with too many.
-
-    The library skips them without a limit, at 20 µs of CPU each.
-    """
-
-    def __init__(self) -> None:
-        self.begin()
-
-    def begin(self) -> None:
-        """Expect the response to the next request."""
-        self._count = 0
-        self._head: bytes | None = b""  # None: the response itself has begun
-
-    def watch(self, stream: Any) -> None:  # noqa: ANN401 - httpcore's, which has no public type
-        """Look at all bytes read from this stream."""
-        read = stream.read
-
-        def watched(*arguments: Any, **options: Any) -> bytes:  # noqa: ANN401 - as httpcore's
-            data: bytes = read(*arguments, **options)
-            self._look_at(data)
-            return data
-
-        stream.read = watched
-
-    def _look_at(self, data: bytes) -> None:
-        if self._head is None:
-            return
-        searched = max(0, len(self._head) - 2)
-        text = self._head + data  # the library limits how long a head may be
-        start = 0
-        while end := _END_OF_HEAD.search(text, max(start, searched)):
-            if not _INTERIM.match(text, start):
-                self._head = None
-                return
-            start = end.end()
-            self._count += 1
-            if self._count > _MOST_INTERIM_RESPONSES:
-                raise import_httpx().RemoteProtocolError(f"more than {_MOST_INTERIM_RESPONSES} responses of kind 1xx")
-        self._head = text[start:]
 
 
 def import_httpx() -> Any:  # noqa: ANN401 - a module

@@ -67,73 +67,32 @@ class Thread(NamedTuple):
     frames: list[_Frame]
 
 
-class Dump(NamedTuple):
-    """A text of faulthandler, taken apart."""
+class Dump:
+    """A text of faulthandler, taken apart line by line.
 
-    text: str = ""
-    title: str = ""
-    """Why it was written, such as "Segmentation fault"; empty where nothing was fatal."""
-    is_windows: bool = False
-    threads: Sequence[Thread] = ()
-    c_stack: Sequence[str] = ()
-    extensions: Sequence[str] = ()
+    Args:
+        text: the whole of it.
+        title: why it was written, such as "Segmentation fault"; empty where nothing was fatal.
+
+    """
+
+    def __init__(self, text: str = "", title: str = "") -> None:
+        self.text = text
+        self.title = title
+        self.is_windows = False
+        self.threads: list[Thread] = []
+        self.c_stack: list[str] = []
+        self.extensions: list[str] = []
+        self._frames: list[_Frame] = []  # of the latest thread
+        self._in_c = False
 
     @property
     def is_fatal(self) -> bool:
         """Whether it tells of a crash, and not of a process that goes on."""
         return bool(self.title or self.c_stack) or any(not thread.ident for thread in self.threads)
 
-
-def begins(line: bytes) -> int:
-    """Return the index of a dump's beginning in a line, perhaps behind half a line; -1 if there is none."""
-    found = _BEGINS.search(line)
-    return -1 if found is None else found.start()
-
-
-def continues(line: bytes) -> bool:
-    """Whether a line that is no JSON belongs to the dump before it."""
-    return _CONTINUES.search(line) is not None or begins(line) >= 0
-
-
-def parse(data: bytes) -> Dump | None:
-    """Take a dump apart; None where the bytes hold nothing of one."""
-    if len(data) > MAX_DUMP_BYTES:  # a crash begins with its own thread, a list of all threads ends with the main one
-        half = MAX_DUMP_BYTES // 2
-        data = data[:half] + b"\n" + data[-half:]
-    text = data.decode("utf-8", "replace")
-    parser = _Parser()
-    at = 0
-    for line in text.split("\n"):
-        parser.take(line[:_MAX_LINE_BYTES], at)
-        at += len(line) + 1
-    if parser.start is None:
-        return None
-    return Dump(
-        text[parser.start :].rstrip() + "\n",
-        parser.title,
-        parser.is_windows,
-        parser.threads,
-        parser.c_stack,
-        parser.extensions,
-    )
-
-
-class _Parser:
-    """Takes the lines of a dump, one after another."""
-
-    def __init__(self) -> None:
-        self.start: int | None = None
-        """Where in the text the dump begins."""
-        self.title = ""
-        self.is_windows = False
-        self.threads: list[Thread] = []
-        self.c_stack: list[str] = []
-        self.extensions: list[str] = []
-        self._frames: list[_Frame] = []
-        self._in_c = False
-
-    def take(self, line: str, at: int) -> None:
-        """Take a line that begins `at` this position of the text."""
+    def take(self, line: str) -> re.Match[str] | None:
+        """Take the next line; return the part that belongs to a dump."""
         for pattern, take in (
             (_TITLE, self._take_title),
             (_THREAD, self._take_thread),
@@ -144,14 +103,12 @@ class _Parser:
         ):
             if found := pattern.search(line):
                 take(found)
-                if self.start is None and (self.title or self.threads or self.c_stack):
-                    self.start = at + found.start()
-                return
+                return found
+        return None
 
     def _take_title(self, found: re.Match[str]) -> None:
         if not self.title:
-            # What came before it tells of a process that went on.
-            self.start, self.threads, self.c_stack, self._in_c = None, [], [], False
+            self.threads, self.c_stack, self._in_c = [], [], False  # of a process that went on
             self.title, self.is_windows = found[2].strip() or FATAL, found[1] != FATAL
 
     def _take_thread(self, found: re.Match[str]) -> None:
@@ -179,6 +136,37 @@ class _Parser:
 
     def _take_extensions(self, found: re.Match[str]) -> None:
         self.extensions = found[1].split(", ")[:_MAX_EXTENSIONS]
+
+
+def begins(line: bytes) -> int:
+    """Return the index of a dump's beginning in a line, perhaps behind half a line; -1 if there is none."""
+    found = _BEGINS.search(line)
+    return -1 if found is None else found.start()
+
+
+def continues(line: bytes) -> bool:
+    """Whether a line that is no JSON belongs to the dump before it."""
+    return _CONTINUES.search(line) is not None or begins(line) >= 0
+
+
+def parse(data: bytes) -> Dump | None:
+    """Take a dump apart; None where the bytes hold nothing of one."""
+    if len(data) > MAX_DUMP_BYTES:  # a crash begins with its own thread, a list of all threads ends with the main one
+        half = MAX_DUMP_BYTES // 2
+        data = data[:half] + b"\n" + data[-half:]
+    text = data.decode("utf-8", "replace")
+    dump, start, at = Dump(), -1, 0
+    for line in text.split("\n"):
+        was_fatal = bool(dump.title)
+        found = dump.take(line[:_MAX_LINE_BYTES])
+        begins_here = start < 0 or bool(dump.title) != was_fatal
+        if found and begins_here and (dump.title or dump.threads or dump.c_stack):
+            start = at + found.start()
+        at += len(line) + 1
+    if start < 0:
+        return None
+    dump.text = text[start:].rstrip() + "\n"
+    return dump
 
 
 def _decoded(text: str) -> str:

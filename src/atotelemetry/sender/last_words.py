@@ -66,8 +66,8 @@ class LastWords:
         self._settings = settings
         self._watch = watch
         self._dumps = source.dumps
-        self._process = _process(watch, source.handle)
-        self._oom_kills = _OomKills(self._watch.pid)
+        self._process = _WindowsProcess(watch) if sys.platform == "win32" else _Process(watch, source.handle)
+        self._oom_kills = _OomKills(watch.pid)
 
     @property
     def hang_after(self) -> float | None:
@@ -85,8 +85,7 @@ class LastWords:
         if asked is None:
             return None
         dump = parse(_read(self._dumps, _DUMP_PATIENCE)) if asked else Dump("its threads are at work\n")
-        dump = dump or Dump()
-        return self._about(dump, latest, silent_for=self._watch.hang_after)
+        return self._about(dump or Dump(), latest, silent_for=self._watch.hang_after)
 
     def end(self, latest: Event | None, patience: float, *, said_goodbye: bool) -> Event | None:
         """Return the report about a host after the end of its input; None where there is nothing to report.
@@ -298,17 +297,16 @@ class _Process:
             with open(f"/proc/{self._pid}/stat", "rb") as stat:
                 fields = stat.read().rpartition(b") ")[2].split()
         except FileNotFoundError:
-            return None if os.path.exists("/proc/self/stat") else self._look_without_proc()
+            if os.path.exists("/proc/self/stat"):
+                return None
+            try:
+                os.kill(self._pid, 0)
+            except OSError:
+                return None
+            return [b"R"]
         except OSError:  # ESRCH: it went while we read
             return None
         return fields if self._started in (None, _number(fields, _START_TIME)) else None
-
-    def _look_without_proc(self) -> list[bytes] | None:
-        try:
-            os.kill(self._pid, 0)
-        except OSError:
-            return None
-        return [b"R"]
 
     def _exit_info(self, status: int | None) -> int | None:
         """Return the status of a process that was reaped, `status` being the last one before that."""
@@ -368,10 +366,6 @@ class _WindowsProcess:
 
 _SYNCHRONIZE_AND_QUERY = 0x101000  # SYNCHRONIZE | PROCESS_QUERY_LIMITED_INFORMATION of winnt.h
 _NTSTATUS_ERROR = 0xC0000000
-
-
-def _process(watch: Watch, handle: int) -> _Process | _WindowsProcess:
-    return _WindowsProcess(watch) if sys.platform == "win32" else _Process(watch, handle)
 
 
 def _signal_name(number: int) -> str:

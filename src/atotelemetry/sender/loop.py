@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from atotelemetry.facts import WORKER_WAKE_INTERVAL
 from atotelemetry.facts.address import without_credentials
-from atotelemetry.facts.limits import WORKER_WAKE_INTERVAL
 from atotelemetry.ids import uuid4
 from atotelemetry.sender import batch, reasons
 from atotelemetry.sender.answers import Answers
@@ -232,7 +232,8 @@ class Sender:
         """Open the way to the server that the settings name."""
         settings = self._settings
         endpoints = Endpoints(settings, self._journal)
-        network, note = None, bool
+        network: Network | None = None
+        note: Callable[[Outcome], object] = bool
         if self._dry_run is None:
             agent = user_agent(settings.app, settings.app_version, settings.search_path)
             self._journal.detail(f"sending to {without_credentials(settings.host)} as {agent}")
@@ -247,13 +248,15 @@ class Sender:
             note = Breaker(settings.app, settings.host).note if self._detached else bool
 
         def make_channel() -> Channel:
-            delivery = network and Delivery(
-                host=settings.host,
-                network=network,
-                compression=settings.compression,
-                journal=self._journal,
-                note=note,
-            )
+            delivery = None
+            if network is not None:
+                delivery = Delivery(
+                    host=settings.host,
+                    network=network,
+                    compression=settings.compression,
+                    journal=self._journal,
+                    note=note,
+                )
             dispatcher = Dispatcher(
                 settings,
                 post=delivery.post if delivery else self._print,

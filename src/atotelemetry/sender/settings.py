@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from atotelemetry.facts.address import fault_of_address
-from atotelemetry.facts.text import seconds
+from atotelemetry.facts.text import number_between
 from atotelemetry.wire import PROTOCOL_VERSION, Hello
 
 if TYPE_CHECKING:
@@ -67,17 +67,39 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add = parser.add_argument
+    add, seconds = parser.add_argument, number_between(0.001, _LONGEST)
     add("--host", metavar="URL", help="base URL of the server, such as https://eu.i.posthog.com")
     add("--api-key", metavar="KEY", help="the project's write-only key")
     add("--app", metavar="NAME", help="the measured program, for the User-Agent (default: atopile)")
     add("--endpoint", choices=("auto", "capture", "batch"), help="auto: a lone event to /capture/, several to /batch/")
-    add("--protocol", choices=("v0", "v1"), help="v1: PostHog's endpoint with a verdict on every event (default: v0)")
-    add("--max-retries", type=_whole_number, metavar="N", help="attempts after the first (default: 1)")
-    add("--timeout", type=_seconds, metavar="S", help="seconds for each network operation (default: 5)")
-    add("--deadline", type=_seconds, metavar="S", help="seconds to live on after the input has ended (default: 15)")
-    add("--idle", type=_seconds, metavar="S", help="end when nothing came for S seconds (default: wait for the end)")
-    add("--compression", choices=("auto", "always", "never"), help="gzip the requests (default: auto, above 1 KiB)")
+    add(
+        "--protocol",
+        choices=("v0", "v1"),
+        dest="capture_protocol",
+        help="v1: PostHog's endpoint with a verdict on every event (default: v0)",
+    )
+    add("--max-retries", type=number_between(0, 10**9, int), metavar="N", help="attempts after the first (default: 1)")
+    add(
+        "--timeout",
+        dest="request_timeout",
+        type=seconds,
+        metavar="S",
+        help="seconds for each network operation (default: 5)",
+    )
+    add(
+        "--deadline",
+        dest="sender_deadline",
+        type=seconds,
+        metavar="S",
+        help="seconds to live on after the input has ended (default: 15)",
+    )
+    add("--idle", type=seconds, metavar="S", help="end when nothing came for S seconds (default: wait for the end)")
+    add(
+        "--compression",
+        dest="compress",
+        choices=("auto", "always", "never"),
+        help="gzip the requests (default: auto, above 1 KiB)",
+    )
     add("--dry-run", action="store_true", help="print the body of each request instead of sending it")
     add("-v", "--verbose", action="store_true", help="report each request, retry and drop, and a summary, on stderr")
     options = parser.parse_args(arguments)
@@ -90,36 +112,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def _seconds(text: str) -> float:
-    import argparse
-
-    value = seconds(text, at_most=_LONGEST)
-    if value is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive number of seconds")
-    return value
-
-
-def _whole_number(text: str) -> int:
-    import argparse
-
-    if not text.isascii() or not text.isdigit() or len(text) > 9:  # as good as for ever
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0")
-    return int(text)
-
-
 def overrides(options: argparse.Namespace) -> dict[str, Any]:
     """Return the options that were given, as fields of a hello line."""
-    given = {
-        "host": options.host,
-        "api_key": options.api_key,
-        "app": options.app,
-        "endpoint": options.endpoint,
-        "capture_protocol": options.protocol,
-        "max_retries": options.max_retries,
-        "request_timeout": options.timeout,
-        "sender_deadline": options.deadline,
+    fields = {
+        name: value for name, value in vars(options).items() if name in Hello.__struct_fields__ and value is not None
     }
-    fields: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if options.compression is not None:
-        fields["compression"] = {"auto": None, "always": True, "never": False}[options.compression]
+    if options.compress is not None:
+        fields["compression"] = {"auto": None, "always": True, "never": False}[options.compress]
     return fields

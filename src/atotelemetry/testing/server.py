@@ -185,9 +185,7 @@ class CaptureServer:
 
         Raises TimeoutError after `timeout` seconds, with a list of the arrivals.
         """
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._accepted_events >= count, timeout):
-                raise TimeoutError(f"{count} events did not arrive within {timeout:g} s; {self._describe()}")
+        self._wait(lambda: self._accepted_events >= count, timeout, f"{count} events did not arrive")
         return self.events
 
     def wait_for_crash(self, timeout: float = 30.0) -> dict[str, Any]:
@@ -195,21 +193,21 @@ class CaptureServer:
 
         Raises TimeoutError after `timeout` seconds, with a list of the arrivals.
         """
-        with self._changed:
-            self._changed.wait_for(lambda: any(map(_is_crash, self.events)), timeout)
-            for event in filter(_is_crash, self.events):
-                return event
-            raise TimeoutError(f"no crash was reported within {timeout:g} s; {self._describe()}")
+        self._wait(lambda: any(map(_is_crash, self.events)), timeout, "no crash was reported")
+        return next(filter(_is_crash, self.events))
 
     def wait_for_requests(self, count: int, timeout: float = 30.0) -> list[RecordedRequest]:
         """Wait until at least `count` requests arrived, answered or not, and return all of them.
 
         Raises TimeoutError after `timeout` seconds, with a list of the arrivals.
         """
-        with self._changed:
-            if not self._changed.wait_for(lambda: len(self._requests) >= count, timeout):
-                raise TimeoutError(f"{count} requests did not arrive within {timeout:g} s; {self._describe()}")
+        self._wait(lambda: len(self._requests) >= count, timeout, f"{count} requests did not arrive")
         return self.requests
+
+    def _wait(self, ready: Callable[[], bool], timeout: float, otherwise: str) -> None:
+        with self._changed:
+            if not self._changed.wait_for(ready, timeout):
+                raise TimeoutError(f"{otherwise} within {timeout:g} s; {self._describe()}")
 
     def clear(self) -> None:
         """Forget every request and event so far; answers that are set stay set."""
