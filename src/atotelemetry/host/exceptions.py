@@ -13,6 +13,7 @@ import sys
 
 from atotelemetry.facts.places import MAX_NAME_BYTES
 from atotelemetry.facts.text import clip
+from atotelemetry.host.debug import debug
 from atotelemetry.host.frames import Frames, chosen, stack_of_the_caller, traceback_entries
 from atotelemetry.host.guarded import (
     MAX_MESSAGE_BYTES,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from traceback import FrameSummary, TracebackException
     from types import TracebackType
+    from typing import TypeAlias
 
 __all__ = ["current_exception", "exception_properties", "mark_reported", "unmark_reported"]
 
@@ -91,8 +93,8 @@ def mark_reported(exception: BaseException) -> bool:
 def unmark_reported(exception: BaseException) -> None:
     """Undo `mark_reported` after the event was lost. Never raises."""
     for member in _leaves(exception):
-        _unmark(member, _MEMBER_MARK)
-    _unmark(exception, _MARK)
+        _marks(member).pop(_MEMBER_MARK, None)
+    _marks(exception).pop(_MARK, None)
 
 
 # The mark lives on the object, so it dies with it and keeps nothing alive. It names the object: a copy, or an unpickled
@@ -100,33 +102,22 @@ def unmark_reported(exception: BaseException) -> None:
 
 
 def _mark(exception: BaseException, name: str) -> bool:
-    mark = (id(exception),)
-    try:
-        attributes = _attributes_of(exception)
-        found = attributes.setdefault(name, mark)
-        if found is mark:
-            return True
-        if found == mark:
-            return False
-        attributes[name] = mark
-    except Exception:
-        # Two reports of one exception are better than none.
-        return True
-    return True
+    mark, marks = (id(exception),), _marks(exception)
+    found = marks.setdefault(name, mark)
+    if found is not mark and found != mark:
+        marks[name] = found = mark
+    return found is mark
 
 
 def _is_marked(exception: BaseException, name: str) -> bool:
-    try:
-        return bool(_attributes_of(exception).get(name) == (id(exception),))
-    except Exception:
-        return False
+    return bool(_marks(exception).get(name) == (id(exception),))
 
 
-def _unmark(exception: BaseException, name: str) -> None:
+def _marks(exception: BaseException) -> dict[str, object]:
     try:
-        _attributes_of(exception).pop(name, None)
+        return _attributes_of(exception)  # type: ignore[no-any-return]
     except Exception:
-        return  # it was not marked either
+        return {}  # no exception: two reports of one are better than none
 
 
 def _leaves(exception: BaseException) -> Iterator[BaseException]:
@@ -174,7 +165,7 @@ def exception_properties(
             stack_trace, entries = _describe(exception, message, handled, own, source_lines)
         except Exception as error:
             stack_trace, entries = _describe_briefly(exception, message, handled=handled)
-            _say_why(error)
+            debug("an exception could not be described in full: %s", type(error).__name__)
         return {
             "$exception_message": message,
             "$exception_type": clip(_claimed_type_name(exception), _MAX_TYPE_BYTES),
@@ -219,13 +210,6 @@ def _describe_briefly(exception: BaseException, message: str, *, handled: bool) 
     name = clip(_qualified_name(exception), _MAX_TYPE_BYTES)
     mechanism = {"type": "generic", "handled": bool(handled), "exception_id": 0}
     return f"{name}: {message}\n", [{"type": name, "value": message, "module": None, "mechanism": mechanism}]
-
-
-def _say_why(error: Exception) -> None:
-    # Not needed for an exception that behaves.
-    from atotelemetry.host.debug import debug
-
-    debug("an exception could not be described in full: %s", type(error).__name__)
 
 
 # -- The walk over the exceptions ------------------------------------------------------------------------------------
@@ -284,6 +268,10 @@ class Node:
         return None if self.suppressed or self.cause is not None else self.context
 
 
+if TYPE_CHECKING:
+    Shown: TypeAlias = tuple[Node, Node | None, str | None]  # an exception, its parent, and their relation
+
+
 def _walk(exception: BaseException, message: str) -> tuple[Node, bool]:
     """Link `exception` to everything behind it; also tell whether that was all of it.
 
@@ -334,9 +322,9 @@ def _members(exception: BaseException) -> tuple[list[BaseException], int]:
     return [member for member in members[:_MAX_GROUP_WIDTH] if is_exception(member)], len(members)
 
 
-def _in_order(root: Node) -> Iterator[tuple[Node, Node | None, str | None]]:
+def _in_order(root: Node) -> Iterator[Shown]:
     """Yield each visible exception, its parent and their relation; the caught one first, the root cause last."""
-    waiting: list[tuple[Node, Node | None, str | None]] = [(root, None, None)]
+    waiting: list[Shown] = [(root, None, None)]
     while waiting:
         node, parent, source = waiting.pop()
         yield node, parent, source
@@ -351,10 +339,10 @@ def _in_order(root: Node) -> Iterator[tuple[Node, Node | None, str | None]]:
 
 
 def _listed(
-    shown: Sequence[tuple[Node, Node | None, str | None]],
-) -> list[tuple[Node, Node | None, str | None]]:
+    shown: Sequence[Shown],
+) -> list[Shown]:
     """Return the entries to list. An exception that is both a member and a context is printed twice and listed once."""
-    listed: dict[int, tuple[Node, Node | None, str | None]] = {}
+    listed: dict[int, Shown] = {}
     for node, parent, source in shown:
         listed.setdefault(id(node.exception), (node, parent, source))
         if len(listed) == _MAX_EXCEPTIONS:
@@ -362,9 +350,7 @@ def _listed(
     return list(listed.values())
 
 
-def _entries(
-    listed: Sequence[tuple[Node, Node | None, str | None]], *, handled: bool, frames: Frames
-) -> list[dict[str, object]]:
+def _entries(listed: Sequence[Shown], *, handled: bool, frames: Frames) -> list[dict[str, object]]:
     numbers = {id(node.exception): number for number, (node, _, _) in enumerate(listed)}
     value_bytes = min(MAX_MESSAGE_BYTES, max(_MIN_VALUE_BYTES, _MAX_ALL_VALUES_BYTES // len(listed)))
     entries = []

@@ -6,9 +6,6 @@ may capture an exception. So threads at the same moment may send one too many.
 
 from __future__ import annotations
 
-# Needed below. Loaded here, because this module is loaded under the guard that forks take (see `lazy`).
-import traceback  # noqa: F401
-
 from atotelemetry.host.clock import monotonic
 from atotelemetry.host.exceptions import current_exception, exception_properties, mark_reported, unmark_reported
 from atotelemetry.host.frames import Frames, own_packages, traceback_entries
@@ -86,28 +83,18 @@ class Repeats:
 
     def __init__(self, now: Callable[[], float] = monotonic) -> None:
         self._now = now
-        self._kinds: dict[tuple[str, ...], _Kind] = {}
+        self._kinds: dict[tuple[str, ...], tuple[list[float], int]] = {}
+        """When those of a kind came that were not dropped, and how many were since."""
 
     def admit(self, *key: str) -> int | None:
         """Return how many of this kind were dropped since the last one that was not; None: drop this one, too."""
-        kind = self._kinds.get(key)
-        if kind is None:
-            if len(self._kinds) >= _MOST_KINDS:
-                self._kinds.clear()
-            kind = self._kinds.setdefault(key, _Kind())
+        admitted, dropped = self._kinds.get(key, ([], 0))
+        if not admitted and len(self._kinds) >= _MOST_KINDS:
+            self._kinds.clear()
         now = self._now()
-        recent = [when for when in kind.admitted if now - when < _WITHIN]
+        recent = [when for when in admitted if now - when < _WITHIN]
         if len(recent) >= _MOST:
-            kind.dropped += 1
+            self._kinds[key] = recent, dropped + 1
             return None
-        kind.admitted = [*recent, now]
-        dropped, kind.dropped = kind.dropped, 0
+        self._kinds[key] = [*recent, now], 0
         return dropped
-
-
-class _Kind:
-    __slots__ = ("admitted", "dropped")
-
-    def __init__(self) -> None:
-        self.admitted: list[float] = []
-        self.dropped = 0

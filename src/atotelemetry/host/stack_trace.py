@@ -7,7 +7,12 @@ all frames to an unreadable one. The summaries of frames serve the structured li
 
 from __future__ import annotations
 
+import linecache
+import os
+import stat
 import sys
+from itertools import groupby, islice
+from traceback import FrameSummary, StackSummary, TracebackException
 
 from atotelemetry.facts.text import clip
 from atotelemetry.host.guarded import MAX_LINE_BYTES, plain_type_name, read
@@ -15,11 +20,10 @@ from atotelemetry.host.guarded import MAX_LINE_BYTES, plain_type_name, read
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from traceback import FrameSummary, StackSummary, TracebackException
     from types import TracebackType
     from typing import Any
 
-    from atotelemetry.host.exceptions import Node
+    from atotelemetry.host.exceptions import Node, Shown
 
 __all__ = ["print_all"]
 
@@ -32,8 +36,6 @@ _MAX_STATEMENT_CHARACTERS = 4_000  # 3.13 parses all of a statement for its care
 _MAX_FORMATTED_LINE_CHARACTERS = 2_000
 _MAX_SOURCE_FILE_BYTES = 4 * 1024 * 1024
 _SUGGESTED_FROM = ("name", "name_from", "obj")
-
-_lazy_classes: dict[str, Any] = {}
 
 
 class _Alone:
@@ -77,7 +79,7 @@ class _Alone:
             raise AttributeError(name) from None
 
 
-def print_all(shown: Sequence[tuple[Node, Node | None, str | None]], *, source_lines: bool) -> str:
+def print_all(shown: Sequence[Shown], *, source_lines: bool) -> str:
     """Return the text of the first exception with all that hangs on it.
 
     Also gives each node the summaries of the frames that its `plan` lists. Without `source_lines` no line of source is
@@ -113,9 +115,6 @@ def _rendering(node: Node, *, plain: bool, source_lines: bool) -> TracebackExcep
 
     `plain` when its own fields are known not to be printable.
     """
-    # Milliseconds to import, though a host that raises mostly has it.
-    from traceback import TracebackException
-
     kind = type(node.exception)
     alone: Any = _Alone(node, source_lines=source_lines)
     try:
@@ -127,7 +126,7 @@ def _rendering(node: Node, *, plain: bool, source_lines: bool) -> TracebackExcep
         return TracebackException(_plain_type(kind), alone, None, lookup_lines=False)
 
 
-def _format(shown: Sequence[tuple[Node, Node | None, str | None]]) -> str:
+def _format(shown: Sequence[Shown]) -> str:
     """Link the renderings and return the text of the first with all that hangs on it."""
     texts: dict[tuple[object, ...], str] = {}
     for node, _, _ in shown:
@@ -154,21 +153,13 @@ def _runs(entries: Sequence[TracebackType], most: int) -> list[tuple[int, int, i
     """
     limit = getattr(sys, "tracebacklimit", None)
     printable = entries[: max(limit, 0)] if type(limit) is int else entries
-    runs: list[tuple[int, int, int]] = []
-    code, line, first = None, None, 0
-    for index, entry in enumerate(printable):
-        here, lineno = entry.tb_frame.f_code, entry.tb_lineno
-        if here is not code or lineno != line:
-            if index:
-                runs.append(_run(first, index))
-            code, line, first = here, lineno, index
-    if printable:
-        runs.append(_run(first, len(printable)))
+    runs = []
+    first = 0
+    for _, group in groupby(printable, lambda entry: (id(entry.tb_frame.f_code), entry.tb_lineno)):
+        length = sum(1 for _ in group)
+        runs.append((first, length, min(length, _PRINTED_REPEATS)))
+        first += length
     return _without_middle(runs, most)
-
-
-def _run(first: int, end: int) -> tuple[int, int, int]:
-    return first, end - first, min(end - first, _PRINTED_REPEATS)
 
 
 def _without_middle(runs: list[tuple[int, int, int]], printed_count: int) -> list[tuple[int, int, int]]:
@@ -191,9 +182,7 @@ def _without_middle(runs: list[tuple[int, int, int]], printed_count: int) -> lis
 
 def _printable(summaries: dict[int, FrameSummary], runs: Sequence[tuple[int, int, int]]) -> StackSummary:
     """Build the stack to print. Where a line repeats, its last printed summary stands for the rest."""
-    from traceback import FrameSummary
-
-    stack = _stack_class()()
+    stack = _PrintableStack()
     for first, length, count in runs:
         if not count:
             stack.gap = FrameSummary(f"<{length} frames left out>", None, "", lookup_line=False)
@@ -202,55 +191,43 @@ def _printable(summaries: dict[int, FrameSummary], runs: Sequence[tuple[int, int
         printed = [summaries[index] for index in range(first, first + count)]
         stack.extend(printed)
         stack.extend(printed[-1:] * (length - count))
-    return stack  # type: ignore[no-any-return]
+    return stack
 
 
-def _stack_class() -> Any:  # noqa: ANN401 - a class made at run time
-    """Return the class of printable stacks, made once; its base is imported with the first exception."""
-    found = _lazy_classes.get("stack")
-    if found is not None:
-        return found
-    from traceback import StackSummary
+class _PrintableStack(StackSummary):
+    """A stack that is cheap where lines repeat, and prints frames without source where there is none.
 
-    class PrintableStack(StackSummary):
-        """A stack that is cheap where lines repeat, and prints frames without source where there is none.
+    `format_frame_summary` is the standard library's hook for the text of a frame.
+    """
 
-        `format_frame_summary` is the standard library's hook for the text of a frame.
-        """
+    # The texts of the frames of an event: a recursion and a chain repeat the same ones.
+    texts: dict[tuple[object, ...], str]
+    gap: FrameSummary | None = None
+    previous: FrameSummary | None = None
 
-        # The texts of the frames of an event: a recursion and a chain repeat the same ones.
-        texts: dict[tuple[object, ...], str]
-        gap: FrameSummary | None = None
-        previous: FrameSummary | None = None
-
-        def format_frame_summary(self, frame_summary: FrameSummary, **options: Any) -> str:  # noqa: ANN401 - as the base class
-            if frame_summary is self.gap:
-                return f"  [{frame_summary.filename[1:-1]}]\n"
-            if frame_summary is self.previous:
-                return ""  # counted by the caller, not printed
-            self.previous = frame_summary
-            place = (frame_summary.filename, frame_summary.lineno, frame_summary.name)
-            key = (*place, frame_summary.end_lineno, frame_summary.colno, frame_summary.end_colno)
-            text = self.texts.get(key)
-            if text is not None:
-                return text
-            try:
-                text = super().format_frame_summary(frame_summary, **options)
-            except Exception:
-                # The file changed since it was imported, or its loader fails.
-                text = '  File "{}", line {}, in {}\n'.format(*place)
-            if not frame_summary.filename.startswith("<"):  # one name may stand for several sources
-                self.texts[key] = text
+    def format_frame_summary(self, frame_summary: FrameSummary, **options: Any) -> str:  # noqa: ANN401 - as the base class
+        if frame_summary is self.gap:
+            return f"  [{frame_summary.filename[1:-1]}]\n"
+        if frame_summary is self.previous:
+            return ""  # counted by the caller, not printed
+        self.previous = frame_summary
+        place = (frame_summary.filename, frame_summary.lineno, frame_summary.name)
+        key = (*place, frame_summary.end_lineno, frame_summary.colno, frame_summary.end_colno)
+        text = self.texts.get(key)
+        if text is not None:
             return text
-
-    _lazy_classes["stack"] = PrintableStack
-    return PrintableStack
+        try:
+            text = super().format_frame_summary(frame_summary, **options)
+        except Exception:
+            # The file changed since it was imported, or its loader fails.
+            text = '  File "{}", line {}, in {}\n'.format(*place)
+        if not frame_summary.filename.startswith("<"):  # one name may stand for several sources
+            self.texts[key] = text
+        return text
 
 
 def _summary(entry: TracebackType, *, source_lines: bool) -> FrameSummary:
     """Summarise one traceback entry as the standard library does, without odd or huge parts."""
-    from traceback import FrameSummary, StackSummary
-
     frame = entry.tb_frame
     code = frame.f_code
     lineno, end_lineno, colno, end_colno = _position(entry)
@@ -271,8 +248,6 @@ def _summary(entry: TracebackType, *, source_lines: bool) -> FrameSummary:
 
 def _position(entry: TracebackType) -> tuple[int | None, int | None, int | None, int | None]:
     """Return the executed statement's first and last line and column; None where the code does not tell."""
-    from itertools import islice  # loaded along with `traceback`
-
     try:
         positions = entry.tb_frame.f_code.co_positions()
         found = next(islice(positions, entry.tb_lasti // 2, None), None)  # two bytes for each code unit
@@ -285,8 +260,6 @@ def _position(entry: TracebackType) -> tuple[int | None, int | None, int | None,
 
 def _tamed(summary: FrameSummary) -> FrameSummary:
     """Return `summary`, or one without the part of its source that would cost too much to print."""
-    from traceback import FrameSummary
-
     place = summary.filename, summary.lineno, summary.name
     try:
         if _costs_too_much_to_read(summary.filename):
@@ -309,18 +282,12 @@ def _is_long_statement(summary: FrameSummary) -> bool:
         return False
     if last - first > _MAX_STATEMENT_LINES:
         return True
-    import linecache  # loaded along with `traceback`
-
     lines = linecache.getlines(summary.filename)[first - 1 : last]
     return sum(map(len, lines)) > _MAX_STATEMENT_CHARACTERS
 
 
 def _costs_too_much_to_read(filename: str) -> bool:
     """Tell whether reading this file might take long: huge, a pipe, or a terminal."""
-    import linecache  # loaded along with `traceback`
-    import os
-    import stat
-
     if filename.startswith("<"):
         return False  # not a file, and not opened as one
     cached = linecache.cache.get(filename)
