@@ -45,9 +45,12 @@ def _fact(name: str) -> Any:
     return _facts[name]
 
 
-def _text(name: str) -> str | None:
-    value: str | None = _fact(name)
-    return value
+def _loader(name: str, meaning: str) -> Any:
+    def load() -> Any:
+        return _fact(name)
+
+    load.__name__, load.__qualname__, load.__doc__ = name, f"PropertyLoaders.{name}", f"Return {meaning}."
+    return staticmethod(load)
 
 
 class PropertyLoaders:
@@ -57,42 +60,21 @@ class PropertyLoaders:
     together, within a second. None means not known. Never raise, never print.
     """
 
-    @staticmethod
-    def email() -> str | None:
-        """Return git's `user.email`."""
-        return _text("email")
-
-    @staticmethod
-    def current_git_hash() -> str | None:
-        """Return the commit checked out in the working directory."""
-        return _text("current_git_hash")
-
-    @staticmethod
-    def project() -> str | None:
-        """Return the normalised URL of the remote `origin`: `github.com/acme/widget`."""
-        return _text("project")
-
-    @staticmethod
-    def project_id() -> str | None:
-        """Return the SHA-256 of `project`."""
-        return _text("project_id")
-
-    @staticmethod
-    def ci_provider() -> str | None:
-        """Return the name of the continuous integration service that this runs in."""
-        return _text("ci_provider")
-
-    @staticmethod
-    def platform() -> str:
-        """Return `sys.platform`."""
-        value: str = _fact("platform")
-        return value
-
-    @staticmethod
-    def via_docker() -> bool:
-        """Return whether this runs in the app's own Docker image (`ATO_VIA_DOCKER`)."""
-        value: bool = _fact("via_docker")
-        return value
+    email: staticmethod[[], str | None] = _loader("email", "git's `user.email`")
+    current_git_hash: staticmethod[[], str | None] = _loader(
+        "current_git_hash", "the commit checked out in the working directory"
+    )
+    project: staticmethod[[], str | None] = _loader(
+        "project", "the normalised URL of the remote `origin`: `github.com/acme/widget`"
+    )
+    project_id: staticmethod[[], str | None] = _loader("project_id", "the SHA-256 of `project`")
+    ci_provider: staticmethod[[], str | None] = _loader(
+        "ci_provider", "the name of the continuous integration service that this runs in"
+    )
+    platform: staticmethod[[], str] = _loader("platform", "`sys.platform`")
+    via_docker: staticmethod[[], bool] = _loader(
+        "via_docker", "whether this runs in the app's own Docker image (`ATO_VIA_DOCKER`)"
+    )
 
     @staticmethod
     def via_vsce() -> bool:
@@ -102,22 +84,17 @@ class PropertyLoaders:
     @staticmethod
     def install_method() -> str:
         """Return how atopile was installed: "pip", "uv-tool", "dev" and others (see `facts/installed.py`)."""
-        return _text("install_method") or "unknown"
+        return _fact("install_method") or "unknown"
 
-    @staticmethod
-    def github_action_repository() -> str | None:
-        """Return `GITHUB_ACTION_REPOSITORY`: owner and repository of the action that runs."""
-        return _text("github_action_repository")
-
-    @staticmethod
-    def github_repository_owner() -> str | None:
-        """Return `GITHUB_REPOSITORY_OWNER`."""
-        return _text("github_repository_owner")
-
-    @staticmethod
-    def github_repository() -> str | None:
-        """Return `GITHUB_REPOSITORY`: owner and repository that the workflow runs for."""
-        return _text("github_repository")
+    github_action_repository: staticmethod[[], str | None] = _loader(
+        "github_action_repository", "`GITHUB_ACTION_REPOSITORY`: owner and repository of the action that runs"
+    )
+    github_repository_owner: staticmethod[[], str | None] = _loader(
+        "github_repository_owner", "`GITHUB_REPOSITORY_OWNER`"
+    )
+    github_repository: staticmethod[[], str | None] = _loader(
+        "github_repository", "`GITHUB_REPOSITORY`: owner and repository that the workflow runs for"
+    )
 
     @staticmethod
     def run_id() -> str:
