@@ -11,7 +11,7 @@ import types
 import pytest
 
 from atotelemetry import Telemetry
-from atotelemetry.host import interrupts
+from atotelemetry.host.debug import is_for_the_host
 from atotelemetry.host.divert import divert
 from support_hostile import ARMED, ERRORS, Panic, Raises, run_host
 
@@ -170,8 +170,8 @@ def test_an_interruption_comes_out(recorder):
     with pytest.raises(KeyboardInterrupt):
         client.capture("built", distinct_id="me", properties={"v": Interrupted()})
     assert client.stats.dropped_by_reason == {"interrupted": 1}
-    assert interrupts.is_for_the_host(KeyboardInterrupt())
-    assert not interrupts.is_for_the_host(SystemExit())
+    assert is_for_the_host(KeyboardInterrupt())
+    assert not is_for_the_host(SystemExit())
 
 
 def test_a_signal_handler_that_exits_ends_the_program():

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import time
 
-from atotelemetry.host.debug import debug
-from atotelemetry.host.interrupts import is_for_the_host
+from atotelemetry.host.debug import attempt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -149,25 +148,13 @@ class Capture:
 
 def named(name: str | Callable[[], str]) -> str:
     """Return an event's name. An empty one is no event: it is dropped and counted."""
-    if not callable(name):
-        return name
-    try:
-        return name()
-    except BaseException as error:
-        if is_for_the_host(error):
-            raise
-        debug("an event has no name: %r", error)
-        return ""
+    return attempt(name, default="", why="an event has no name: %r") if callable(name) else name
 
 
 def joined(properties: Mapping[str, Any] | None, block: dict[str, Any]) -> Mapping[str, Any] | None:
     """Return the properties of a block, updated with the values put into its dict."""
     if not block or properties is None:
         return block or properties
-    try:
-        return {**properties, **block}
-    except BaseException as error:  # a mapping of the program's own, or another thread changes it
-        if is_for_the_host(error):
-            raise
-        debug("a block's own properties go without the others: %r", error)
-        return block
+    # A mapping of the program's own may raise, and another thread may change it.
+    why = "a block's own properties go without the others: %r"
+    return attempt(lambda: {**properties, **block}, default=block, why=why)

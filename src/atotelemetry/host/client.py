@@ -14,9 +14,8 @@ from _thread import allocate_lock
 
 from atotelemetry.facts.address import fault_of_address
 from atotelemetry.host import process
-from atotelemetry.host.debug import debug
+from atotelemetry.host.debug import debug, is_for_the_host
 from atotelemetry.host.feeder import Feeder
-from atotelemetry.host.interrupts import is_for_the_host
 from atotelemetry.host.lazy import load
 from atotelemetry.host.options import DEFAULT_QUEUE_SIZE, check
 from atotelemetry.host.process import FLUSH_TIMEOUT

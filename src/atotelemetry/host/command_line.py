@@ -12,8 +12,7 @@ from __future__ import annotations
 import sys
 from _thread import allocate_lock, get_ident
 
-from atotelemetry.host.debug import debug
-from atotelemetry.host.interrupts import is_for_the_host
+from atotelemetry.host.debug import attempt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -176,13 +175,7 @@ class _Contexts(list):  # type: ignore[type-arg] # `typing` costs a host millise
 
 def _try(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function that looks at a framework. Another version, or the program's own class, may raise."""
-    try:
-        return function(*arguments)
-    except BaseException as error:
-        if is_for_the_host(error):
-            raise
-        debug("the command line cannot be read: %r", error)
-        return None
+    return attempt(function, *arguments, default=None, why="the command line cannot be read: %r")
 
 
 def _of_click(context: Any) -> tuple[list[str], list[str]]:

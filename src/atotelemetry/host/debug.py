@@ -1,4 +1,4 @@
-"""One DEBUG line in the host's log, if the host looks at it.
+"""What becomes of an error: one DEBUG line in the host's log, or back to the host, which it was meant for.
 
 Runs in the host, on any thread. `logging` takes milliseconds to import. It is only looked up: a host without it has no
 handler either. A handler may itself capture telemetry; the guard prevents an endless recursion. Its lock is not taken
@@ -10,12 +10,17 @@ from __future__ import annotations
 import sys
 from _thread import _local
 
-from atotelemetry.host.interrupts import is_for_the_host
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
+    from types import CodeType
+    from typing import Any, TypeVar
 
+    Result = TypeVar("Result")
+
+__all__ = ["attempt", "debug", "is_for_the_host"]
+
+_traceback = BaseException.__dict__["__traceback__"].__get__  # a class of the host's may have another attribute there
 _thread = _local()  # `logging`: this thread is logging a line
 
 
@@ -34,11 +39,7 @@ def debug(message: str, *args: object) -> None:
     """
     try:
         logging = sys.modules.get("logging")
-        if logging is None:
-            return
-        if not _is_heard(logging):
-            return
-        if getattr(_thread, "logging", False):
+        if logging is None or not _is_heard(logging) or getattr(_thread, "logging", False):
             return
         _thread.logging = True
         try:
@@ -52,3 +53,48 @@ def debug(message: str, *args: object) -> None:
     except BaseException as error:
         if is_for_the_host(error):
             raise
+
+
+def attempt(function: Callable[..., Result], *arguments: object, default: Result, why: str = "") -> Result:
+    """Call code of the host's; return `default`, and log `why`, if it raises anything that is not for the host."""
+    try:
+        return function(*arguments)
+    except BaseException as error:
+        if is_for_the_host(error):
+            raise
+        if why:
+            debug(why, error)
+        return default
+
+
+def is_for_the_host(error: BaseException) -> bool:
+    """Whether `error` is Ctrl-C, or was raised by a signal handler of the host's (`sys.exit` at SIGTERM).
+
+    Any other exception in our code was raised by a value of the host's, and ends here.
+    """
+    kind = type(error)
+    if issubclass(kind, Exception):
+        return False
+    if issubclass(kind, KeyboardInterrupt):
+        return True
+    handlers = _signal_handlers()
+    traceback = _traceback(error)
+    while traceback is not None:
+        if traceback.tb_frame.f_code in handlers:
+            return True
+        traceback = traceback.tb_next
+    return False
+
+
+def _signal_handlers() -> set[CodeType]:
+    import _signal as signal  # type: ignore[import-not-found]  # the built-in half of `signal`, in every interpreter
+
+    found = set()
+    for number in range(1, signal.NSIG):
+        try:
+            code = getattr(signal.getsignal(number), "__code__", None)
+        except Exception:  # noqa: S112 - nothing to say
+            continue  # a number that this system does not have, or an odd handler
+        if type(code) is type(_signal_handlers.__code__):
+            found.add(code)
+    return found

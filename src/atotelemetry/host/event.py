@@ -12,8 +12,7 @@ from __future__ import annotations
 from _thread import _local
 
 from atotelemetry.host.clock import utc_text, wall_clock
-from atotelemetry.host.debug import debug
-from atotelemetry.host.interrupts import is_for_the_host
+from atotelemetry.host.debug import debug, is_for_the_host
 from atotelemetry.host.lazy import load
 from atotelemetry.host.ordinary import copy_of_ordinary, line_maker
 from atotelemetry.host.stats import FILTERED, Lost

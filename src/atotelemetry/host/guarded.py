@@ -6,6 +6,7 @@ Runs in the host, on the thread that captures, and only once an exception is des
 from __future__ import annotations
 
 from atotelemetry.facts.text import clip, encodable
+from atotelemetry.host.debug import attempt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,23 +35,13 @@ def is_exception(value: object) -> bool:
 
 def read(value: object, name: str, *, default: Any) -> Any:
     """Read an attribute of the host's object. Like the standard library, let nothing out that a property raises."""
-    try:
-        return getattr(value, name, default)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:
-        return default
+    return attempt(getattr, value, name, default, default=default)
 
 
 def text_of(value: object, what: str) -> str:
     """Return `str(value)`, or the standard library's words for a `__str__` that raises."""
-    try:
-        text = str(value)
-        return text if type(text) is str else str.__str__(text)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:
-        return f"<{what} str() failed>"
+    text = attempt(str, value, default=f"<{what} str() failed>")
+    return text if type(text) is str else str.__str__(text)
 
 
 def plain_type_name(kind: type) -> str:

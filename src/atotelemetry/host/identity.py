@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from _thread import get_ident
 
-from atotelemetry.host.debug import debug
+from atotelemetry.host.debug import attempt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Identity"]
 
-_NOBODY = (None, None)
+_NOBODY: tuple[str | None, str | None] = (None, None)
 
 
 class Identity:
@@ -41,17 +41,15 @@ class Identity:
             return _NOBODY
         self._asking.add(thread)
         try:
-            answer = self._ask()
-            person, email = answer if isinstance(answer, tuple) else (answer, None)
-            return _text(person), _text(email)
-        except KeyboardInterrupt:
-            raise  # the person's Ctrl-C, which only happened to arrive here
-        except BaseException as error:
-            # Also SystemExit: a failed sign-in must not end the program from within a capture.
-            debug("the identity is not known: %r", error)
-            return _NOBODY
+            # Also SystemExit ends here: a failed sign-in must not end the program from within a capture.
+            return attempt(self._answer, default=_NOBODY, why="the identity is not known: %r")
         finally:
             self._asking.discard(thread)
+
+    def _answer(self) -> tuple[str | None, str | None]:
+        answer = self._ask()
+        person, email = answer if isinstance(answer, tuple) else (answer, None)
+        return _text(person), _text(email)
 
 
 def _text(value: object) -> str | None:

@@ -16,9 +16,8 @@ from atotelemetry.facts.text import environment_prefix
 from atotelemetry.host.block import Capture
 from atotelemetry.host.client import DEFAULT_QUEUE_SIZE, FLUSH_TIMEOUT, TelemetryClient
 from atotelemetry.host.consent import read_consent, take_identity
-from atotelemetry.host.debug import debug
+from atotelemetry.host.debug import attempt, debug
 from atotelemetry.host.home import is_app_name
-from atotelemetry.host.interrupts import is_for_the_host
 from atotelemetry.host.lazy import load
 from atotelemetry.host.options import check
 
@@ -318,15 +317,9 @@ class Telemetry:
     def _exit_properties(self, error: BaseException) -> dict[str, Any] | None:
         if self.client.disabled:
             return {}
-        try:
-            outcome = load("atotelemetry.host.outcome")
-            exit_properties: dict[str, Any] | None = outcome.exit_properties(error, self._ignore)
-        except BaseException as fault:
-            if is_for_the_host(fault):
-                raise
-            debug("an exception is taken for a failure: %r", fault)
-            return None
-        return exit_properties
+        function = lambda: load("atotelemetry.host.outcome").exit_properties(error, self._ignore)  # noqa: E731
+        known: dict[str, Any] | None = attempt(function, default=None, why="an exception is taken for a failure: %r")
+        return known
 
     def _event(
         self,

@@ -16,8 +16,7 @@ from itertools import islice
 from time import thread_time
 
 from atotelemetry.host.cut import MAX_REPR, clipped, cut_mark, unused, without_surrogates
-from atotelemetry.host.debug import debug
-from atotelemetry.host.interrupts import is_for_the_host
+from atotelemetry.host.debug import debug, is_for_the_host
 from atotelemetry.host.kinds import attribute, enum_value, harmless, name_of, types, utc_moment, uuid
 from atotelemetry.ids import canonical
 
