@@ -1,9 +1,7 @@
 """Hosts that are real processes, the senders that they start, and what must be left of both after a test: nothing.
 
     def test_something(hosts):
-        done = hosts.run("client = new_client(); client.capture('built', distinct_id='me')")
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        hosts.assert_arrived_once("built")
+        hosts.assert_runs("client = new_client(); client.capture('built', distinct_id='me')", arrived=["built"])
 
 A host is a Python script, run with an empty home, an empty temp directory, an empty working directory and an
 environment that holds nothing but what every process needs, and the test's mark (`support_processes`). The `hosts`
@@ -85,7 +83,23 @@ def handed_over(client, count):
     """Wait until so many events are in the pipe."""
     wait_until(lambda: client.stats.handed_over >= count)
 
+def forked(name):
+    """Fork a child that captures one event, hands it over and leaves; return its process id."""
+    pid = os.fork()
+    if pid == 0:
+        client.capture(name, distinct_id="me")
+        os._exit(0 if client.flush(20) else 1)
+    return pid
+
+def wait_for(pid):
+    """Wait for a child, and pass its failure on."""
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code == 0, code
+
 '''
+
+# Options that show every warning. Python 3.12 and later warn a program that forks while it has threads.
+WARN = ("-W", "always")
 
 # Gives a program the terminal on its standard input, as a terminal window does: a session of its own, led by it.
 ON_TERMINAL = """
@@ -133,6 +147,12 @@ class Host:
         stdout, stderr = self.process.communicate(timeout=timeout)
         return Finished(self.process.returncode, stdout or "", stderr or "", time.monotonic() - self.started_at)
 
+    def assert_ends(self, returncode: int = 0, stdout: str = "") -> Finished:
+        """Let the host finish: it ends with this exit code, printed this, and nothing on stderr."""
+        done = self.finish()
+        assert done[:3] == (returncode, stdout, ""), done
+        return done
+
     def send(self, number: int) -> None:
         """Send the host a signal."""
         self.process.send_signal(number)
@@ -143,6 +163,7 @@ class Hosts:
 
     def __init__(self, directory: Path, server: CaptureServer) -> None:
         self.server = server
+        self.preamble = PREAMBLE  # a test may add helpers of its own
         self.mark = new_mark()
         self.directory = directory
         self.home, self.work = directory / "home", directory / "work"
@@ -170,10 +191,10 @@ class Hosts:
     # ---- hosts
 
     def script(self, source: str, *, preamble: bool = True, path: Path | None = None) -> str:
-        """Write a host's source, by default with the helpers of `PREAMBLE` in front; return the file's path."""
+        """Write a host's source, by default with `self.preamble` in front; return the file's path."""
         self._scripts += 1
         path = path or self.directory / f"host{self._scripts}.py"
-        path.write_text((PREAMBLE if preamble else "") + source)
+        path.write_text((self.preamble if preamble else "") + source)
         return str(path)
 
     def command(self, source: str, *arguments: str, options: Iterable[str] = (), preamble: bool = True) -> list[str]:
@@ -232,6 +253,24 @@ class Hosts:
     ) -> Finished:
         """Run a host to its end."""
         return self.start(source, *arguments, options=options, preamble=preamble, environment=environment).finish()
+
+    def assert_runs(
+        self,
+        source: str,
+        *arguments: str,
+        options: Iterable[str] = (),
+        preamble: bool = True,
+        environment: dict[str, str] | None = None,
+        returncode: int = 0,
+        stdout: str = "",
+        arrived: Iterable[str] | None = None,
+    ) -> Finished:
+        """Run a host to its end: `Host.assert_ends`, and these events arrive once each, and no other."""
+        host = self.start(source, *arguments, options=options, preamble=preamble, environment=environment)
+        done = host.assert_ends(returncode, stdout)
+        if arrived is not None:
+            self.assert_arrived_once(*arrived)
+        return done
 
     def run_command(
         self,

@@ -185,7 +185,7 @@ def test_serve(ato, crash):
     assert host.hear() == "serving"
     if not crash:
         host.send(signal.SIGTERM)
-    assert host.finish()[:3] == (int(crash), "", "")
+    host.assert_ends(int(crash))
     last = "$exception" if crash else "cli:serve_core_end"
     events = ato.events("cli:serve_core_start", *(["$exception", "cli:serve_core_end"] if crash else [last]))
     check_run(ato, events)

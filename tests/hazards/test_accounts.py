@@ -63,7 +63,7 @@ def test_senders_killed_and_stopped_at_random(hosts: Hosts, seed: int) -> None:
                 continue
     host.tell()
     delivered, lost, *reasons = host.hear().split(" ", 2)
-    assert host.finish()[:3] == (0, "", "")
+    host.assert_ends()
     hosts.wait_until_no_sender()
     arrived = hosts.arrived()["storm"]
     # A sender killed between the server's answer and its own took that answer with it.
@@ -123,6 +123,6 @@ say(client.flush(20), client.stats.dropped)
         os.kill(sender, signal.SIGCONT)
     host.tell()
     assert host.hear() == "True 0"
-    assert host.finish()[:3] == (0, "", "")
+    host.assert_ends()
     hosts.wait_until_no_sender()
     assert hosts.arrived()["between"] == 20

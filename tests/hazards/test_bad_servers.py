@@ -39,8 +39,7 @@ client.capture("two", distinct_id="me")
 def test_server_that(hosts: Hosts, answer: Answer) -> None:
     """The host ends as if there were none; its sender, while the server goes on like that, in time."""
     hosts.server.respond(answer)
-    done = hosts.run(STUBBORN)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.assert_runs(STUBBORN)
     hosts.wait_until_no_sender(10)  # five times its deadline; without one it would not end at all
     assert hosts.server.events == []
 
@@ -48,6 +47,5 @@ def test_server_that(hosts: Hosts, answer: Answer) -> None:
 def test_server_that_refuses(hosts: Hosts) -> None:
     """Nobody listens there: the same."""
     hosts.environment["TEST_SERVER"] = "http://127.0.0.1:9"
-    done = hosts.run(STUBBORN)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.assert_runs(STUBBORN)
     hosts.wait_until_no_sender(10)

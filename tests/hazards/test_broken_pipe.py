@@ -44,8 +44,7 @@ while hear() == "capture":
             os.kill(sender, signal.SIGKILL)
             assert wait_for_end(sender, 10)
     host.tell("end")
-    done = host.finish()
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    host.assert_ends()
     hosts.assert_arrived_once("event 0", "event 1", "event 2")
 
 
@@ -73,8 +72,7 @@ say(stats.captured == stats.handed_over + stats.dropped + stats.queued, set(stat
     first = hosts.wait_for_senders()
     hosts.server.wait_for_events(1)
     os.kill(first[0], signal.SIGKILL)
-    done = host.finish()
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True True\n", "")
+    host.assert_ends(stdout="True True\n")
     hosts.wait_until_no_sender()
     arrived = hosts.arrived()
     assert max(arrived.values()) == 1
@@ -95,7 +93,7 @@ def test_a_sender_that_dies_at_once_does_not_kill_an_exiting_host(hosts, threads
     broken = hosts.directory / "python-that-dies"
     broken.write_text("#!/bin/sh\nexit 3\n")
     broken.chmod(0o755)
-    done = hosts.run(
+    hosts.assert_runs(
         DEADLY
         + threads
         + """
@@ -109,13 +107,13 @@ stats = client.stats
 say(stats.handed_over + stats.dropped == 100, client.disabled)
 """,
         str(broken),
+        stdout="True True\n",
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True True\n", "")
 
 
 def test_the_hosts_own_broken_pipe_stays_deadly(hosts):
     """After all of ours, SIGPIPE does to the host's own writes what the host has chosen, on every thread."""
-    done = hosts.run(
+    hosts.assert_runs(
         DEADLY
         + WITHOUT_THREADS
         + """
@@ -126,7 +124,8 @@ say(signal.getsignal(signal.SIGPIPE).name, signal.SIGPIPE in signal.pthread_sigm
 read_end, write_end = os.pipe()
 os.close(read_end)
 os.write(write_end, b"x")
-"""
+""",
+        returncode=-signal.SIGPIPE,
+        stdout="SIG_DFL False\n",
+        arrived=["one"],
     )
-    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGPIPE, "SIG_DFL False\n", "")
-    hosts.assert_arrived_once("one")

@@ -56,8 +56,7 @@ def command(hosts: Hosts, *above: str, settings: str = "") -> list[str]:
 def test_every_event_is_delivered_before_a_container_ends(hosts: Hosts, above: tuple[str, ...]) -> None:
     """The exit waits for the server, since the kernel ends the sender with the first process."""
     for _ in range(3):
-        done = hosts.run_command(command(hosts, *above))
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        hosts.start_command(command(hosts, *above)).assert_ends()
     arrived = hosts.arrived()["one"]
     # Within FLUSH_TIMEOUT; a machine that is busy with other tests may not get that far every time.
     assert arrived >= 1, arrived
@@ -79,8 +78,7 @@ atexit.register(lambda: began.append(time.monotonic()))
 client = new_client()
 client.capture("one", distinct_id="me")
 """
-    done = hosts.run_command([*NAMESPACE, *hosts.command(source)])
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+    hosts.start_command([*NAMESPACE, *hosts.command(source)]).assert_ends(stdout="True\n")
 
 
 @needs_namespaces
@@ -101,7 +99,7 @@ def test_a_host_that_asks_for_it_waits_for_delivery_anywhere(hosts: Hosts) -> No
     (sender,) = hosts.wait_for_senders()
     assert os.getpriority(os.PRIO_PROCESS, sender) == os.getpriority(os.PRIO_PROCESS, 0)
     host.tell()
-    assert host.finish()[:3] == (0, "", "")
+    host.assert_ends()
     assert hosts.arrived() == {"one": 1}
 
 
@@ -116,8 +114,7 @@ atexit.register(atotelemetry._hand_over_at_exit)
 client = new_client()
 client.capture("one")
 """
-    done = hosts.run(source)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "1 0\n", "")
+    hosts.assert_runs(source, stdout="1 0\n")
 
 
 @pytest.mark.parametrize(

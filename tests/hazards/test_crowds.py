@@ -23,15 +23,14 @@ handed_over(client, 2)  # the work that a CLI is there for takes longer than a b
     python = hosts.command("")[0]
     running = [hosts.start_command([python, script, str(number)]) for number in range(64)]
     for host in running:
-        done = host.finish(timeout=90)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        host.assert_ends()
     hosts.server.wait_for_events(128, timeout=90)
     hosts.assert_arrived_once(*(f"{part} {number}" for number in range(64) for part in ("start", "end")))
 
 
 def test_a_thousand_threads_capture_at_once(hosts):
     """A server with a thousand threads: the first event of all, and every further one, arrives once."""
-    done = hosts.run(
+    hosts.assert_runs(
         """
 threading.stack_size(256 * 1024)
 client = new_client(queue_size=10_000)
@@ -51,9 +50,9 @@ stats = client.stats
 say(stats.captured, stats.handed_over, stats.dropped, stats.queued)
 """,
         options=("-X", "dev"),
+        stdout="True 5000 False\n5000 5000 0 0\n",
+        arrived=[f"{thread} {number}" for thread in range(1000) for number in range(5)],
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True 5000 False\n5000 5000 0 0\n", "")
-    hosts.assert_arrived_once(*(f"{thread} {number}" for thread in range(1000) for number in range(5)))
 
 
 def test_many_threads_and_a_small_queue(hosts):
@@ -84,7 +83,7 @@ print(*names, sep="\\n")
 
 def test_many_clients_in_one_host(hosts):
     """A host whose plugins each have a client: each has one sender of its own, and all events arrive once."""
-    done = hosts.run(
+    hosts.assert_runs(
         """
 clients = [new_client(app=f"plugin{number}") for number in range(8)]
 for turn in range(3):
@@ -92,9 +91,8 @@ for turn in range(3):
         client.capture(f"{number} {turn}", distinct_id="me")
 for client in clients:
     handed_over(client, 3)
-"""
+""",
+        arrived=[f"{number} {turn}" for number in range(8) for turn in range(3)],
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    hosts.assert_arrived_once(*(f"{number} {turn}" for number in range(8) for turn in range(3)))
     agents = {request.headers["User-Agent"] for request in hosts.server.requests}
     assert agents == {f"plugin{number}/1" for number in range(8)}

@@ -40,7 +40,7 @@ def test_everything_accepted(hosts: Hosts) -> None:
     host.tell()
     assert said(host.hear())[0] is True
     assert hosts.arrived() == {"event": 6}
-    assert host.finish()[:3] == (0, "", "")
+    host.assert_ends()
 
 
 @pytest.mark.parametrize("status", [302, 400, 429, 503])
@@ -60,7 +60,7 @@ def test_server_that_refuses_some(hosts: Hosts) -> None:
     assert hosts.arrived() == {"event": 2}
     host.tell()
     assert said(host.hear())[0] is True
-    assert host.finish()[:3] == (0, "", "")
+    host.assert_ends()
 
 
 def test_server_that_recovers(hosts: Hosts) -> None:
@@ -98,8 +98,7 @@ client = new_client()
 client.capture("event", distinct_id="me")
 say(client.flush(0, delivered=True), client.flush(0.001, delivered=True), client.flush(20, delivered=True))
 """
-    done = hosts.run(source)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "False False True\n", "")
+    hosts.assert_runs(source, stdout="False False True\n")
     assert hosts.arrived() == {"event": 1}
 
 
@@ -119,7 +118,7 @@ say(client.flush(20, delivered=True))
     hosts.server.wait_for_requests(1)
     host.tell()
     assert (host.hear(), host.hear()) == ("False", "True")
-    assert host.finish()[:3] == (0, "", "")
+    host.assert_ends()
     assert hosts.arrived() == {"accepted": 1}
 
 
@@ -144,8 +143,7 @@ else:
 assert client.stats.dropped_by_reason.keys() == {{{loss!r}}}, client.stats
 say(client.flush(20, delivered=True), client.flush(20, delivered=True))
 """
-    done = hosts.run(source)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "False True\n", "")
+    hosts.assert_runs(source, stdout="False True\n")
     hosts.wait_until_no_sender()
     assert hosts.arrived()["good"] >= 1
 
@@ -175,7 +173,7 @@ say(client.flush(20, delivered=True))
     os.kill(sender, signal.SIGKILL)
     host.tell()
     assert host.hear() == "False"
-    assert host.finish()[:3] == (0, "", "")
+    host.assert_ends()
 
 
 def test_nothing_captured(hosts: Hosts) -> None:
@@ -191,8 +189,7 @@ assert atotelemetry.TelemetryClient("", "").flush(20, delivered=True) is True
 assert time.monotonic() - started < 1
 assert threading.active_count() == 1 and "msgspec" not in sys.modules
 """
-    done = hosts.run(source)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.assert_runs(source)
     assert hosts.server.connection_count == 0
 
 
@@ -211,9 +208,7 @@ if not pid:
 child = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 say(child, client.flush(20, delivered=True))
 """
-    done = hosts.run(source)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "10 True\n", "")
-    hosts.assert_arrived_once("parent")
+    hosts.assert_runs(source, stdout="10 True\n", arrived=["parent"])
 
 
 @pytest.mark.parametrize("timeout", ["-1", "0", "'soon'", "float('nan')", "object()", "1e300", "float('inf')"])
@@ -227,9 +222,7 @@ assert said is False or {timeout} > 1e9, said
 assert client.flush(20, delivered=True) is True
 client.shutdown({timeout})
 """
-    done = hosts.run(source)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    hosts.assert_arrived_once("event")
+    hosts.assert_runs(source, arrived=["event"])
 
 
 def test_host_that_reaps_every_child(hosts: Hosts) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from support_fork import WAIT, WARN
-from support_hosts import needs_proc
+from support_hosts import WARN, needs_proc
 
 pytestmark = needs_proc
 
@@ -13,8 +12,7 @@ pytestmark = needs_proc
 def test_forks_while_other_threads_capture(hosts):
     """Fork after fork while threads are inside `capture`: no child hangs, nothing comes twice, nothing is lost."""
     done = hosts.run(
-        WAIT
-        + """
+        """
 client = new_client(queue_size=100_000)
 going = True
 counts = [0, 0]
@@ -82,8 +80,7 @@ signal.pause()
 def test_a_fork_inside_a_signal_handler_that_interrupts_capture(hosts):
     """A signal handler that forks, in the middle of a capture: both processes go on, each event arrives once."""
     done = hosts.run(
-        WAIT
-        + """
+        """
 client = new_client(queue_size=100_000)
 main = os.getpid()
 forks = 0
@@ -120,8 +117,7 @@ say(number, forks)
 def test_a_signal_handler_that_raises_in_the_middle_of_a_fork(hosts):
     """Python prints what a handler raises in a hook around a fork; telemetry goes on, in the parent and in children."""
     done = hosts.run(
-        WAIT
-        + """
+        """
 class Alarm(Exception):
     pass
 def handle(*_):
@@ -153,9 +149,8 @@ wait_for(forked("child"))
 
 def test_a_fork_while_another_thread_loads_what_an_odd_event_needs(hosts):
     """The first odd event loads more than an ordinary one; a child forked meanwhile can capture such ones, too."""
-    done = hosts.run(
-        WAIT
-        + """
+    hosts.assert_runs(
+        """
 import importlib.machinery
 started, forking = threading.Event(), threading.Event()
 load = importlib.machinery.SourceFileLoader.exec_module
@@ -180,16 +175,14 @@ thread.join()
 wait_for(pid)
 """,
         options=("-W", "ignore::DeprecationWarning"),  # Python 3.12 and later warn this host of its own thread
+        arrived=["ordinary", "odd", "child"],
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    hosts.assert_arrived_once("ordinary", "odd", "child")
 
 
 def test_a_fork_in_the_middle_of_a_fork(hosts):
     """A signal handler that forks interrupts a fork: no process waits for itself, each can start a sender."""
-    done = hosts.run(
-        WAIT
-        + """
+    hosts.assert_runs(
+        """
 armed = False
 def interrupt():
     global armed
@@ -215,17 +208,16 @@ say(time.monotonic() - started < 4)
 assert client.flush(20)
 client.capture("after", distinct_id="me")
 handed_over(client, 2)
-"""
+""",
+        stdout="True\n",
+        arrived=["before", "inner", "outer", "after"],
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
-    hosts.assert_arrived_once("before", "inner", "outer", "after")
 
 
 def test_a_fork_while_another_thread_captures_its_first_event(hosts):
     """The first event of all loads what events need; a child forked by another thread meanwhile can capture, too."""
-    done = hosts.run(
-        WAIT
-        + """
+    hosts.assert_runs(
+        """
 client = new_client()
 thread = threading.Thread(target=client.capture, args=("first",), kwargs={"distinct_id": "me"})
 thread.start()
@@ -235,6 +227,5 @@ thread.join()
 wait_for(pid)
 """,
         options=("-W", "ignore::DeprecationWarning"),  # Python 3.12 and later warn this host of its own thread
+        arrived=["first", "child"],
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    hosts.assert_arrived_once("first", "child")

@@ -67,8 +67,7 @@ def traps(tmp_path: Path) -> Traps:
 def test_script_run_in_a_directory_full_of_module_names(hosts: Hosts, traps: Traps, tmp_path: Path) -> None:
     """`python /elsewhere/tool.py` in a project that has a json.py, an httpx.py and an atotelemetry folder."""
     project = traps.set(tmp_path / "project", *OURS, *LIBRARIES, *STANDARD, *START_UP)
-    done = hosts.run_command(hosts.command(CAPTURE), cwd=project)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.start_command(hosts.command(CAPTURE), cwd=project).assert_ends()
     hosts.assert_arrived_once("arrived")
     assert traps.sprung() == []
 
@@ -76,8 +75,7 @@ def test_script_run_in_a_directory_full_of_module_names(hosts: Hosts, traps: Tra
 def test_code_on_the_command_line(hosts: Hosts, traps: Traps, tmp_path: Path) -> None:
     """`python -c …`, for which Python itself puts the working directory first: the sender looks elsewhere."""
     project = traps.set(tmp_path / "project", *LIBRARIES, "json", "queue", "tempfile")
-    done = hosts.run_command([sys.executable, "-c", PREAMBLE + CAPTURE], cwd=project)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.start_command([sys.executable, "-c", PREAMBLE + CAPTURE], cwd=project).assert_ends()
     hosts.assert_arrived_once("arrived")
     assert traps.sprung() == []
 
@@ -88,8 +86,7 @@ def test_module_in_the_working_directory(hosts: Hosts, traps: Traps, tmp_path: P
     project = traps.set(tmp_path / "project", *LIBRARIES, "json", "queue", "tempfile")
     leave = "import os; os.chdir('/')\n" if leaves else ""
     (project / "tool.py").write_text(leave + PREAMBLE + CAPTURE)
-    done = hosts.run_command([sys.executable, "-m", "tool"], cwd=project, environment={"PWD": str(project)})
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.start_command([sys.executable, "-m", "tool"], cwd=project, environment={"PWD": str(project)}).assert_ends()
     hosts.assert_arrived_once("arrived")
     assert traps.sprung() == []
 
@@ -100,8 +97,7 @@ def test_python_path_that_means_the_working_directory(hosts: Hosts, traps: Traps
     project = traps.set(tmp_path / "project", *LIBRARIES, "json", "queue", "tempfile")
     (tmp_path / "link").symlink_to(project)
     path = os.pathsep.join([str(tmp_path / "link") if entry == "link" else entry, "relative", SOURCE])
-    done = hosts.run_command(hosts.command(CAPTURE), cwd=project, environment={"PYTHONPATH": path})
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.start_command(hosts.command(CAPTURE), cwd=project, environment={"PYTHONPATH": path}).assert_ends()
     hosts.assert_arrived_once("arrived")
     assert traps.sprung() == []
 
@@ -112,8 +108,7 @@ def test_import_path_edited_by_hand(hosts: Hosts, traps: Traps, tmp_path: Path) 
     edit = f"import os, sys\nsys.path += [{SOURCE!r}, {SITE_PACKAGES!r}]\n"
     late = "sys.path[:0] = ['', '.', os.getcwd(), None]\n"
     script = hosts.script(edit + PREAMBLE + late + CAPTURE, preamble=False)
-    done = hosts.run_command([sys.executable, "-S", "-E", script], cwd=project)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.start_command([sys.executable, "-S", "-E", script], cwd=project).assert_ends()
     hosts.assert_arrived_once("arrived")
     assert traps.sprung() == []
 
@@ -122,8 +117,7 @@ def test_script_beside_files_with_famous_names(hosts: Hosts, traps: Traps, tmp_p
     """~/bin has a queue.py and a json.py of the user's beside the tool: they are no part of the sender."""
     scripts = traps.set(tmp_path / "bin", "json", "queue", "tempfile", "encodings", "httpx", *START_UP)
     script = hosts.script(CAPTURE, path=scripts / "tool.py")
-    done = hosts.run_command([sys.executable, script])
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.start_command([sys.executable, script]).assert_ends()
     hosts.assert_arrived_once("arrived")
     assert traps.sprung() == []
 
@@ -135,9 +129,7 @@ def test_path_of_a_thousand_entries_with_traps(hosts: Hosts, traps: Traps, tmp_p
 sys.path.extend(f"/runfiles/{{'x' * 185}}{{number}}" for number in range(1000))
 sys.path.append({str(last)!r})
 """
-    done = hosts.run(source + CAPTURE)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    hosts.assert_arrived_once("arrived")
+    hosts.assert_runs(source + CAPTURE, arrived=["arrived"])
     assert traps.sprung() == []
 
 
@@ -154,9 +146,7 @@ client.capture("inside", distinct_id="me")
 handed_over(client, 2)
 os.chdir({str(other)!r})
 """
-    done = hosts.run(source)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    hosts.assert_arrived_once("before", "inside")
+    hosts.assert_runs(source, arrived=["before", "inside"])
     assert traps.sprung() == []
 
 
@@ -167,8 +157,7 @@ def test_working_directory_deleted(hosts: Hosts, tmp_path: Path, when: str) -> N
     gone.mkdir()
     leave = "import os; os.rmdir(os.getcwd())\n"
     source = leave + PREAMBLE + CAPTURE if when == "before the import" else PREAMBLE + leave + CAPTURE
-    done = hosts.run_command(hosts.command(source, preamble=False), cwd=gone)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.start_command(hosts.command(source, preamble=False), cwd=gone).assert_ends()
     hosts.assert_arrived_once("arrived")
 
 
@@ -189,8 +178,7 @@ def test_zipapp(hosts: Hosts, traps: Traps, tmp_path: Path, compressed: bool) ->
         if "atotelemetry" not in name and not name.endswith(".pth"):
             (packages / name).symlink_to(Path(SITE_PACKAGES, name))
     command = [sys.executable, "-S", "dist/app.pyz"]
-    done = hosts.run_command(command, cwd=project, environment={"PYTHONPATH": str(packages)})
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.start_command(command, cwd=project, environment={"PYTHONPATH": str(packages)}).assert_ends()
     hosts.assert_arrived_once("arrived")
     assert traps.sprung() == []
 
@@ -212,8 +200,7 @@ def test_virtual_environment(hosts: Hosts, tmp_path: Path) -> None:
     shutil.copytree(Path(SOURCE, "atotelemetry"), packages / "atotelemetry", ignore=shutil.ignore_patterns("*.pyc"))
     check = "assert atotelemetry.__file__.startswith(sys.prefix), atotelemetry.__file__\n"
     script = hosts.script(check + CAPTURE)
-    done = hosts.run_command([str(python), script], environment={"PYTHONPATH": ""})
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.start_command([str(python), script], environment={"PYTHONPATH": ""}).assert_ends()
     hosts.assert_arrived_once("arrived")
 
 

@@ -116,8 +116,7 @@ def reports(hosts):
 @pytest.mark.parametrize(("end", "kind", "function"), CRASHES.values(), ids=CRASHES)
 def test_a_crash_arrives_with_its_stack(hosts, end, kind, function):
     """One report, of the person and the run of the events before it, and nothing on the terminal."""
-    done = hosts.run(WATCHED + end)
-    assert (done.returncode, done.stdout, done.stderr) == (-signal.Signals[kind], "", "")
+    hosts.assert_runs(WATCHED + end, returncode=-signal.Signals[kind])
     (report,) = reports(hosts)
     (built,) = (event for event in hosts.server.events if event["event"] == "built")
     told, known = report["properties"], built["properties"]
@@ -152,7 +151,7 @@ def test_a_kill_after_quiet_time_arrives(hosts, quiet):
 @pytest.mark.parametrize("end", ["telemetry.shutdown()", "del telemetry"])
 def test_the_next_one_has_the_dumps_after_the_first_has_ended(hosts, end):
     """A program may make one `Telemetry` after the other."""
-    done = hosts.run(
+    hosts.assert_runs(
         WATCHED
         + f"""
 {end}
@@ -161,9 +160,9 @@ telemetry = new_telemetry()
 telemetry.capture_event("more")
 wait_until(lambda: telemetry.stats.handed_over)
 segfault()
-"""
+""",
+        returncode=-signal.SIGSEGV,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGSEGV, "", "")
     (report,) = reports(hosts)
     assert report["properties"]["$exception_type"] == "SIGSEGV"
 
@@ -239,7 +238,7 @@ def test_a_host_that_ends_by_itself_leaves_no_report(hosts, end):
 
 def test_a_no_that_another_process_says_is_a_no_to_the_report(hosts):
     """The person says it in another terminal; the host captures nothing more, and crashes."""
-    done = hosts.run(
+    hosts.assert_runs(
         WATCHED
         + """
 telemetry.flush(20, delivered=True)
@@ -247,15 +246,15 @@ code = "from atotelemetry import Telemetry; Telemetry(app='host', api_key='x', h
 import subprocess
 subprocess.run([sys.executable, "-c", code], check=True)
 segfault()
-"""
+""",
+        returncode=-signal.SIGSEGV,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGSEGV, "", "")
     assert reports(hosts) == []
 
 
 def test_a_host_that_handles_such_signals_itself_keeps_its_handler(hosts):
     """As virtual machines have, for faults that they mend: no other handler hears of those, and nothing is reported."""
-    done = hosts.run(
+    hosts.assert_runs(
         WATCHED[: WATCHED.index("telemetry = ")]
         + """
 handler_type = ctypes.CFUNCTYPE(None, ctypes.c_int)
@@ -271,13 +270,12 @@ libc["raise"](signal.SIGSEGV)
 assert handled == [signal.SIGSEGV]
 """
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert reports(hosts) == []
 
 
 def test_the_last_process_of_a_daemon_is_watched(hosts):
     """The two that fork and leave before it are no news."""
-    done = hosts.run(
+    hosts.assert_runs(
         WATCHED
         + """
 if os.fork(): os._exit(0)
@@ -288,7 +286,6 @@ telemetry.flush()
 os.kill(os.getpid(), signal.SIGKILL)
 """
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     hosts.server.wait_for_events(3)
     (report,) = reports(hosts)
     assert (report["event"], report["properties"]["signal"]) == ("run_vanished", "SIGKILL")
@@ -372,6 +369,5 @@ os.kill(os.getpid(), signal.SIGKILL)
     host.tell()
     hosts.server.wait_for_events(4)
     host.tell()
-    done = host.finish()
-    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGKILL, "", "")
+    host.assert_ends(-signal.SIGKILL)
     assert [event["properties"]["$exception_type"] for event in reports(hosts)] == ["Hang", "Hang"]

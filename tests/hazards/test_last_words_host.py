@@ -43,35 +43,28 @@ ENDS = {
 
 
 @pytest.fixture
-def may_choose(tmp_path):
+def watched(tmp_path):
     """Hosts with an installation id, which is written at the first event."""
     with hosts_in(tmp_path / "hosts", may_choose=True) as started:
+        started.preamble += WATCHED
         yield started
 
 
-def ends_well(hosts, source, *arguments, arrive):
-    """Run a host to its end: it says nothing, and exactly these events arrive."""
-    done = hosts.run(WATCHED + source, *arguments)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    hosts.assert_arrived_once(*arrive)
-
-
 @pytest.mark.parametrize(("end", "code"), ENDS.values(), ids=ENDS)
-def test_a_host_ends_as_ever(may_choose, end, code):
+def test_a_host_ends_as_ever(watched, end, code):
     """The same signal or exit code, and not a word on its terminal."""
-    done = may_choose.run(
-        WATCHED + "telemetry = new_telemetry()\ntelemetry.capture_event('built')\ntelemetry.flush()\n" + end
+    watched.assert_runs(
+        "telemetry = new_telemetry()\ntelemetry.capture_event('built')\ntelemetry.flush()\n" + end,
+        returncode=code,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
-    may_choose.server.wait_for_events(1)
+    watched.server.wait_for_events(1)
 
 
 @pytest.mark.parametrize("option", ["True", "False"])
-def test_a_core_is_dumped_as_ever(may_choose, option):
+def test_a_core_is_dumped_as_ever(watched, option):
     """Whatever the system does with cores, the kernel says so in the exit status."""
-    done = may_choose.run(
-        WATCHED
-        + f"""
+    watched.assert_runs(
+        f"""
 import resource
 pid = os.fork()
 if not pid:
@@ -92,24 +85,22 @@ for name in os.listdir("."):
     os.unlink(name)  # a core
 """
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    may_choose.server.wait_for_events(1)
+    watched.server.wait_for_events(1)
 
 
-def test_nothing_before_the_first_event(may_choose):
+def test_nothing_before_the_first_event(watched):
     """A run that captures nothing has no handler, no pipe and no thread of ours."""
-    done = may_choose.run(
-        WATCHED
-        + """
+    watched.assert_runs(
+        """
 before = open_files()
 telemetry = new_telemetry()
 assert telemetry.flush()
 assert not faulthandler.is_enabled()
 assert open_files() == before
 assert len(os.listdir("/proc/self/task")) == 1
-"""
+""",
+        arrived=[],
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize(
@@ -119,9 +110,9 @@ assert len(os.listdir("/proc/self/task")) == 1
 )
 def test_a_no_enables_nothing(hosts, environment, settings):
     """Who is not measured has no handler, no pipe, no thread, and not even the module."""
-    done = hosts.run(
-        WATCHED
-        + f"""
+    hosts.preamble += WATCHED
+    hosts.assert_runs(
+        f"""
 before = open_files()
 telemetry = new_telemetry({settings})
 telemetry.capture_event("built")
@@ -132,16 +123,14 @@ assert len(os.listdir("/proc/self/task")) == 1
 assert "atotelemetry.host.last_words" not in sys.modules
 """,
         environment=environment,
+        arrived=[],
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert hosts.server.events == []
 
 
-def test_one_sender_listens_from_the_first_event_to_the_end(may_choose):
+def test_one_sender_listens_from_the_first_event_to_the_end(watched):
     """Flushes do not end it, `delivered` has its answers all the same, and the exit lets it go."""
-    host = may_choose.start(
-        WATCHED
-        + """
+    host = watched.start(
+        """
 telemetry = new_telemetry()
 files = []
 for number in range(3):
@@ -155,17 +144,15 @@ hear()
 """
     )
     assert host.hear() == "flushed"
-    assert len(may_choose.senders()) == 1
-    done = host.finish()
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    may_choose.assert_arrived_once("event 0", "event 1", "event 2")
+    assert len(watched.senders()) == 1
+    host.assert_ends()
+    watched.assert_arrived_once("event 0", "event 1", "event 2")
 
 
-def test_a_sender_that_is_killed_leaves_its_place_to_another(may_choose):
+def test_a_sender_that_is_killed_leaves_its_place_to_another(watched):
     """The next event starts one; the host has no more files open than before."""
-    host = may_choose.start(
-        WATCHED
-        + """
+    host = watched.start(
+        """
 telemetry = new_telemetry()
 files = []
 for number in range(4):
@@ -180,20 +167,18 @@ assert len(set(files)) == 1, files
     )
     for _ in range(4):
         assert host.hear() == "delivered"
-        (sender,) = may_choose.senders()
+        (sender,) = watched.senders()
         os.kill(sender, signal.SIGKILL)
-        may_choose.wait_until_no_sender()
+        watched.wait_until_no_sender()
         host.tell()
-    done = host.finish()
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert sum(may_choose.arrived().values()) == 4
+    host.assert_ends()
+    assert sum(watched.arrived().values()) == 4
 
 
-def test_a_dead_sender_does_not_change_how_the_host_dies(may_choose):
+def test_a_dead_sender_does_not_change_how_the_host_dies(watched):
     """Also where SIGPIPE is not ignored: the dump of a crash has no reader then."""
-    host = may_choose.start(
-        WATCHED
-        + """
+    host = watched.start(
+        """
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 telemetry = new_telemetry()
 telemetry.capture_event("built")
@@ -204,17 +189,16 @@ segfault()
 """
     )
     assert host.hear() == "delivered"
-    (sender,) = may_choose.senders()
+    (sender,) = watched.senders()
     os.kill(sender, signal.SIGKILL)
-    may_choose.wait_until_no_sender()
-    assert host.finish()[:3] == (-signal.SIGSEGV, "", "")
+    watched.wait_until_no_sender()
+    host.assert_ends(-signal.SIGSEGV)
 
 
-def test_a_full_pipe_does_not_hold_up_a_dying_host(may_choose):
+def test_a_full_pipe_does_not_hold_up_a_dying_host(watched):
     """Its sender is stopped, and the stacks of many signals fill the pipe; then it crashes, at once."""
-    host = may_choose.start(
-        WATCHED
-        + """
+    host = watched.start(
+        """
 telemetry = new_telemetry()
 telemetry.capture_event("built")
 assert telemetry.flush()
@@ -225,16 +209,15 @@ for _ in range(2000):
 segfault()
 """
     )
-    sender = may_choose.stop_the_sender(host)
-    assert host.finish()[:3] == (-signal.SIGSEGV, "", "")
+    sender = watched.stop_the_sender(host)
+    host.assert_ends(-signal.SIGSEGV)
     os.kill(sender, signal.SIGCONT)
 
 
-def test_a_host_without_descriptors_has_no_dumps(may_choose):
+def test_a_host_without_descriptors_has_no_dumps(watched):
     """Where the pipe cannot be replaced, nobody gets a dump who is not to; events go their way."""
-    done = may_choose.run(
-        WATCHED
-        + """
+    watched.assert_runs(
+        """
 import resource
 telemetry = new_telemetry()
 telemetry.capture_event("built")
@@ -249,20 +232,19 @@ telemetry.disabled = True
 telemetry.flush(20)
 assert not faulthandler.is_enabled()
 segfault()
-"""
+""",
+        returncode=-signal.SIGSEGV,
+        arrived=["built"],
     )
-    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGSEGV, "", "")
-    may_choose.assert_arrived_once("built")
 
 
 # A host that uses faulthandler, or the signal, itself
 
 
-def test_a_host_that_enabled_faulthandler_before_keeps_it(may_choose):
+def test_a_host_that_enabled_faulthandler_before_keeps_it(watched):
     """Its file has the dump, and ours says at DEBUG why it stays off."""
-    done = may_choose.run(
-        WATCHED
-        + """
+    done = watched.run(
+        """
 import logging
 logging.basicConfig(level=logging.DEBUG, stream=sys.stdout, format="%(message)s")
 faulthandler.enable()
@@ -275,14 +257,13 @@ segfault()
     assert done.returncode == -signal.SIGSEGV
     assert "a crash will leave no dump: the host has enabled faulthandler itself" in done.stdout
     assert done.stderr.startswith("Fatal Python error: Segmentation fault")
-    may_choose.server.wait_for_events(1)
+    watched.server.wait_for_events(1)
 
 
-def test_a_host_that_enables_faulthandler_later_keeps_it(may_choose):
+def test_a_host_that_enables_faulthandler_later_keeps_it(watched):
     """Through flushes, new senders and forks its file has the dump, in the child, too."""
-    done = may_choose.run(
-        WATCHED
-        + """
+    done = watched.run(
+        """
 telemetry = new_telemetry()
 telemetry.capture_event("built")
 telemetry.flush()
@@ -306,12 +287,11 @@ segfault()
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_host_with_a_handler_for_sigurg_keeps_it(may_choose, when):
+def test_a_host_with_a_handler_for_sigurg_keeps_it(watched, when):
     """Whether it was there before the first event or came later; also in a forked child."""
     lines = ["signal.signal(signal.SIGURG, lambda *_: say('mine'))\n", "telemetry.capture_event('built')\n"]
-    done = may_choose.run(
-        WATCHED
-        + "telemetry = new_telemetry()\n"
+    watched.assert_runs(
+        "telemetry = new_telemetry()\n"
         + "".join(lines if when == "before" else lines[::-1])
         + """
 telemetry.flush()
@@ -321,19 +301,18 @@ if not pid:
     os.kill(os.getpid(), signal.SIGURG)
     os._exit(0)
 os.waitpid(pid, 0)
-"""
+""",
+        stdout="mine\nmine\n",
+        arrived=["built"],
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "mine\nmine\n", "")
-    may_choose.assert_arrived_once("built")
 
 
 # Forks
 
 
-def test_a_child_has_nothing_of_it(may_choose):
+def test_a_child_has_nothing_of_it(watched):
     """No handler, and no pipe: a file that it opens under that number gets no dump."""
-    ends_well(
-        may_choose,
+    watched.assert_runs(
         """
 before = open_files()
 telemetry = new_telemetry()
@@ -350,15 +329,14 @@ assert faulthandler.is_enabled()
 assert not os.stat(sys.argv[1]).st_size
 os.unlink(sys.argv[1])
 """,
-        str(may_choose.directory / "file"),
-        arrive=["built"],
+        str(watched.directory / "file"),
+        arrived=["built"],
     )
 
 
-def test_a_child_has_its_own_from_its_first_event(may_choose):
+def test_a_child_has_its_own_from_its_first_event(watched):
     """A daemon's last process is watched like any other; it and its parent have a pipe each."""
-    ends_well(
-        may_choose,
+    watched.assert_runs(
         """
 telemetry = new_telemetry()
 telemetry.capture_event("parent")
@@ -370,54 +348,41 @@ if not pid:
     sys.exit(7)
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 """,
-        arrive=["parent", "child"],
+        arrived=["parent", "child"],
     )
 
 
-def test_a_host_that_closes_every_file_gets_no_dump_in_the_next(may_choose):
-    """What it opens under our numbers stays as it is, and events go on through a new sender."""
-    done = may_choose.run(
-        WATCHED
-        + """
+@pytest.mark.parametrize(
+    ("end", "after", "names"),
+    [
+        (100, "telemetry.capture_event('after')\nassert telemetry.flush(20)", ["before", "after"]),
+        (4096, "", ["before"]),
+    ],
+    ids=["after another event", "at once"],
+)
+def test_a_dump_never_ends_up_in_a_file_of_the_host(watched, end, after, names):
+    """What a host opens under our numbers stays as it is; the next event goes on through a new sender."""
+    watched.assert_runs(
+        f"""
 telemetry = new_telemetry()
 telemetry.capture_event("before")
 assert telemetry.flush(20, delivered=True)
-os.closerange(3, 100)
+os.closerange(3, {end})
 mine = [os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_APPEND) for _ in range(20)]
-telemetry.capture_event("after")
-assert telemetry.flush(20)
+{after}
 segfault()
 """,
-        str(may_choose.directory / "file"),
+        str(watched.directory / "file"),
+        returncode=-signal.SIGSEGV,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGSEGV, "", "")
-    assert (may_choose.directory / "file").read_bytes() == b""
-    may_choose.wait_until_no_sender()
-    assert [may_choose.arrived()[name] for name in ("before", "after")] == [1, 1]
+    assert (watched.directory / "file").read_bytes() == b""
+    watched.wait_until_no_sender()
+    assert [watched.arrived()[name] for name in names] == [1] * len(names)
 
 
-def test_a_dump_never_ends_up_in_a_file_of_the_host(may_choose):
-    """Also where it crashes before we could see that it closed every file, and opened others."""
-    done = may_choose.run(
-        WATCHED
-        + """
-telemetry = new_telemetry()
-telemetry.capture_event("before")
-assert telemetry.flush(20, delivered=True)
-os.closerange(3, 4096)
-mine = [os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_APPEND) for _ in range(20)]
-segfault()
-""",
-        str(may_choose.directory / "file"),
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGSEGV, "", "")
-    assert (may_choose.directory / "file").read_bytes() == b""
-
-
-def test_the_first_of_two_has_the_dumps(may_choose):
+def test_the_first_of_two_has_the_dumps(watched):
     """`faulthandler` is one for the process; the other one's events arrive as ever."""
-    ends_well(
-        may_choose,
+    watched.assert_runs(
         """
 one, two = new_telemetry(), new_telemetry()
 one.capture_event("one")
@@ -425,5 +390,5 @@ two.capture_event("two")
 assert two.flush(20, delivered=True)
 assert one.flush(20, delivered=True)
 """,
-        arrive=["one", "two"],
+        arrived=["one", "two"],
     )

@@ -36,9 +36,13 @@ atexit.register(lambda: say(client.capture("before that", distinct_id="me") is n
 if {earlier}:
     client.capture("earlier", distinct_id="me")
 """
-    done = hosts.run(first + PREAMBLE + then, options=STRICT, preamble=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True\nTrue\ntoo late None\n", "")
-    hosts.assert_arrived_once("before our hook", "before that", *["earlier"] * earlier)
+    hosts.assert_runs(
+        first + PREAMBLE + then,
+        options=STRICT,
+        preamble=False,
+        stdout="True\nTrue\ntoo late None\n",
+        arrived=["before our hook", "before that", *["earlier"] * earlier],
+    )
 
 
 @pytest.mark.parametrize("layer", ["client", "application"])
@@ -53,9 +57,7 @@ import atexit
 SERVER = os.environ["TEST_SERVER"]
 atexit.register(lambda: {made[layer]}.capture("at exit", distinct_id="me"))
 """
-    done = hosts.run(source, options=STRICT, environment={"XDG_CONFIG_HOME": "/proc/self"})
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    hosts.assert_arrived_once("at exit")
+    hosts.assert_runs(source, options=STRICT, environment={"XDG_CONFIG_HOME": "/proc/self"}, arrived=["at exit"])
 
 
 def test_client_made_in_an_exit_hook(hosts: Hosts) -> None:
@@ -70,9 +72,7 @@ def leave():
     other = atotelemetry.kept = new_client()
     other.capture("never flushed", distinct_id="me")
 """
-    done = hosts.run(source, options=STRICT)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
-    hosts.assert_arrived_once("late", "never flushed")
+    hosts.assert_runs(source, options=STRICT, stdout="True\n", arrived=["late", "never flushed"])
 
 
 def test_finalizers_at_exit(hosts: Hosts) -> None:
@@ -106,8 +106,7 @@ threading.current_thread().left = Thing(client, "in a thread")
 local = threading.local()
 local.left = Thing(client, "in a thread's own data")
 """
-    done = hosts.run(source, options=STRICT)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.assert_runs(source, options=STRICT)
     hosts.server.wait_for_events(3)
     hosts.wait_until_no_sender()
     arrived = hosts.arrived()
@@ -132,8 +131,7 @@ for number in range(4):
 handed_over(client, 20)
 say("end of main")
 """
-    done = hosts.run(source, options=STRICT if attempt else ())
-    assert (done.returncode, done.stdout, done.stderr) == (0, "end of main\n", "")
+    hosts.assert_runs(source, options=STRICT if attempt else (), stdout="end of main\n")
     hosts.server.wait_for_events(20)
     hosts.wait_until_no_sender()
     events = hosts.server.events
@@ -156,8 +154,7 @@ def work():
         client.capture("late", distinct_id="me")
 threading.Thread(target=work).start()
 """
-    done = hosts.run(source, options=STRICT)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.assert_runs(source, options=STRICT)
     hosts.server.wait_for_events(3 + (not first))
     hosts.wait_until_no_sender()
     assert hosts.arrived() == {"late": 3, **({} if first else {"main": 1})}
@@ -175,8 +172,7 @@ for _ in range(3):
     threading.Thread(target=wait, daemon=True).start()
 wait_until(lambda: len(captured) == 3)
 """
-    done = hosts.run(source, options=STRICT)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.assert_runs(source, options=STRICT)
     hosts.server.wait_for_events(3)
     hosts.wait_until_no_sender()
     assert hosts.arrived() == {"waiting": 3}
@@ -219,9 +215,7 @@ stats = client.stats
 assert (stats.captured, stats.handed_over, stats.dropped, stats.queued) == (1, 1, 0, 0), stats
 wait_until(lambda: len(os.listdir("/proc/self/task")) == 1)
 """
-    done = hosts.run(source, options=STRICT)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    hosts.assert_arrived_once("before")
+    hosts.assert_runs(source, options=STRICT, arrived=["before"])
 
 
 @pytest.mark.parametrize("raises", ["KeyboardInterrupt", "Exception"])

@@ -113,15 +113,15 @@ say(client.flush(20), client.stats.dropped_by_reason.get("disabled", 0) > 0)
     assert host.hear() == "True"
     os.kill(sender, signal.SIGCONT)
     host.tell()
-    done = host.finish()
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True True\n", "")
+    host.assert_ends(stdout="True True\n")
     hosts.wait_until_no_sender()
     assert sorted(names(hosts)) == ["again", "before"]
 
 
 def test_a_no_in_the_middle_of_a_capture(hosts):
     """The event that is being made is dropped, too; a yes after it holds for the next one."""
-    done = hosts.run("""
+    hosts.assert_runs(
+        """
 def before_send(message):
     if message["event"] == "caught":
         client.disabled = True
@@ -131,8 +131,9 @@ say(client.capture("caught", distinct_id="me"), client.stats.dropped_by_reason)
 client.disabled = False
 client.capture("taken", distinct_id="me")
 say(client.flush(20), client.stats.captured, client.stats.handed_over)
-""")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "None {'disabled': 1}\nTrue 2 1\n", "")
+""",
+        stdout="None {'disabled': 1}\nTrue 2 1\n",
+    )
     hosts.server.wait_for_events(1)
     hosts.wait_until_no_sender()
     assert names(hosts) == ["taken"]
@@ -140,16 +141,16 @@ say(client.flush(20), client.stats.captured, client.stats.handed_over)
 
 def test_a_no_with_nothing_queued_starts_nothing(hosts):
     """The first word of a program may be no: no thread, no process."""
-    done = hosts.run(
+    hosts.assert_runs(
         """
 client = new_client()
 client.disabled = True
 client.disabled = False
 client.disabled = True
 say(threading.active_count(), len(os.listdir("/proc/self/task")))
-"""
+""",
+        stdout="1 1\n",
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "1 1\n", "")
     assert hosts.server.connection_count == 0
 
 
@@ -207,7 +208,7 @@ leave_no_file()
 
 def test_a_look_is_one_stat_a_minute(hosts):
     """Thousands of events cost no more than one `stat`, and none where a variable has decided."""
-    done = hosts.run(
+    hosts.assert_runs(
         APPLICATION
         + """
 looks = []
@@ -229,16 +230,16 @@ write("false")
 other.capture_event("by variable")
 say(other.client.flush(20, delivered=True), len(looks))
 leave_no_file()
-"""
+""",
+        stdout="0\nTrue 0\n",
+        arrived=["first", *["more"] * 100, *["by variable"] * 2],
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "0\nTrue 0\n", "")
-    hosts.assert_arrived_once("first", *["more"] * 100, *["by variable"] * 2)
 
 
 @pytest.mark.parametrize("content", ["telemetry: false", "telemetry: [", ""])
 def test_a_file_that_says_no_by_the_time_its_id_is_read(hosts, content):
     """Off or damaged then is off now, for good."""
-    done = hosts.run(
+    hosts.assert_runs(
         APPLICATION
         + f"""
 other = make()
@@ -250,16 +251,16 @@ other.client.disabled = False
 say(other.capture_event("later"))
 say(threading.active_count() <= 2)
 leave_no_file()
-"""
+""",
+        stdout="None True\nNone\nTrue\n",
+        arrived=["first"],
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "None True\nNone\nTrue\n", "")
-    hosts.assert_arrived_once("first")
 
 
 def test_a_person_who_disables_within_the_program(hosts):
     """`telemetry.disable()` holds for the run in which it is called."""
     hosts.server.respond(Answer(delay=0.4))
-    done = hosts.run(
+    hosts.assert_runs(
         APPLICATION
         + """
 telemetry = make(endpoint="capture")
@@ -270,9 +271,9 @@ say(telemetry.disable().exit_code)
 telemetry.client.disabled = False
 say(telemetry.capture_event("later"))
 leave_no_file()
-"""
+""",
+        stdout="0\nNone\n",
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "0\nNone\n", "")
     hosts.wait_until_no_sender()
     assert len(names(hosts)) <= 5, names(hosts)  # "first", and as many as may be on their way at once
 
@@ -280,7 +281,7 @@ leave_no_file()
 @pytest.mark.parametrize("how", ["DO_NOT_TRACK", "file"])
 def test_consent_is_a_lock_through_forks_and_children(hosts, how):
     """No assignment, fork or child of `multiprocessing` opens what consent refused."""
-    done = hosts.run(
+    hosts.assert_runs(
         APPLICATION
         + f"""
 import multiprocessing
@@ -309,6 +310,6 @@ process.join()
 say(process.exitcode)
 leave_no_file()
 """,
+        stdout="0\n",
+        arrived=["first"],
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
-    hosts.assert_arrived_once("first")

@@ -49,7 +49,7 @@ if __name__ == "__main__":
 @since_3_14
 def test_annotations_are_not_evaluated(hosts):
     """PEP 649: decorating a function or capturing an object evaluates no annotation: it may name what is not there."""
-    done = hosts.run(
+    hosts.assert_runs(
         """
 import annotationlib, dataclasses, inspect
 
@@ -82,9 +82,8 @@ assert inspect.get_annotations(build) == {"board": Board, "count": int, "return"
 assert evaluated
 """,
         environment={"HOST_TELEMETRY": "on"},
+        arrived=["start", "end", "settings"],
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    hosts.assert_arrived_once("start", "end", "settings")
     (event,) = [event for event in hosts.server.events if event["event"] == "settings"]
     assert event["properties"]["settings"] == {"layers": 4, "board": None}
     (hosts.home / ".config" / "host" / "telemetry.yaml").unlink()
@@ -184,7 +183,7 @@ wait_until(lambda: client.stats.captured == 2)
 @pytest.mark.skipif(getattr(sys, "_is_gil_enabled", lambda: True)(), reason="needs a free-threaded build")
 def test_without_the_interpreter_lock(hosts):
     """On a free-threaded build nothing of ours brings the lock back, and the events of many threads arrive once."""
-    done = hosts.run(
+    hosts.assert_runs(
         """
 client = new_client(queue_size=5000)
 start = threading.Barrier(8)
@@ -199,7 +198,6 @@ for thread in threads:
     thread.join()
 assert client.flush(20)
 assert not sys._is_gil_enabled()
-"""
+""",
+        arrived=[f"{number} {count}" for number in range(8) for count in range(100)],
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    hosts.assert_arrived_once(*(f"{number} {count}" for number in range(8) for count in range(100)))

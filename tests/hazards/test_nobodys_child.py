@@ -60,7 +60,7 @@ hear()
     host = hosts.start(WAIT_FOR_ALL + source)
     assert host.hear() == "[True, True] True"
     assert len(hosts.wait_for_senders()) == 1
-    assert host.finish()[:3] == (0, "", "")
+    host.assert_ends()
 
 
 def test_a_host_meets_at_most_one_signal_and_no_process(hosts: Hosts) -> None:
@@ -78,9 +78,7 @@ try:
 except ChildProcessError:
     say("none")
 """
-    done = hosts.run(source)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "none\n", "")
-    hosts.assert_arrived_once("one")
+    hosts.assert_runs(source, stdout="none\n", arrived=["one"])
 
 
 def test_exec_after_a_flush_leaves_no_zombie(hosts: Hosts) -> None:
@@ -96,7 +94,7 @@ os.execv("/bin/sh", ["sh", "-c", "echo became; read line"])
     assert host.hear() == "became"
     assert children(host.pid) == {}
     host.tell()
-    assert host.finish()[:3] == (0, "", "")
+    host.assert_ends()
     hosts.assert_arrived_once("one")
 
 
@@ -112,8 +110,7 @@ for number in range(10):
     left += client._feeder._senders.left_alone()
 say(left > 0)
 """
-    done = hosts.run(source)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+    hosts.assert_runs(source, stdout="True\n")
     hosts.wait_until_no_sender()
 
 
@@ -133,9 +130,7 @@ async def main():
     return codes
 say(asyncio.run(main()))
 """
-    done = hosts.run(source)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "[0, 1, 2, 3, 4]\n", "")
-    hosts.assert_arrived_once(*["one"] * 5)
+    hosts.assert_runs(source, stdout="[0, 1, 2, 3, 4]\n", arrived=["one"] * 5)
 
 
 def test_a_subreaper_gets_the_sender_back_and_reaps_it(hosts: Hosts) -> None:
@@ -158,7 +153,7 @@ hear()
     while left := children(host.pid):
         assert time.monotonic() < ends_at, left
         time.sleep(0.02)
-    assert host.finish()[:3] == (0, "", "")
+    host.assert_ends()
     hosts.assert_arrived_once("one")
 
 
@@ -173,8 +168,7 @@ client = new_client()
 client.capture("one", distinct_id="me")
 say(client.flush(20, delivered=True))
 """
-    done = hosts.run(source)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+    hosts.assert_runs(source, stdout="True\n")
 
 
 # Lets every system call through but `setsid`, which fails with EPERM (seccomp(2), linux/filter.h, linux/audit.h).
@@ -205,9 +199,7 @@ else:
 def test_a_sandbox_that_refuses_setsid(hosts: Hosts) -> None:
     """The sender does without a session of its own."""
     source = 'client = new_client()\nclient.capture("one", distinct_id="me")\nsay(client.flush(20, delivered=True))\n'
-    done = hosts.run(NO_SETSID + source)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
-    hosts.assert_arrived_once("one")
+    hosts.assert_runs(NO_SETSID + source, stdout="True\n", arrived=["one"])
 
 
 # Nothing is held
@@ -288,7 +280,7 @@ hear()
     host = hosts.start(source)
     assert host.hear() == "alone"
     hosts.wait_until_no_sender()
-    assert host.finish()[:3] == (0, "", "")
+    host.assert_ends()
     hosts.assert_arrived_once(*["one"] * 20)
 
 

@@ -44,8 +44,7 @@ REASONS = {
 @pytest.mark.parametrize(("situation", "reason"), REASONS.values(), ids=REASONS)
 def test_no_interpreter(hosts: Hosts, situation: str, reason: str) -> None:
     """A frozen application, an embedded Python, a sender's own child and the like: no thread, no process, one line."""
-    done = hosts.run(LISTEN + situation + "\n" + CAPTURE)
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"telemetry is off: {reason}\n", "")
+    hosts.assert_runs(LISTEN + situation + "\n" + CAPTURE, stdout=f"telemetry is off: {reason}\n")
     assert hosts.server.connection_count == 0
 
 
@@ -59,16 +58,16 @@ assert client.capture("event", distinct_id="me") is None
 assert client.capture("event", distinct_id="me") is None
 assert (client.disabled, client.stats.captured, client.stats.dropped, threading.active_count()) == (True, 1, 1, 1)
 """
-    done = hosts.run(source)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.assert_runs(source)
     assert hosts.server.connection_count == 0
 
 
 def test_no_key(hosts: Hosts) -> None:
     """A build without an API key sends nothing and starts nothing."""
     no_key = "atotelemetry.TelemetryClient('', os.environ['TEST_SERVER'])"
-    done = hosts.run(LISTEN + CAPTURE.replace("new_client()", no_key))
-    assert (done.returncode, done.stdout, done.stderr) == (0, "telemetry is off: no api_key or no host\n", "")
+    hosts.assert_runs(
+        LISTEN + CAPTURE.replace("new_client()", no_key), stdout="telemetry is off: no api_key or no host\n"
+    )
     assert hosts.server.connection_count == 0
 
 
@@ -112,6 +111,4 @@ subprocess.run([sys.executable, "-c", captures, os.environ["TEST_SERVER"]], env=
 client = new_client()
 client.capture("the host's own", distinct_id="me")
 """
-    done = hosts.run(source)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    hosts.assert_arrived_once("the host's own")
+    hosts.assert_runs(source, arrived=["the host's own"])

@@ -227,8 +227,7 @@ for thread in threads:
     thread.join()
 assert client.flush(25, delivered=True), client.stats
 """
-    done = hosts.run(source)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.assert_runs(source)
     assert hosts.arrived() == {"nested": 300, "direct": 300}
     numbers = [event["properties"]["number"] for event in hosts.server.events if event["event"] == "nested"]
     assert numbers == list(range(300))

@@ -63,13 +63,15 @@ def clean_cache(hosts: Hosts):
 def test_two_failures_in_a_row_and_no_third_sender(hosts: Hosts) -> None:
     """The first two runs find out; the third starts nothing, and says why at once."""
     for failures in (1, 2):
-        done = hosts.run(CAPTURE.format(flush="20, delivered=True"), environment={"TEST_SERVER": DEAD})
-        assert (done.returncode, done.stdout, done.stderr) == (0, "False {} 1\n", "")
+        hosts.assert_runs(
+            CAPTURE.format(flush="20, delivered=True"), environment={"TEST_SERVER": DEAD}, stdout="False {} 1\n"
+        )
         hosts.wait_until_no_sender()
         (path,) = hosts.cache.rglob("*.json")
         assert json.loads(path.read_text())["failures"] == failures
-    done = hosts.run(CAPTURE.format(flush=""), environment={"TEST_SERVER": DEAD})
-    assert (done.returncode, done.stdout, done.stderr) == (0, "False {'network down': 1} 0\n", "")
+    hosts.assert_runs(
+        CAPTURE.format(flush=""), environment={"TEST_SERVER": DEAD}, stdout="False {'network down': 1} 0\n"
+    )
     assert hosts.senders() == []
 
 
@@ -82,9 +84,7 @@ def test_who_insists_tries_regardless_and_a_success_ends_it(hosts: Hosts, settin
     """The server is back before the minute is over: the event arrives, and the note is gone."""
     path = note(hosts, hosts.server.url, 2)
     source = CAPTURE.format(flush=flush).replace("max_retries=0", f"max_retries=0, {settings}")
-    done = hosts.run(source)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True {} 0\n", "")
-    hosts.assert_arrived_once("one")
+    hosts.assert_runs(source, stdout="True {} 0\n", arrived=["one"])
     assert not path.exists()
 
 
@@ -92,9 +92,7 @@ def test_who_insists_tries_regardless_and_a_success_ends_it(hosts: Hosts, settin
 def test_the_network_is_tried_again(hosts: Hosts, failures: int, ago: float) -> None:
     """After one failure, after a minute, and after a clock that went wrong."""
     note(hosts, hosts.server.url, failures, ago)
-    done = hosts.run(CAPTURE.format(flush=""))
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True {} 0\n", "")
-    hosts.assert_arrived_once("one")
+    hosts.assert_runs(CAPTURE.format(flush=""), stdout="True {} 0\n", arrived=["one"])
 
 
 def test_of_two_servers_one_is_dead(hosts: Hosts) -> None:
@@ -107,9 +105,7 @@ client = new_client()
 client.capture("one", distinct_id="me")
 say(client.flush(20), dead.flush(20), dead.stats.dropped_by_reason)
 """
-    done = hosts.run(source, DEAD)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True False {'network down': 1}\n", "")
-    hosts.assert_arrived_once("one")
+    hosts.assert_runs(source, DEAD, stdout="True False {'network down': 1}\n", arrived=["one"])
 
 
 def test_an_idle_host_costs_nothing_when_the_minute_is_over(hosts: Hosts) -> None:
@@ -131,8 +127,7 @@ while time.thread_time() < own + 0.3:
 own = time.thread_time() - own
 say(said, client.stats.dropped_by_reason, time.process_time() - whole - own < 0.1)
 """
-    done = hosts.run(source, str(path))
-    assert (done.returncode, done.stdout, done.stderr) == (0, "False {'network down': 1} True\n", "")
+    hosts.assert_runs(source, str(path), stdout="False {'network down': 1} True\n")
 
 
 def test_an_event_waits_for_the_end_of_the_minute(hosts: Hosts) -> None:
@@ -143,7 +138,7 @@ def test_an_event_waits_for_the_end_of_the_minute(hosts: Hosts) -> None:
     assert host.hear() == "captured"
     assert hosts.server.connection_count == 0
     hosts.server.wait_for_events(1, timeout=30)
-    assert host.finish()[:3] == (0, "", "")
+    host.assert_ends()
     hosts.assert_arrived_once("one")
 
 
@@ -164,8 +159,7 @@ def test_a_cache_that_cannot_be_used(hosts: Hosts, spoiled: str) -> None:
     else:
         environment["XDG_CACHE_HOME"] = "/proc"  # also for root
     try:
-        done = hosts.run(CAPTURE.format(flush="20, delivered=True"), environment=environment)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "False {} 1\n", "")
+        hosts.assert_runs(CAPTURE.format(flush="20, delivered=True"), environment=environment, stdout="False {} 1\n")
     finally:
         os.chown(hosts.cache, os.geteuid(), -1)
         if path.is_dir():
@@ -207,7 +201,7 @@ say(client.flush(20, delivered=True), client.stats.delivered == number, client.s
         capture(3)
         host.tell("end")
         assert host.hear() == "True True 0"
-        assert host.finish()[:3] == (0, "", "")
+        host.assert_ends()
         hosts.wait_until_no_sender()
         later = [event["event"] for event in back.events]
     arrived = [*first, *later]

@@ -59,8 +59,7 @@ wait_until(lambda: client.stats.dropped and not client.stats.queued)
 assert [line for line in lines if "the interpreter is gone" in line], lines
 assert client.flush() is False
 """
-    done = hosts.run(LOGGING + source)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = hosts.assert_runs(LOGGING + source)
     assert done.seconds < 10
 
 
@@ -130,8 +129,7 @@ thread.start()
 thread.join()
 assert uuid
 """
-    done = hosts.run(source)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.assert_runs(source)
     hosts.server.wait_for_events(4)
     hosts.wait_until_no_sender()
     assert hosts.arrived() == {"outer": 4}
@@ -152,8 +150,7 @@ assert client.shutdown(20)
 stats = client.stats
 assert 2 <= stats.handed_over <= stats.captured < 2000, stats
 """
-    done = hosts.run(source)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.assert_runs(source)
     hosts.server.wait_for_events(2)
     hosts.wait_until_no_sender()
     arrived = hosts.arrived()

@@ -48,9 +48,7 @@ def press_ctrl_c(terminal: int) -> bytes:
 def test_a_host_that_ends_without_saying_goodbye_loses_nothing(hosts, way):
     """A CLI that leaves by `os._exit`, crashes, or becomes another program: all it captured before arrives, once."""
     last_act, returncode = WAYS_TO_DIE[way]
-    done = hosts.run(CAPTURES_THREE + last_act)
-    assert (done.returncode, done.stdout, done.stderr) == (returncode, "", "")
-    hosts.assert_arrived_once(*THREE)
+    hosts.assert_runs(CAPTURES_THREE + last_act, returncode=returncode, arrived=THREE)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL", "SIGHUP", "SIGQUIT"])
@@ -152,7 +150,7 @@ def test_a_closed_terminal_window_does_not_take_the_telemetry_with_it(hosts):
 
 def test_signals_that_a_host_ignores_or_blocks_are_its_own(hosts):
     """A host that ignores SIGCHLD and SIGTERM, blocks SIGALRM and has a handler for SIGUSR1 keeps all of that."""
-    done = hosts.run(
+    hosts.assert_runs(
         """
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -168,10 +166,10 @@ wait_until(lambda: seen)
 client.flush()
 say(seen, [signal.getsignal(number) for number in signal.valid_signals()] == before)
 say(signal.pthread_sigmask(signal.SIG_BLOCK, []) == {signal.SIGALRM})
-"""
+""",
+        stdout="[True] True\nTrue\n",
+        arrived=["one"],
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "[True] True\nTrue\n", "")
-    hosts.assert_arrived_once("one")
 
 
 def test_a_host_that_waits_for_a_signal_by_sigwait_gets_it(hosts):
@@ -191,8 +189,7 @@ say(signal.sigwait([signal.SIGUSR1]).name)
     # Its only thread that has not blocked the signal would get it, and the default is to end the process.
     host.send(signal.SIGUSR1)
     host.tell()
-    done = host.finish()
-    assert (done.returncode, done.stdout, done.stderr) == (0, "SIGUSR1\n", "")
+    host.assert_ends(stdout="SIGUSR1\n")
     hosts.assert_arrived_once("one")
 
 
@@ -211,6 +208,5 @@ client = new_client()
 client.capture("one", distinct_id="me")
 """
     )
-    done = host.finish()
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+    host.assert_ends(stdout="True\n")
     hosts.assert_arrived_once("one")

@@ -149,8 +149,7 @@ sys.exit(5)
     closing = "".join(f" {descriptor}{'<' if descriptor == 0 else '>'}&-" for descriptor in closed)
     script = hosts.command(source, str(own), *map(str, closed), options=("-X", "dev"))
     command = ["/bin/sh", "-c", f'exec "$@"{closing}', "sh", *script]
-    done = hosts.run_command(command)
-    assert (done.returncode, done.stdout, done.stderr) == (EXIT_CODE, "", "")
+    hosts.start_command(command).assert_ends(EXIT_CODE)
     hosts.assert_arrived_once("before", "between", "after")
     assert sorted(file.read_text() for file in own.iterdir()) == ["own 0", "own 1", "own 2"]
 

@@ -121,8 +121,7 @@ wait_until(lambda: client.stats.queued == 0)
 captured = client.stats.dropped
 assert client.stats.dropped_by_reason.keys() <= {"queue full", "no sender", "gave up"}, client.stats
 """
-    done = hosts.run(SAMPLER + source + ADDS_UP)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
+    hosts.assert_runs(SAMPLER + source + ADDS_UP, stdout="0\n")
 
 
 def test_stuck_sender_at_a_flush_without_a_thread(hosts: Hosts, tmp_path: Path) -> None:
@@ -179,8 +178,7 @@ for name in ("kept", "dropped", "kept", ""):
 assert client.flush(20)
 wait_until(lambda: client.flush(20, delivered=True) is not None and not client.stats.on_the_way)
 """
-    done = hosts.run(source, environment={"STREAM": str(tmp_path / "stream")})
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    hosts.assert_runs(source, environment={"STREAM": str(tmp_path / "stream")})
     hosts.wait_until_no_sender()
     hello, *events, end = map(json.loads, (tmp_path / "stream").read_text().splitlines())
     assert (hello["type"], hello["host"]) == ("hello", hosts.server.url)

@@ -46,8 +46,7 @@ say(client.stats.handed_over == accepted)
     # Thawed, it takes what was queued: nothing of that is lost.
     os.kill(sender, signal.SIGCONT)
     host.tell()
-    done = host.finish()
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True\nTrue\n", "")
+    host.assert_ends(stdout="True\nTrue\n")
     hosts.wait_until_no_sender()
     assert max(hosts.arrived().values()) == 1
 
@@ -65,8 +64,7 @@ os._exit(0)
 """
     )
     hosts.stop_the_sender(host)
-    done = host.finish()
-    assert (done.returncode, done.stdout, done.stderr) == (0, "False True\nFalse True\n", "")
+    host.assert_ends(stdout="False True\nFalse True\n")
 
 
 def test_exit_costs_the_flush_timeout_at_most_and_what_was_handed_over_arrives(hosts):
@@ -112,8 +110,7 @@ say(time.monotonic())
         os.kill(sender, signal.SIGSTOP)
     host.tell()
     leaving_at = float(host.hear())
-    done = host.finish()
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    host.assert_ends()
     assert time.monotonic() - leaving_at < 3.5
 
 
@@ -140,6 +137,5 @@ say(time.monotonic())
     )
     hosts.stop_the_sender(host)
     leaving_at = float(host.hear())
-    done = host.finish()
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    host.assert_ends()
     assert time.monotonic() - leaving_at < 1.5

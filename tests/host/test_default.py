@@ -138,15 +138,25 @@ class TestRealProcesses:
     def test_a_star_import_replaces_atopiles_module(self, hosts):
         """A module named `telemetry` that only star-imports the package serves callers written for the old one."""
         folder = self.module(hosts, telemetry=STAR)
-        done = hosts.run(CALLER.format(first=""), folder, preamble=False, environment=self.keys(hosts))
-        assert (done.returncode, done.stdout, done.stderr) == (0, "False 36\n", "")
-        hosts.assert_arrived_once("cli:build_start", "cli:step", "cli:build_end", "$exception")
+        hosts.assert_runs(
+            CALLER.format(first=""),
+            folder,
+            preamble=False,
+            environment=self.keys(hosts),
+            stdout="False 36\n",
+            arrived=["cli:build_start", "cli:step", "cli:build_end", "$exception"],
+        )
 
     def test_a_conftest_switches_it_off(self, hosts):
         """`telemetry.client.disabled = True` before the first event: no event, and no file."""
         folder = self.module(hosts, telemetry=STAR, conftest=SILENT)
-        done = hosts.run(CALLER.format(first="import conftest"), folder, preamble=False, environment=self.keys(hosts))
-        assert (done.returncode, done.stdout, done.stderr) == (0, "True 36\n", "")
+        hosts.assert_runs(
+            CALLER.format(first="import conftest"),
+            folder,
+            preamble=False,
+            environment=self.keys(hosts),
+            stdout="True 36\n",
+        )
         assert hosts.server.connection_count == 0
         assert files_below(hosts.home) == []
 
