@@ -24,7 +24,7 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -82,6 +82,13 @@ def wait_until(condition, patience=20.0):
 def handed_over(client, count):
     """Wait until so many events are in the pipe."""
     wait_until(lambda: client.stats.handed_over >= count)
+
+def hand_over_one(client, name="event 0"):
+    """Hand one event over, and wait for the test, which may stop the sender (`Hosts.stop_the_sender`)."""
+    client.capture(name, distinct_id="me")
+    handed_over(client, 1)
+    say("ready")
+    hear()
 
 def forked(name):
     """Fork a child that captures one event, hands it over and leaves; return its process id."""
@@ -202,18 +209,10 @@ class Hosts:
         return [sys.executable, *options, self.script(source, preamble=preamble), *arguments]
 
     def start(
-        self,
-        source: str,
-        *arguments: str,
-        options: Iterable[str] = (),
-        preamble: bool = True,
-        environment: dict[str, str] | None = None,
-        stdout: int | IO[bytes] = subprocess.PIPE,
+        self, source: str, *arguments: str, options: Iterable[str] = (), preamble: bool = True, **more: Any
     ) -> Host:
-        """Start a host with its standard streams on pipes."""
-        return self.start_command(
-            self.command(source, *arguments, options=options, preamble=preamble), environment=environment, stdout=stdout
-        )
+        """Start a host; `options` are the interpreter's, `more` those of `start_command`."""
+        return self.start_command(self.command(source, *arguments, options=options, preamble=preamble), **more)
 
     def start_command(
         self,
@@ -227,7 +226,7 @@ class Hosts:
         pass_fds: tuple[int, ...] = (),
         new_session: bool = False,
     ) -> Host:
-        """Start any command as a host; `environment` comes on top of the usual one."""
+        """Start any command as a host, its streams on pipes; `environment` comes on top of the usual one."""
         process = subprocess.Popen(
             command,
             env={**self.environment, **(environment or {})},
@@ -243,45 +242,28 @@ class Hosts:
         self._processes.append(process)
         return Host(process)
 
-    def run(
-        self,
-        source: str,
-        *arguments: str,
-        options: Iterable[str] = (),
-        preamble: bool = True,
-        environment: dict[str, str] | None = None,
-    ) -> Finished:
-        """Run a host to its end."""
-        return self.start(source, *arguments, options=options, preamble=preamble, environment=environment).finish()
+    def run(self, source: str, *arguments: str, **options: Any) -> Finished:
+        """Run a host to its end; `options` are those of `start`."""
+        return self.start(source, *arguments, **options).finish()
 
     def assert_runs(
         self,
         source: str,
         *arguments: str,
-        options: Iterable[str] = (),
-        preamble: bool = True,
-        environment: dict[str, str] | None = None,
         returncode: int = 0,
         stdout: str = "",
         arrived: Iterable[str] | None = None,
+        **options: Any,
     ) -> Finished:
         """Run a host to its end: `Host.assert_ends`, and these events arrive once each, and no other."""
-        host = self.start(source, *arguments, options=options, preamble=preamble, environment=environment)
-        done = host.assert_ends(returncode, stdout)
+        done = self.start(source, *arguments, **options).assert_ends(returncode, stdout)
         if arrived is not None:
             self.assert_arrived_once(*arrived)
         return done
 
-    def run_command(
-        self,
-        command: list[str],
-        *,
-        environment: dict[str, str] | None = None,
-        cwd: Path | str | None = None,
-        stdin: int | IO[bytes] = subprocess.PIPE,
-    ) -> Finished:
-        """Run any command as a host, to its end."""
-        return self.start_command(command, environment=environment, cwd=cwd, stdin=stdin).finish()
+    def run_command(self, command: list[str], **options: Any) -> Finished:
+        """Run any command as a host, to its end; `options` are those of `start_command`."""
+        return self.start_command(command, **options).finish()
 
     def start_on_terminal(self, command: list[str], environment: dict[str, str] | None = None) -> tuple[Host, int]:
         """Start a command in the foreground of a new terminal; return it and the terminal's other end."""

@@ -8,19 +8,50 @@ from __future__ import annotations
 
 import os
 import select
+import subprocess
+import sys
 import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 MARK = "TEST_OF_ATOTELEMETRY"
 SENDER_MARK = b"ATO_TELEMETRY_SENDER=1"
 
 # Everything that a test waits for happens within a second on an idle machine; this is for a busy one.
 PATIENCE = float(os.environ.get("HAZARD_PATIENCE", "30"))
+
+
+MEET = """
+import sys
+def meet():
+    print("ready", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def run_at_once(source: str, *runs: Sequence[str]) -> list[str]:
+    """Run a Python program once with each of these arguments; return what each run printed after its `meet()`.
+
+    Each waits there until all have come so far.
+    """
+    command = [sys.executable, "-c", MEET + source]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([*command, *arguments], **pipes) for arguments in runs]
+    try:
+        for process in processes:
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        return [process.communicate(timeout=60)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
 
 
 def new_mark() -> str:

@@ -2,123 +2,41 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import platform
 import shutil
 import signal
-import subprocess
-import sys
-import tempfile
 import textwrap
 from pathlib import Path
 
 import pytest
 
-from atotelemetry.testing import Answer, CaptureServer
+from atotelemetry.testing import Answer
+from support_atopile import GIT_EMAIL, PROGRAMS, PROJECT, Ato
 from support_home import ID, store
-from support_hosts import Hosts, needs_proc
+from support_hosts import hosts_in, needs_proc
 
-HOST = Path(__file__).parent / "hosts_like_atopile" / "today"
-PERSON, EMAIL, GIT_EMAIL = "user_1", "user_1@acme.example", "dev@acme.example"
-PROJECT = "github.com/acme/widget"
-
-# On every event, as atopile 0.15.9 names them. The values of the first three differ.
-RUN = {
-    "duration": None,
-    "run_id": None,
-    "current_git_hash": None,
-    "email": EMAIL,
-    "project": PROJECT,
-    "project_id": hashlib.sha256(PROJECT.encode()).hexdigest(),
-    "ci_provider": None,
-    "platform": sys.platform,
-    "via_docker": False,
-    "via_vsce": False,
-    "install_method": "pip",
-    "github_action_repository": None,
-    "github_repository_owner": None,
-    "github_repository": None,
-    "atopile_version": "0.15.9",
-    # What atopile does not have, about who runs it and on what.
-    "agent": None,
-    "$arch": platform.machine(),
-    "is_tty": False,
-}
+PERSON, EMAIL = "user_1", "user_1@acme.example"
 INVOCATION = {"build_invocation_id", "counting_unit", "outcome", "target_count"}
 
 pytestmark = [needs_proc, pytest.mark.skipif(shutil.which("git") is None, reason="the facts come from git")]
 
 
-class Ato:
-    """The program, installed, in a repository, with somebody signed in."""
+class Today(Ato):
+    """Today's, in a repository, with somebody signed in."""
 
-    def __init__(self, hosts: Hosts, sockets: str) -> None:
-        self.hosts = hosts
-        self.server = hosts.server
-        self.repository = hosts.directory / "widget"
-        self.repository.mkdir()
-        packages = hosts.directory / "packages"
-        metadata = "Metadata-Version: 2.1\nName: atopile\nVersion: 0.15.9\n"
-        store(packages / "atopile-0.15.9.dist-info" / "METADATA", metadata)
+    def __init__(self, hosts):
+        super().__init__(hosts, "today", "0.15.9")
+        self.run_properties |= {"email": EMAIL, "project": PROJECT, "current_git_hash": self.make_repository()}
         self.session = hosts.directory / "session.json"
-        self.sign_in(PERSON, EMAIL)
-        self.config = hosts.home / ".config" / "atopile" / "telemetry.yaml"
+        self.session.write_text(json.dumps({"sub": PERSON, "email": EMAIL}), encoding="utf-8")
+        hosts.environment["ATO_SESSION"] = str(self.session)
         store(self.config, f"id: {ID}\ntelemetry: true\n")
-        path = [str(HOST), str(packages), hosts.environment.get("PYTHONPATH", "")]
-        hosts.environment |= {
-            "PYTHONPATH": os.pathsep.join(entry for entry in path if entry),
-            "ATO_SERVICES_TELEMETRY_URL": hosts.server.url,
-            "ATO_SESSION": str(self.session),
-            "GIT_CONFIG_NOSYSTEM": "1",
-            # Where the forkserver listens: the path of a socket is short.
-            "TMPDIR": sockets,
-        }
-        for arguments in (
-            ("init", "--quiet"),
-            ("config", "user.email", GIT_EMAIL),
-            ("config", "user.name", "Dev"),
-            ("remote", "add", "origin", "git@github.com:acme/widget.git"),
-            ("commit", "--quiet", "--allow-empty", "--no-gpg-sign", "--message", "first"),
-        ):
-            self.git(*arguments)
-        self.commit = self.git("rev-parse", "HEAD")
-
-    def git(self, *arguments):
-        command = ["git", "-c", "init.defaultBranch=main", *arguments]
-        environment = self.hosts.environment
-        done = subprocess.run(command, cwd=self.repository, env=environment, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    def sign_in(self, person, email):
-        self.session.write_text(json.dumps({"sub": person, "email": email}), encoding="utf-8")
-
-    def start(self, *arguments, **environment):
-        command = [sys.executable, "-m", "atopile", *arguments]
-        return self.hosts.start_command(command, cwd=self.repository, environment=environment)
-
-    def run(self, *arguments, **environment):
-        """Run a command to its end."""
-        return self.start(*arguments, **environment).finish()[:3]
-
-    def events(self, *names):
-        """Wait for events of these names; return them in their order, each once, with no other."""
-        self.hosts.assert_arrived_once(*names)
-        by_name = {event["event"]: event for event in self.server.events}
-        return [by_name[name] for name in names]
 
 
 @pytest.fixture
 def ato(tmp_path):
-    with CaptureServer() as server, tempfile.TemporaryDirectory(prefix="ato") as sockets:
-        hosts = Hosts(tmp_path, server)
-        try:
-            yield Ato(hosts, sockets)
-        finally:
-            shutil.rmtree(hosts.home / ".config", ignore_errors=True)
-            left = hosts.close()
-        assert not left, "left behind: " + "; ".join(left)
+    with hosts_in(tmp_path, may_choose=True) as hosts:
+        yield Today(hosts)
 
 
 def check_run(ato, events, **different):
@@ -126,9 +44,9 @@ def check_run(ato, events, **different):
     assert len({event["properties"]["run_id"] for event in events}) == 1
     for event in events:
         properties = event["properties"]
-        found = {name: properties.get(name, "missing") for name in RUN}
-        known = {"duration": found["duration"], "run_id": found["run_id"], "current_git_hash": ato.commit}
-        assert found == RUN | known | different
+        found = {name: properties.get(name, "missing") for name in ato.run_properties}
+        known = {"duration": found["duration"], "run_id": found["run_id"]}
+        assert found == ato.run_properties | known | different
         assert event["distinct_id"] == PERSON
         assert properties["duration"] >= 0
 
@@ -252,7 +170,7 @@ def test_a_person_who_opted_out(ato):
 
 def test_the_readme_has_this_adoption():
     """README's diff adds exactly what this program's `telemetry.py` consists of."""
-    source = (HOST / "atopile/telemetry/telemetry.py").read_text(encoding="utf-8")
+    source = (PROGRAMS / "today/atopile/telemetry/telemetry.py").read_text(encoding="utf-8")
     ours = source.partition("# --- README's adoption begins here\n")[2].partition("# --- and ends here")[0].strip()
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     hunk = readme.partition("+++ b/src/atopile/telemetry/telemetry.py\n")[2].partition("\n```")[0]

@@ -101,10 +101,7 @@ def fork_twenty_times(between):
     return time.monotonic() - began
 client = new_client(queue_size=1000)
 alone = fork_twenty_times(int)
-client.capture("first", distinct_id="me")
-handed_over(client, 1)
-say("stop")
-hear()
+hand_over_one(client, "first")
 while client.stats.queued < 100:
     client.capture("ballast", distinct_id="me", properties={"ballast": "x" * 2000})
 say(fork_twenty_times(lambda: client.capture("between", distinct_id="me")) - 5 * alone)
@@ -112,10 +109,7 @@ hear()
 say(client.flush(20), client.stats.dropped)
 """
     host = hosts.start(source)
-    assert host.hear() == "stop"
-    (sender,) = hosts.wait_for_senders()
-    os.kill(sender, signal.SIGSTOP)
-    host.tell()
+    sender = hosts.stop_the_sender(host)
     try:
         # 0.3 s in all on a machine of one's own. If each fork waited as long as the first it were more than 2 s.
         assert float(host.hear()) < 1.0

@@ -69,10 +69,7 @@ def test_a_child_forked_while_the_parents_queue_is_full_does_not_send_it_again(h
     host = hosts.start(
         """
 client = new_client(queue_size=50)
-client.capture("event 0", distinct_id="me")
-handed_over(client, 1)
-say("ready")
-hear()
+hand_over_one(client)
 names = ["event 0"]
 for number in range(1, 300):
     if client.capture(f"event {number}", distinct_id="me", properties={"padding": "x" * 4000}):
@@ -85,11 +82,7 @@ print(*names, sep="\\n")
 """,
         options=WARN,
     )
-    assert host.hear() == "ready"
-    hosts.server.wait_for_events(1)
-    (sender,) = hosts.senders()
-    os.kill(sender, signal.SIGSTOP)
-    host.tell()
+    sender = hosts.stop_the_sender(host)
     assert host.hear() == "forked"
     hosts.server.wait_for_events(2)
     assert set(hosts.arrived()) == {"event 0", "child"}
@@ -105,10 +98,7 @@ def test_a_fork_does_not_wait_for_a_stuck_sender(hosts):
     host = hosts.start(
         """
 client = new_client(queue_size=2000)
-client.capture("event 0", distinct_id="me")
-handed_over(client, 1)
-say("ready")
-hear()
+hand_over_one(client)
 started = time.monotonic()
 for number in range(10):
     for each in range(100):
@@ -124,11 +114,7 @@ assert client.stats.handed_over == 1001, client.stats
 """,
         options=WARN,
     )
-    assert host.hear() == "ready"
-    hosts.server.wait_for_events(1)
-    (sender,) = hosts.senders()
-    os.kill(sender, signal.SIGSTOP)
-    host.tell()
+    sender = hosts.stop_the_sender(host)
     try:
         assert host.hear() == "True"
     finally:

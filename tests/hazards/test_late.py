@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support_hosts import PREAMBLE, describe, needs_proc
+from support_hosts import PREAMBLE, needs_proc
 
 if TYPE_CHECKING:
     from support_hosts import Hosts
@@ -223,13 +223,10 @@ def test_interrupted_while_leaving(hosts: Hosts, raises: str) -> None:
     """An impatient Ctrl-C while the exit waits for a stuck sender: the host ends at once, without a traceback."""
     source = f"""
 client = new_client(queue_size=100_000)
-client.capture("first", distinct_id="me")
-handed_over(client, 1)
 def handler(number, frame):
     raise {raises}("from the host's own handler")
 signal.signal(signal.SIGINT, handler)
-say("ready")
-hear()
+hand_over_one(client, "first")
 for _ in range(200):
     client.capture("stuck", distinct_id="me", properties={{"ballast": "x" * 1000}})
 def interrupt():
@@ -240,12 +237,8 @@ def interrupt():
 threading.Thread(target=interrupt, daemon=True).start()
 """
     host = hosts.start(source)
-    assert host.hear() == "ready"
-    (sender,) = hosts.wait_for_senders()
-    os.kill(sender, signal.SIGSTOP)
+    sender = hosts.stop_the_sender(host)
     try:
-        while not describe(sender).startswith("T"):
-            time.sleep(0.005)
         done = host.finish()
         ended_at = time.monotonic()
     finally:

@@ -16,10 +16,7 @@ pytestmark = needs_proc
 # One event has arrived; the test stops the sender; then events fill pipe and queue.
 STUCK = """
 client = new_client(queue_size=200, max_retries=0)
-client.capture("before", distinct_id="me")
-handed_over(client, 1)
-say("ready")
-hear()
+hand_over_one(client, "before")
 for number in range(150):
     client.capture("after", distinct_id="me", properties={"padding": "x" * 4000})
 wait_until(lambda: client.stats.queued < 150)

@@ -129,10 +129,7 @@ thread.start()
 thread.join()
 assert uuid
 """
-    hosts.assert_runs(source)
-    hosts.server.wait_for_events(4)
-    hosts.wait_until_no_sender()
-    assert hosts.arrived() == {"outer": 4}
+    hosts.assert_runs(source, arrived=["outer"] * 4)
 
 
 def test_audit_hook_that_captures(hosts: Hosts) -> None:

@@ -12,10 +12,7 @@ pytestmark = needs_proc
 
 STUCK = """
 client = new_client(queue_size=50)
-client.capture("event 0", distinct_id="me")
-handed_over(client, 1)
-say("ready")
-hear()
+hand_over_one(client)
 slowest = 0.0
 accepted = 1
 for number in range(1, 500):

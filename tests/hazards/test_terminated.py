@@ -58,10 +58,7 @@ def stop(*_):
     client.capture("stopped", distinct_id="me")
     sys.exit(3)
 signal.signal(signal.SIGTERM, stop)
-client.capture("started", distinct_id="me")
-handed_over(client, 1)
-say("ready")
-hear()
+hand_over_one(client, "started")
 """
     )
     assert host.hear() == "ready"

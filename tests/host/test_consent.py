@@ -20,6 +20,7 @@ from atotelemetry.host.home import config_directory
 from atotelemetry.ids import canonical, uuid4
 from support_choice import CANONICAL
 from support_home import ID, files_below, store
+from support_processes import run_at_once
 
 # The order of those who are asked
 
@@ -206,31 +207,15 @@ def test_what_is_no_uuid_is_no_id(text):
 
 
 FIRST_RUN = """
-import sys
 from atotelemetry.host.consent import identity
-sys.stdout.write("ready\\n"); sys.stdout.flush()
-sys.stdin.readline()
+meet()
 sys.stdout.write(identity())
 """
 
 
 def test_twelve_first_runs_at_once_share_one_id(file):
     """Whoever is quickest names the id, and the eleven others use it and leave nothing behind."""
-    runs = [
-        subprocess.Popen([sys.executable, "-c", FIRST_RUN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in range(12)
-    ]
-    try:
-        for run in runs:
-            assert run.stdout.readline() == "ready\n"
-        for run in runs:
-            run.stdin.write("go\n")
-            run.stdin.flush()
-        ids = [run.communicate(timeout=30)[0] for run in runs]
-    finally:
-        for run in runs:
-            run.kill()
-            run.communicate()
+    ids = run_at_once(FIRST_RUN, *[()] * 12)
     assert len(set(ids)) == 1
     assert read_choice(str(file)).id == ids[0]
     assert files_below(file.parent) == ["telemetry.yaml"]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
-import subprocess
-import sys
 import uuid
 
 import pytest
@@ -16,61 +15,55 @@ from atotelemetry.host.consent import identity, read_choice, read_consent
 from atotelemetry.host.edit import with_choice, write_choice
 from support_choice import CANONICAL, DAMAGED
 from support_home import ID, files_below, store
+from support_processes import run_at_once
 
+# A file before and after a no: between « and » stands what `false` replaces, or both versions around an arrow.
 EDITS = {
-    "canonical": (f"id: {ID}\ntelemetry: true\n", f"id: {ID}\ntelemetry: false\n"),
-    "comments and order": (
-        f"# mine\ntelemetry: yes   # why not\n\nid: {ID} # me\ntheme: dark\n",
-        f"# mine\ntelemetry: false   # why not\n\nid: {ID} # me\ntheme: dark\n",
-    ),
-    "flow": (f"{{telemetry: yes, id: {ID}}}", f"{{telemetry: false, id: {ID}}}"),
-    "flow over lines": (
-        f"{{\n  id: {ID},  # me\n  telemetry: 'on',\n}}",
-        f"{{\n  id: {ID},  # me\n  telemetry: false,\n}}",
-    ),
-    "json": (f'{{"id": "{ID}", "telemetry": true}}', f'{{"id": "{ID}", "telemetry": false}}'),
-    "quotes": (f"'telemetry': \"yes\"\nid: '{ID}'\n", f"'telemetry': false\nid: '{ID}'\n"),
-    "document markers": (
-        f"%YAML 1.1\n---\ntelemetry: on\nid: {ID}\n...\n",
-        f"%YAML 1.1\n---\ntelemetry: false\nid: {ID}\n...\n",
-    ),
-    "windows lines": (f"id: {ID}\r\ntelemetry: true # x\r\n", f"id: {ID}\r\ntelemetry: false # x\r\n"),
-    "accents before": (
-        f"# für 😀\nname: Zoë\ntelemetry: true\nid: {ID}",
-        f"# für 😀\nname: Zoë\ntelemetry: false\nid: {ID}",
-    ),
-    "byte order mark": (f"\ufefftelemetry: true\nid: {ID}\n", f"\ufefftelemetry: false\nid: {ID}\n"),
-    "missing key": (f"# mine\nid: {ID}\n", f"# mine\ntelemetry: false\nid: {ID}\n"),
-    "missing key, windows lines": (f"id: {ID}\r\n", f"telemetry: false\r\nid: {ID}\r\n"),
-    "missing key, indented": (f"  id: {ID}\n  a: b\n", f"  telemetry: false\n  id: {ID}\n  a: b\n"),
-    "missing key, flow": (f"{{id: {ID}}}", f"{{telemetry: false, id: {ID}}}"),
-    "missing key, nothing else": ("{}\n", "{telemetry: false}\n"),
-    "missing key, merged": (
-        f"b: &b {{telemetry: yes}}\n<<: *b\nid: {ID}\n",
-        f"telemetry: false\nb: &b {{telemetry: yes}}\n<<: *b\nid: {ID}\n",
-    ),
-    "unclear": (f"id: {ID}\ntelemetry: maybe # ?\n", f"id: {ID}\ntelemetry: false # ?\n"),
-    "no value": (f"telemetry:\nid: {ID}\n", f"telemetry: false\nid: {ID}\n"),
-    "no value, flow": (f"{{telemetry: , id: {ID}}}", f"{{telemetry: false , id: {ID}}}"),
-    "no colon, flow": (f"{{telemetry, id: {ID}}}", f"{{telemetry: false, id: {ID}}}"),
-    "alias": (
-        f"d: &d yes\ntelemetry: *d  # x\nid: {ID}\ne: *d\n",
-        f"d: &d yes\ntelemetry: false  # x\nid: {ID}\ne: *d\n",
-    ),
-    "twice": (f"telemetry: yes\nid: {ID}\ntelemetry: yes\n", f"telemetry: false\nid: {ID}\ntelemetry: false\n"),
-    "explicit key": (f"? telemetry\n: yes\n? id\n: {ID}\n", f"? telemetry\n: false\n? id\n: {ID}\n"),
-    "capital key": (f"Telemetry: Yes\nid: {ID}\n", f"Telemetry: false\nid: {ID}\n"),
-    "next line": (f"telemetry:\n  yes\nid: {ID}\n", f"telemetry:\n  false\nid: {ID}\n"),
+    "canonical": f"id: {ID}\ntelemetry: «true»\n",
+    "comments and order": f"# mine\ntelemetry: «yes»   # why not\n\nid: {ID} # me\ntheme: dark\n",
+    "flow": f"{{telemetry: «yes», id: {ID}}}",
+    "flow over lines": f"{{\n  id: {ID},  # me\n  telemetry: «'on'»,\n}}",
+    "json": f'{{"id": "{ID}", "telemetry": «true»}}',
+    "quotes": f"'telemetry': «\"yes\"»\nid: '{ID}'\n",
+    "document markers": f"%YAML 1.1\n---\ntelemetry: «on»\nid: {ID}\n...\n",
+    "windows lines": f"id: {ID}\r\ntelemetry: «true» # x\r\n",
+    "accents before": f"# für 😀\nname: Zoë\ntelemetry: «true»\nid: {ID}",
+    "byte order mark": f"\ufefftelemetry: «true»\nid: {ID}\n",
+    "missing key": f"# mine\n«→telemetry: false\n»id: {ID}\n",
+    "missing key, windows lines": f"«→telemetry: false\r\n»id: {ID}\r\n",
+    "missing key, indented": f"«→  telemetry: false\n»  id: {ID}\n  a: b\n",
+    "missing key, flow": f"{{«→telemetry: false, »id: {ID}}}",
+    "missing key, nothing else": "{«→telemetry: false»}\n",
+    "missing key, merged": f"«→telemetry: false\n»b: &b {{telemetry: yes}}\n<<: *b\nid: {ID}\n",
+    "unclear": f"id: {ID}\ntelemetry: «maybe» # ?\n",
+    "no value": f"telemetry:«→ false»\nid: {ID}\n",
+    "no value, flow": f"{{telemetry: «→false », id: {ID}}}",
+    "no colon, flow": f"{{telemetry«→: false», id: {ID}}}",
+    "alias": f"d: &d yes\ntelemetry: «*d»  # x\nid: {ID}\ne: *d\n",
+    "twice": f"telemetry: «yes»\nid: {ID}\ntelemetry: «yes»\n",
+    "explicit key": f"? telemetry\n: «yes»\n? id\n: {ID}\n",
+    "capital key": f"Telemetry: «Yes»\nid: {ID}\n",
+    "next line": f"telemetry:\n  «yes»\nid: {ID}\n",
 }
+MARKED = re.compile("«([^→»]*)(?:→([^»]*))?»")
+
+
+def before(name):
+    """Return the file that a person had."""
+    return MARKED.sub(r"\1", EDITS[name])
+
+
+def after(name, word):
+    """Return that file when the choice is the one that `word` says."""
+    return MARKED.sub(lambda mark: (mark[2] or "false").replace("false", word), EDITS[name])
 
 
 @pytest.mark.parametrize("name", EDITS)
 def test_disabling_changes_one_value_and_no_other_byte(file, name):
     """Comments, order, quotes, line ends and other keys survive; only the value of `telemetry` changes."""
-    before, after = EDITS[name]
-    store(file, before)
+    store(file, before(name))
     said = write_choice("atopile", enabled=False)
-    assert file.read_bytes() == after.encode()
+    assert file.read_bytes() == after(name, "false").encode()
     assert f"telemetry: false in {file}, line ".lower() in said.lower()
     assert files_below(file.parent) == ["telemetry.yaml"]
     assert read_consent().mode == "off"
@@ -79,17 +72,9 @@ def test_disabling_changes_one_value_and_no_other_byte(file, name):
 @pytest.mark.parametrize("name", EDITS)
 def test_enabling_again_says_yes_and_touches_nothing_else(file, name):
     """After `disable`, `enable` gives back the same file but for the spelling of yes."""
-    disabled = EDITS[name][1]
-    store(file, disabled)
+    store(file, after(name, "false"))
     write_choice("atopile", enabled=True)
-    expected = disabled.replace("telemetry: false", "telemetry: true").replace("Telemetry: false", "Telemetry: true")
-    expected = expected.replace("'telemetry': false", "'telemetry': true").replace(
-        '"telemetry": false', '"telemetry": true'
-    )
-    expected = expected.replace("telemetry:\n  false", "telemetry:\n  true").replace(
-        "telemetry\n: false", "telemetry\n: true"
-    )
-    assert file.read_bytes() == expected.encode()
+    assert file.read_bytes() == after(name, "true").encode()
     assert read_consent().mode == "on"
 
 
@@ -261,12 +246,10 @@ def test_an_edit_that_would_change_something_else_is_refused():
 
 
 RACE = """
-import sys
 from atotelemetry.host.consent import identity, read_choice
 from atotelemetry.host.edit import write_choice
 what, path = sys.argv[1:]
-sys.stdout.write("ready\\n"); sys.stdout.flush()
-sys.stdin.readline()
+meet()
 if what == "run":
     identity("atopile")
 else:
@@ -285,23 +268,7 @@ def test_a_no_against_first_runs_and_a_yes(file, first):
         store(file, CANONICAL)
     for _ in range(3):
         words = ["run", "disable", "run", "enable", "run", "disable"]
-        started = [
-            subprocess.Popen(
-                [sys.executable, "-c", RACE, word, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
-            for word in words
-        ]
-        try:
-            for process in started:
-                assert process.stdout.readline() == "ready\n"
-            for process in started:
-                process.stdin.write("go\n")
-                process.stdin.flush()
-            ended = [process.communicate(timeout=60)[0].split() for process in started]
-        finally:
-            for process in started:
-                process.kill()
-                process.communicate()
+        ended = [states.split() for states in run_at_once(RACE, *((word, str(file)) for word in words))]
         assert all(states and set(states) <= {"on", "off"} for states in ended), ended
         assert read_choice(str(file)).id is not None
         assert files_below(file.parent) == ["telemetry.yaml"]

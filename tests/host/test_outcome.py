@@ -16,16 +16,9 @@ import typer
 
 from atotelemetry.host.outcome import exit_properties
 from atotelemetry.testing import CaptureServer
+from support_exceptions import caught
 
 OK, ERROR, INTERRUPTED, USAGE = "ok", "error", "interrupted", "usage"
-
-
-def raised(function, *arguments):
-    try:
-        function(*arguments)
-    except BaseException as error:
-        return error
-    raise AssertionError("nothing was raised")
 
 
 def exit_while_handling(error, code):
@@ -68,14 +61,14 @@ class Own(typer.Exit):
         (typer.BadParameter("x"), 2, USAGE),
         (made("typer._click.exceptions", "Exit", exit_code=7), 7, ERROR),
         (made("click.exceptions", "Exit", exit_code="odd"), 0, OK),
-        (raised(argparse.ArgumentParser().parse_args, ["--unknown"]), 2, USAGE),
-        (raised(argparse.ArgumentParser().parse_args, ["--help"]), 0, OK),
-        (raised(click.Command("c").main, ["--unknown"]), 2, USAGE),
-        (raised(click.Command("c", callback=lambda: sys.exit(2)).main, []), 2, ERROR),
-        (raised(exit_while_handling, click.Abort(), 1), 1, INTERRUPTED),
-        (raised(exit_while_handling, click.FileError("x"), 1), 1, USAGE),
-        (raised(exit_while_handling, ValueError(), 2), 2, ERROR),
-        (raised(exit_while_handling, click.Abort(), 0), 0, OK),
+        (caught(argparse.ArgumentParser().parse_args, ["--unknown"]), 2, USAGE),
+        (caught(argparse.ArgumentParser().parse_args, ["--help"]), 0, OK),
+        (caught(click.Command("c").main, ["--unknown"]), 2, USAGE),
+        (caught(click.Command("c", callback=lambda: sys.exit(2)).main, []), 2, ERROR),
+        (caught(exit_while_handling, click.Abort(), 1), 1, INTERRUPTED),
+        (caught(exit_while_handling, click.FileError("x"), 1), 1, USAGE),
+        (caught(exit_while_handling, ValueError(), 2), 2, ERROR),
+        (caught(exit_while_handling, click.Abort(), 0), 0, OK),
     ],
     ids=repr,
 )

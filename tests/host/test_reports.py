@@ -6,6 +6,7 @@ import pytest
 
 from atotelemetry.host.reports import Repeats, Reports
 from atotelemetry.host.stats import Lost
+from support_exceptions import caught
 
 
 class Clock:
@@ -65,14 +66,6 @@ def fail(kind=ValueError):
 
 def fail_elsewhere():
     raise ValueError("x")
-
-
-def caught(function, *arguments):
-    try:
-        function(*arguments)
-    except ValueError as error:
-        return error
-    raise AssertionError("nothing was raised")
 
 
 def test_a_kind_is_the_type_and_the_place():
