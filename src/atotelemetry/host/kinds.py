@@ -9,9 +9,17 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import deque
+from collections.abc import Mapping
+from decimal import Decimal
+from enum import Enum
+from uuid import UUID
+
+from msgspec import UNSET, Raw, Struct, to_builtins
 
 from atotelemetry.host.cut import MAX_REPR, clipped, cut_mark
 from atotelemetry.ids import hyphenated
+from atotelemetry.wire import decode_json, decode_msgpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +30,7 @@ if TYPE_CHECKING:
 
     Handler: TypeAlias = Callable[[Walk, Any, int], Any]
 
-__all__ = ["Types", "attribute", "enum_value", "harmless", "name_of", "types", "utc_moment", "uuid"]
+__all__ = ["EXACT", "HARMLESS", "Times", "attribute", "enum_value", "handler", "name_of", "utc_moment", "uuid"]
 
 _MAX_ARRAY = 10_000
 _MAX_ITEMS_BYTES = 128 * 1024  # of JSON that somebody made earlier, or of an array
@@ -34,114 +42,32 @@ _mro, _namespace, name_of, _qualified_name, _module, _base = (
     for name in ("__mro__", "__dict__", "__name__", "__qualname__", "__module__", "__base__")
 )
 _MISSING = object()
+_MEMBER = type(type(sys.flags).__dict__["debug"])  # the descriptor of a slot
+
+HARMLESS = frozenset(map(id, (type(len), type(lambda: 0), type(sys), complex, type(...), type(NotImplemented))))
+"""Ids of the only types with a `repr` that is surely short and runs nothing else."""
 
 
-class Types:
-    """The types to recognise, looked up at first use: earlier, their modules would be imported into the CLI.
+class Times:
+    """The classes of `datetime`, from a value made by msgspec, in C: a test of the host's may have replaced them.
 
-    All of these modules are loaded once msgspec is, so nothing is imported here that was not there before.
+    Not globals, which such a test replaces, too.
     """
 
-    def __init__(self) -> None:
-        import enum
-        from collections import deque
-        from collections.abc import Mapping
-        from decimal import Decimal
-        from uuid import UUID
-
-        import msgspec
-
-        from atotelemetry import wire
-
-        self.encode: Callable[[Any], bytes] = wire.encode
-        self.decode: Callable[[Any], Any] = wire.decode_json
-        self.builtin: Callable[[Any], Any] = msgspec.to_builtins
-        self.unset: object = msgspec.UNSET
-        self.enum = enum.Enum
-        self.uuid = UUID
-        self.decimal = Decimal
-        # From a value made by msgspec, in C: a test of the host's may have replaced the class.
-        moment = wire.decode_msgpack(b"\xd6\xff\0\0\0\0")
-        self.datetime: Any = type(moment)
-        self.date: Any = self.datetime.__mro__[1]
-        self.time: Any = type(moment.timetz())
-        self.timedelta: Any = type(moment - moment)
-        self.timezone: Any = type(moment.tzinfo)
-        # In msgspec's order: a class with several of these bases counts as the first of them.
-        self.early: list[tuple[type, Handler]] = [
-            (type, _type),
-            (list, _items_of(list)),
-            (dict, _dict),
-            (msgspec.Struct, _struct),
-            (tuple, _items_of(tuple)),
-            (enum.Enum, _enum),
-            (UUID, uuid),
-            (set, _items_of(set)),
-            (frozenset, _items_of(frozenset)),
-        ]
-        # After dataclasses and attrs classes: those may have one of these as a base, and are their fields even so.
-        self.late: list[tuple[type, Handler]] = [
-            (str, lambda walk, value, depth: walk.value(str.__str__(value), depth)),
-            (int, lambda walk, value, depth: walk.value(int.__int__(value), depth)),
-            (float, lambda walk, value, depth: walk.value(float.__float__(value), depth)),
-            (bytes, _bytes),
-            (bytearray, _bytes),
-            (self.datetime, _datetime),
-            (self.date, lambda walk, value, _depth: walk.types.date.isoformat(value)),
-            (self.time, _time),
-            (self.timedelta, _timedelta),
-            (Decimal, _decimal),
-            (deque, _items_of(deque)),
-            (BaseException, _exception),
-            (memoryview, _memoryview),
-            (msgspec.Raw, _raw),
-            (range, _range),
-            *((kind, _items_of(kind)) for kind in map(type, ({}.keys(), {}.values(), {}.items()))),
-        ]
-        self.abstract: list[tuple[type, Handler]] = [(os.PathLike, _path), (Mapping, _mapping)]
-        # The only types with a `repr` that is surely short and runs nothing else.
-        short = (type(types), type(len), type(sys), complex, type(...), type(NotImplemented))
-        self.exact = {id(kind): handler for kind, handler in (*self.early, *self.late)} | {
-            id(kind): harmless for kind in short
-        }
-
-    def handler(self, kind: type) -> Handler:
-        """Return how to convert a value of class `kind`."""
-        # A MagicMock's class has `__fspath__` and the like; it is described as a mock all the same.
-        if _is_from(kind, "unittest.mock", "NonCallableMock"):
-            return _described
-        for base, handler in self.early:
-            if issubclass(kind, base):
-                return handler
-        if attribute(kind, "__dataclass_fields__") is not None:
-            return _dataclass
-        if attribute(kind, "__attrs_attrs__") is not None:
-            return _attrs
-        for base, handler in self.late:
-            if issubclass(kind, base):
-                return handler
-        # These are looked up, never imported: an unloaded module cannot have made the value.
-        for module, name, handler in _OF_OTHERS:
-            if _is_from(kind, module, name):
-                return handler
-        # By its attributes: asking pydantic for BaseModel may import half of it.
-        if attribute(kind, "__pydantic_validator__") is not None and attribute(kind, "model_dump"):
-            return _pydantic
-        for base, handler in self.abstract:
-            if issubclass(kind, base):
-                return handler
-        return _described
+    _moment = decode_msgpack(b"\xd6\xff\0\0\0\0")
+    datetime: Any = type(_moment)
+    date: Any = datetime.__mro__[1]
+    time: Any = type(_moment.timetz())
+    timedelta: Any = type(_moment - _moment)
+    timezone: Any = type(_moment.tzinfo)
 
 
-_made: list[Types] = []
-
-
-def types() -> Types:
-    """Return the types of this process."""
-    # Two threads may both build it; one table is kept, and the other does no harm.
-    if not _made:
-        _made.append(Types())
-    return _made[0]
+def handler(kind: type) -> Handler:
+    """Return how to convert a value of class `kind`."""
+    for test, found in _TABLE:
+        if issubclass(kind, test) if isinstance(test, type) else test(kind):
+            return found
+    return _described
 
 
 def attribute(kind: type, name: str) -> Any:
@@ -153,17 +79,21 @@ def attribute(kind: type, name: str) -> Any:
     return None
 
 
-def _is_from(kind: type, module: str, name: str) -> bool:
-    base = vars(sys.modules.get(module, sys)).get(name)
-    return isinstance(base, type) and issubclass(kind, base)
+def _has(name: str) -> Callable[[type], bool]:
+    return lambda kind: attribute(kind, name) is not None
+
+
+def _is_from(module: str, name: str) -> Callable[[type], bool]:
+    """Return a test for a class of a module that is looked up, never imported: else it cannot have made the value."""
+
+    def test(kind: type) -> bool:
+        base = vars(sys.modules.get(module, sys)).get(name)
+        return isinstance(base, type) and issubclass(kind, base)
+
+    return test
 
 
 def _described(walk: Walk, value: Any, _depth: int) -> Any:
-    return walk.described(value)
-
-
-def harmless(walk: Walk, value: Any, _depth: int) -> Any:
-    """Describe a value with a `repr` that is not the host's code."""
     return walk.described(value)
 
 
@@ -192,21 +122,18 @@ def _mapping(walk: Walk, value: Any, depth: int) -> Any:
 # ---- texts and bytes
 
 
-def _bytes(walk: Walk, value: Any, depth: int) -> Any:
-    return _memoryview(walk, memoryview(value), depth)
-
-
-def _memoryview(walk: Walk, value: memoryview, _depth: int) -> Any:
-    size = value.nbytes
+def _bytes(walk: Walk, value: Any, _depth: int) -> Any:
+    view = memoryview(value)
+    size = view.nbytes
     limit = max(walk.bytes // 3, _SHORT)
     if size <= limit:
-        kept = value.tobytes()
-    elif value.contiguous:
-        kept = value.cast("B")[: limit - limit % 3].tobytes()
+        kept = view.tobytes()
+    elif view.contiguous:
+        kept = view.cast("B")[: limit - limit % 3].tobytes()
     else:
         return walk.rest(size)
     walk.bytes -= len(kept) * 4 // 3
-    text: str = walk.types.builtin(kept)
+    text: str = to_builtins(kept)
     if len(kept) == size:
         return text
     walk.marks += 1
@@ -221,7 +148,7 @@ def _raw(walk: Walk, value: Any, depth: int) -> Any:
         walk.marks += 1
         return cut_mark(size, "bytes").strip("… ")
     walk.left -= size >> 4
-    return walk.value(walk.types.decode(text), depth + 1)
+    return walk.value(decode_json(text), depth + 1)
 
 
 def _path(walk: Walk, value: Any, _depth: int) -> Any:
@@ -240,33 +167,33 @@ def _type(_walk: Walk, value: Any, _depth: int) -> Any:
 # ---- numbers, ids and times
 
 
-def uuid(walk: Walk, value: Any, _depth: int) -> str:
+def uuid(value: Any) -> str:
     """Return the text of a UUID, also of a subclass that overrides `__str__`. Raises if it has no number."""
-    number = walk.types.uuid.__dict__["int"].__get__(value)
+    number = UUID.__dict__["int"].__get__(value)
     if type(number) is not int or not 0 <= number < 1 << 128:
         raise ValueError(number)
     return hyphenated(f"{number:032x}")
 
 
 def _decimal(walk: Walk, value: Any, _depth: int) -> Any:
-    size_bytes = walk.types.decimal.__sizeof__(value)
+    size_bytes = Decimal.__sizeof__(value)
     if size_bytes > MAX_REPR:
         return walk.rest(size_bytes)
     walk.left -= size_bytes >> 6
-    return walk.types.decimal.__str__(value)
+    return Decimal.__str__(value)
 
 
 def _datetime(walk: Walk, value: Any, _depth: int) -> Any:
-    kind = walk.types.datetime
+    kind = Times.datetime
     time = kind.timetz(value)
-    return walk.types.builtin(kind.combine(kind.date(value), time, _zone(walk, kind, value, time.tzinfo)))
+    return to_builtins(kind.combine(kind.date(value), time, _zone(walk, kind, value, time.tzinfo)))
 
 
 def utc_moment(walk: Walk, value: Any) -> str:
     """Return a datetime or a date as an instant in UTC. Raises if it is out of range, or if its zone raises."""
-    kind = walk.types.datetime
+    kind = Times.datetime
     if not issubclass(type(value), kind):
-        value = kind.combine(value, walk.types.time())
+        value = kind.combine(value, Times.time())
     time = kind.timetz(value)
     zone = _zone(walk, kind, value, time.tzinfo)
     moment = kind.combine(kind.date(value), time.replace(tzinfo=None))
@@ -276,25 +203,23 @@ def utc_moment(walk: Walk, value: Any) -> str:
 
 
 def _time(walk: Walk, value: Any, _depth: int) -> Any:
-    kind = walk.types.time
+    kind = Times.time
     fields = (kind.__dict__[name].__get__(value) for name in ("hour", "minute", "second", "microsecond"))
-    return walk.types.builtin(kind(*fields, _zone(walk, kind, value, kind.tzinfo.__get__(value))))
+    return to_builtins(kind(*fields, _zone(walk, kind, value, kind.tzinfo.__get__(value))))
 
 
 def _zone(walk: Walk, kind: Any, value: Any, zone: Any) -> Any:
     """Return the zone of a datetime or time as an offset, without code of the host's."""
-    if zone is None or type(zone) is walk.types.timezone:
+    if zone is None or type(zone) is Times.timezone:
         return zone
     of_the_library = type(zone) is vars(sys.modules.get("zoneinfo", sys)).get("ZoneInfo")
     offset = kind.utcoffset(value) if of_the_library else walk.ask(kind.utcoffset, value)
-    return None if offset is None else walk.types.timezone(offset)
+    return None if offset is None else Times.timezone(offset)
 
 
-def _timedelta(walk: Walk, value: Any, _depth: int) -> Any:
-    kind = walk.types.timedelta
-    return walk.types.builtin(
-        kind(*(kind.__dict__[name].__get__(value) for name in ("days", "seconds", "microseconds")))
-    )
+def _timedelta(_walk: Walk, value: Any, _depth: int) -> Any:
+    kind = Times.timedelta
+    return to_builtins(kind(*(kind.__dict__[name].__get__(value) for name in ("days", "seconds", "microseconds"))))
 
 
 # ---- objects
@@ -305,41 +230,32 @@ def enum_value(value: Any) -> Any:
     return object.__getattribute__(value, "_value_")
 
 
+def _is_enum(kind: type) -> bool:
+    return issubclass(kind, Enum) and not issubclass(kind, (int, str))
+
+
 def _enum(walk: Walk, value: Any, depth: int) -> Any:
-    kind = type(value)
-    if issubclass(kind, int):
-        return walk.value(int.__int__(value), depth)
-    if issubclass(kind, str):
-        return walk.value(str.__str__(value), depth)
     inner = enum_value(value)
     if type(inner) is object:
         # A placeholder with a meaningless address; the member's name has a meaning.
-        return clipped(f"{name_of(kind)}.{object.__getattribute__(value, '_name_')}")
+        return clipped(f"{name_of(type(value))}.{object.__getattribute__(value, '_name_')}")
     return walk.value(inner, depth + 1)
 
 
 def _struct(walk: Walk, value: Any, depth: int) -> Any:
     kind: Any = type(value)
-    unset = walk.types.unset
     config = kind.__struct_config__
-    fields = []
-    for name in kind.__struct_fields__:
-        try:
-            fields.append(object.__getattribute__(value, name))
-        except AttributeError:
-            fields.append(unset)  # a field can be deleted; it then counts as one that was never set
+    # A field can be deleted; it then counts as one that was never set.
+    fields = [_own(value, name, UNSET) for name in kind.__struct_fields__]
+    tag = [(config.tag_field, config.tag)] * (config.tag is not None)
     if config.array_like:
-        values = [None if item is unset else item for item in fields]
-        return walk.items([config.tag, *values] if config.tag is not None else values, 0, depth)
-    pairs: list[tuple[str, Any]] = [(config.tag_field, config.tag)] if config.tag is not None else []
+        return walk.items([*(text for _, text in tag), *(None if item is UNSET else item for item in fields)], 0, depth)
     # Defaults belong to the last fields.
-    defaults = kind.__struct_defaults__ if config.omit_defaults else ()
-    checked_from = len(fields) - len(defaults)
-    for position, (name, item) in enumerate(zip(kind.__struct_encode_fields__, fields, strict=True)):
-        if item is unset or (position >= checked_from and _is_default(item, defaults[position - checked_from])):
-            continue
-        pairs.append((name, item))
-    return walk.entries(pairs, 0, depth)
+    defaults = [*kind.__struct_defaults__] if config.omit_defaults else []
+    defaults[:0] = [_MISSING] * (len(fields) - len(defaults))
+    known = zip(kind.__struct_encode_fields__, fields, defaults, strict=True)
+    pairs = [(name, item) for name, item, default in known if item is not UNSET and not _is_default(item, default)]
+    return walk.entries(tag + pairs, 0, depth)
 
 
 def _is_default(item: Any, default: Any) -> bool:
@@ -350,7 +266,7 @@ def _is_default(item: Any, default: Any) -> bool:
 
 
 def _dataclass(walk: Walk, value: Any, depth: int) -> Any:
-    kind, unset = type(value), walk.types.unset
+    kind = type(value)
     fields = attribute(kind, "__dataclass_fields__")
     if type(fields) is not dict:
         return walk.described(value)
@@ -361,10 +277,10 @@ def _dataclass(walk: Walk, value: Any, depth: int) -> Any:
     )
     pairs = []
     for name in fields.copy():
-        item = unset if is_computed else own.get(name, unset)
-        if item is unset:
+        item = UNSET if is_computed else own.get(name, UNSET)
+        if item is UNSET:
             item = _field(walk, value, name, is_computed=is_computed)
-        if item is not unset:
+        if item is not UNSET:
             pairs.append((name, item))
     return walk.entries(pairs, 0, depth)
 
@@ -378,13 +294,12 @@ def _field(walk: Walk, value: Any, name: str, *, is_computed: bool) -> Any:
         if is_computed or attribute(type(descriptor), "__set__") is not None:
             return walk.ask(getattr, value, name)
     except Exception:
-        return walk.types.unset  # an empty slot, or a property that failed: nothing to show
-    return walk.types.unset
+        return UNSET  # an empty slot, or a property that failed: nothing to show
+    return UNSET
 
 
 def _attrs(walk: Walk, value: Any, depth: int) -> Any:
     # As in msgspec: everything public in `__dict__`, declared or not, then the filled public slots.
-    unset = walk.types.unset
     walk.left -= len(_mro(type(value))) * 4  # all its classes are looked through for slots
     pairs = walk.copied(dict.items, _instance_dict(value), 2)
     base: Any = type(value)
@@ -396,19 +311,21 @@ def _attrs(walk: Walk, value: Any, depth: int) -> Any:
                 except AttributeError:
                     continue
         base = _base(base)
-    public = [(name, item) for name, item in pairs if type(name) is str and name[:1] != "_" and item is not unset]
+    public = [(name, item) for name, item in pairs if type(name) is str and name[:1] != "_" and item is not UNSET]
     return walk.entries(public, 0, depth)
 
 
-def _instance_dict(value: object) -> dict[Any, Any]:
+def _own(value: object, name: str, default: Any) -> Any:
+    """Return an attribute without code of the host's."""
     try:
-        own = object.__getattribute__(value, "__dict__")
+        return object.__getattribute__(value, name)
     except AttributeError:
-        return {}
+        return default
+
+
+def _instance_dict(value: object) -> dict[Any, Any]:
+    own = _own(value, "__dict__", None)
     return own if type(own) is dict else {}
-
-
-_MEMBER = type(type(sys.flags).__dict__["debug"])  # the descriptor of a slot
 
 
 def _exception(walk: Walk, value: Any, depth: int) -> Any:
@@ -461,10 +378,45 @@ def _pydantic(walk: Walk, value: Any, depth: int) -> Any:
     return walk.value(walk.ask(lambda: value.model_dump(warnings=False)), depth + 1)
 
 
-_OF_OTHERS: tuple[tuple[str, str, Handler], ...] = (
-    ("types", "SimpleNamespace", _simple_namespace),
-    ("functools", "partial", _partial),
-    ("array", "array", _array),
-    ("numpy", "generic", _numpy_scalar),
-    ("numpy", "ndarray", _numpy_array),
-)
+# In msgspec's order: a class with several of these bases counts as the first of them.
+_TABLE: list[tuple[type | Callable[[type], bool], Handler]] = [
+    # A MagicMock's class has `__fspath__` and the like; it is described as a mock all the same.
+    (_is_from("unittest.mock", "NonCallableMock"), _described),
+    (type, _type),
+    (list, _items_of(list)),
+    (dict, _dict),
+    (Struct, _struct),
+    (tuple, _items_of(tuple)),
+    (_is_enum, _enum),
+    (UUID, lambda _walk, value, _depth: uuid(value)),
+    (set, _items_of(set)),
+    (frozenset, _items_of(frozenset)),
+    # Dataclasses and attrs classes may have one of the types below as a base, and are their fields even so.
+    (_has("__dataclass_fields__"), _dataclass),
+    (_has("__attrs_attrs__"), _attrs),
+    (str, lambda walk, value, depth: walk.value(str.__str__(value), depth)),
+    (int, lambda walk, value, depth: walk.value(int.__int__(value), depth)),
+    (float, lambda walk, value, depth: walk.value(float.__float__(value), depth)),
+    *((kind, _bytes) for kind in (bytes, bytearray, memoryview)),
+    (Times.datetime, _datetime),
+    (Times.date, lambda _walk, value, _depth: Times.date.isoformat(value)),
+    (Times.time, _time),
+    (Times.timedelta, _timedelta),
+    (Decimal, _decimal),
+    (deque, _items_of(deque)),
+    (BaseException, _exception),
+    (Raw, _raw),
+    (range, _range),
+    *((kind, _items_of(kind)) for kind in map(type, ({}.keys(), {}.values(), {}.items()))),
+    (_is_from("types", "SimpleNamespace"), _simple_namespace),
+    (_is_from("functools", "partial"), _partial),
+    (_is_from("array", "array"), _array),
+    (_is_from("numpy", "generic"), _numpy_scalar),
+    (_is_from("numpy", "ndarray"), _numpy_array),
+    # By its attributes: asking pydantic for BaseModel may import half of it.
+    (lambda kind: _has("__pydantic_validator__")(kind) and _has("model_dump")(kind), _pydantic),
+    (os.PathLike, _path),
+    (Mapping, _mapping),
+]
+EXACT = {id(kind): found for kind, found in _TABLE if isinstance(kind, type)}
+"""How to convert a value of exactly one of these types, by id."""

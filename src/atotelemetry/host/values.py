@@ -12,13 +12,16 @@ moment. Values are judged by their type: an object may lie about its `__class__`
 from __future__ import annotations
 
 from _thread import _local
+from enum import Enum
 from itertools import islice
 from time import thread_time
+from uuid import UUID
 
 from atotelemetry.host.cut import MAX_REPR, clipped, cut_mark, unused, without_surrogates
 from atotelemetry.host.debug import debug, is_for_the_host
-from atotelemetry.host.kinds import attribute, enum_value, harmless, name_of, types, utc_moment, uuid
+from atotelemetry.host.kinds import EXACT, HARMLESS, Times, attribute, enum_value, handler, name_of, utc_moment, uuid
 from atotelemetry.ids import canonical
+from atotelemetry.wire import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,17 +61,13 @@ class NotAsked(Exception):
 
 
 class Raised(Exception):
-    """The host's code raised something that is no `Exception`; `kind` is its type."""
-
-    def __init__(self, kind: type) -> None:
-        super().__init__(kind)
-        self.kind = kind
+    """The host's code raised something that is no `Exception`, of the type given."""
 
 
 class Walk:
     """The conversion of one event, and how much it may still cost."""
 
-    __slots__ = ("bytes", "calls", "cut", "ends_at", "kinds", "known", "left", "marks", "open", "types")
+    __slots__ = ("bytes", "calls", "cut", "ends_at", "kinds", "known", "left", "marks", "open")
 
     def __init__(self) -> None:
         self.left = _UNITS
@@ -80,8 +79,7 @@ class Walk:
         self.cut: dict[str, None] = {}
         """The properties in which something was left out."""
         self.open: set[int] = set()  # ids of the values that the walk is inside of
-        self.types = types()
-        self.known = self.types.exact.copy()  # by id, for a look-up by type would run a metaclass's `__hash__`
+        self.known = EXACT.copy()  # by id, for a look-up by type would run a metaclass's `__hash__`
         self.kinds: list[type] = []  # kept alive, so that an id stays theirs
 
     # ---- the parts of an event
@@ -89,33 +87,11 @@ class Walk:
     def properties(self, value: object) -> dict[str, Any]:
         """Convert properties or a context to a dict; any other value is kept under a name of ours."""
         try:
-            if issubclass(type(value), dict):
-                return self._properties(value)  # type: ignore[arg-type]  # the line above says so
             result = self.value(value, 0)
             return result if type(result) is dict else {} if result is None else {"value": result}
         except Exception:
             # Only reached with next to no stack or memory left, so nothing is called here.
             return {_UNREADABLE: _TOO_DEEP}
-
-    def _properties(self, value: dict[Any, Any]) -> dict[str, Any]:
-        taken, size = self.copied(dict.items, value, 2), dict.__len__(value)
-        self.open.add(id(value))
-        result: dict[str, Any] = {}
-        clashes: dict[str, int] = {}
-        for key, item in taken:
-            # Each may use half of the rest. So a huge one (or a small one with a million references to itself) leaves
-            # enough for those behind it, and together they stay within the whole.
-            marks, left = self.marks, self.left
-            self.left = left // 2
-            name = self.name(key, result, clashes)
-            result[name] = self.value(item, 1)
-            self.left += left - left // 2
-            if self.marks != marks:
-                self.cut[name] = None
-        if len(result) < size:
-            result[unused(_TOO_MANY, result, clashes)] = self.rest(size - len(result))
-        self.open.discard(id(value))
-        return result
 
     def text(self, value: Any) -> str:
         """Return the text of an event name or a distinct_id: `str(value)`, cut.
@@ -125,7 +101,7 @@ class Walk:
         """
         try:
             kind = type(value)
-            if issubclass(kind, self.types.enum) and not issubclass(kind, str):
+            if issubclass(kind, Enum) and not issubclass(kind, str):
                 value = enum_value(value)
                 kind = type(value)
             if issubclass(kind, str):
@@ -133,7 +109,7 @@ class Walk:
             if issubclass(kind, (bytes, bytearray)):
                 # Not `str(value)`, which gives "b'…'", and an error under `python -bb`.
                 return clipped(bytes(memoryview(value)[: MAX_REPR * 4]).decode("utf-8", "replace"))
-            if issubclass(kind, (list, dict, tuple, set, frozenset, self.types.uuid)):
+            if issubclass(kind, (list, dict, tuple, set, frozenset, UUID)):
                 # A few lists that hold each other can spell out more text than there is memory.
                 return clipped(str(self.value(value, _MAX_DEPTH - 10)))
             return clipped(str.__str__(self.ask(str, value)))
@@ -146,8 +122,8 @@ class Walk:
         """Return a UUID, or a text that is one, in its canonical form; None for anything else."""
         kind = type(value)
         try:
-            if issubclass(kind, self.types.uuid):
-                return uuid(self, value, 0)
+            if issubclass(kind, UUID):
+                return uuid(value)
             return canonical(str.__str__(value)[:64]) if issubclass(kind, str) else None
         except Exception:
             return None  # a UUID without a number
@@ -157,8 +133,8 @@ class Walk:
         kind = type(value)
         try:
             if issubclass(kind, str):
-                value = self.types.datetime.fromisoformat(str.__str__(value)[:64])
-            elif not issubclass(kind, self.types.date):
+                value = Times.datetime.fromisoformat(str.__str__(value)[:64])
+            elif not issubclass(kind, Times.date):
                 return None
             return utc_moment(self, value)
         except Exception as error:
@@ -204,9 +180,9 @@ class Walk:
     def handler(self, kind: type) -> Handler:
         """Return the converter of a type that is not in the table."""
         self.left -= _SEARCH
-        handler = self.known[id(kind)] = self.types.handler(kind)
+        found = self.known[id(kind)] = handler(kind)
         self.kinds.append(kind)
-        return handler
+        return found
 
     def ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call into the host's own code, and let out no more than an `Exception`."""
@@ -232,16 +208,14 @@ class Walk:
                 if issubclass(kind, (list, dict, set)):
                     # Only one that could not be read, and its `repr` would read it again, all of it.
                     return clipped(f"<{name} object>")
-                is_harmless = self.known.get(id(kind)) is harmless or attribute(kind, "__repr__") is attribute(
-                    object, "__repr__"
-                )
+                is_harmless = id(kind) in HARMLESS or attribute(kind, "__repr__") is attribute(object, "__repr__")
                 # `str.__str__` makes an exact str of a subclass with methods of its own.
                 return clipped(str.__str__(repr(value) if is_harmless else self.ask(repr, value)))
             except NotAsked:
                 self.marks += 1
                 return clipped(f"<{name} object (not asked)>")
             except Exception as error:
-                reason = error.kind if isinstance(error, Raised) else type(error)
+                reason = error.args[0] if type(error) is Raised else type(error)
                 return clipped(f"<{name} object (repr raised {name_of(reason)})>")
         except Exception:
             return _UNREADABLE  # the end of the stack
@@ -276,18 +250,16 @@ class Walk:
                     taken += portion
                     if len(portion) < _PORTION:
                         return taken, len(taken)
-                break
+                return taken, len(taken) + 1
             except NotAsked:
-                if taken:
-                    break
-                raise
+                if not taken:
+                    raise
+                return taken, len(taken) + 1
             except RecursionError:
                 raise
             except RuntimeError:
                 continue  # it changed while it was read
-        else:
-            raise RuntimeError("changes all the time")
-        return taken, len(taken) + 1
+        raise RuntimeError("changes all the time")
 
     def items(self, taken: Iterable[Any], size: int, depth: int) -> list[Any]:
         """Convert values that were taken of a container of `size` values (0: all of them)."""
@@ -314,7 +286,17 @@ class Walk:
                 size = size or len(result) + 1
                 break
             name = self.name(key, result, clashes)
-            result[name] = self.value(item, depth + 1)
+            if depth:
+                result[name] = self.value(item, depth + 1)
+                continue
+            # Each property may use half of the rest. So a huge one (or a small one with a million references to itself)
+            # leaves enough for those behind it, and together they stay within the whole.
+            marks, left = self.marks, self.left
+            self.left = left // 2
+            result[name] = self.value(item, 1)
+            self.left += left - left // 2
+            if self.marks != marks:
+                self.cut[name] = None
         if len(result) < size:
             result[unused(_TOO_MANY, result, clashes)] = self.rest(size - len(result))
         return result
@@ -339,7 +321,7 @@ class Walk:
             return without_surrogates(text)
         limit = max(self.bytes // 2, _SHORT)
         kept = without_surrogates(text[:limit])
-        cost = len(self.types.encode(kept))
+        cost = len(encode(kept))
         is_cut = size > limit
         if cost - 2 > limit:  # escapes, or not ASCII
             kept, cost, is_cut = kept[: len(kept) * limit // cost], limit, True
@@ -368,23 +350,19 @@ class Walk:
         kind = type(key)
         if kind is str:
             return self.clean(key)
-        if key is None:
-            return "null"
-        if kind is bool:
-            return "true" if key else "false"
         try:
             if issubclass(kind, float):
                 number = float.__float__(key)
                 finite = -_INFINITY < number < _INFINITY
-                return self.types.encode(number).decode() if finite else str(number)
-            if issubclass(kind, self.types.enum) and not issubclass(kind, (int, str)):
+                return encode(number).decode() if finite else str(number)
+            if issubclass(kind, Enum) and not issubclass(kind, (int, str)):
                 return self.key(enum_value(key))
             shown = self.value(key, _MAX_DEPTH - 1)
             if issubclass(kind, (tuple, frozenset)):
                 shown = ", ".join(map(repr, shown)) + ("," if issubclass(kind, tuple) and len(shown) == 1 else "")
                 return clipped(f"({shown})" if issubclass(kind, tuple) else f"frozenset({{{shown}}})")
             if type(shown) is bool or shown is None:
-                return self.key(shown)
+                return encode(shown).decode()
             return str(shown) if type(shown) in (str, int) else self.described(key)
         except Exception:
             return self.described(key)  # the key's own code failed
