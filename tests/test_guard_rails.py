@@ -34,12 +34,7 @@ TEN = {**PROPERTIES, "a": 1.5, "b": None, "c": "text", "d": [1, 2], "e": {"f": "
 # A fresh interpreter may have loaded these already, depending on how it was installed; they cost next to nothing.
 FREE = {"__future__", "_queue", "_weakref", "atexit", "gc", "itertools", "errno", "_xxsubinterpreters"}
 # What only the first event needs of ours, or only an application's own `Telemetry`.
-AT_AN_EVENT = {
-    "atotelemetry.wire",
-    "atotelemetry.facts.breaker",
-    "atotelemetry.host.event",
-    "atotelemetry.host.msgspec_import",
-}
+AT_AN_EVENT = {"atotelemetry.wire", "atotelemetry.facts.breaker", "atotelemetry.host.event"}
 OF_AN_APPLICATION = ("consent", "choice", "choice_yaml", "telemetry", "block", "exceptions", "properties")
 # What no command-line program should find in its process because of us.
 NOT_IN_A_HOST = {"asyncio", "httpcore", "httpx", "json", "logging", "socket", "ssl", "subprocess", "threading"}

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from atotelemetry.command import telemetry_command
+from atotelemetry.host.choice import choice_path
 from atotelemetry.host.consent import read_choice
-from atotelemetry.host.home import choice_path
 from atotelemetry.host.telemetry import Telemetry
 from support_home import ID, files_below, fresh_home, store
 

@@ -15,8 +15,8 @@ import pytest
 from atotelemetry.facts.text import environment_prefix
 from atotelemetry.host import choice as choice_module
 from atotelemetry.host import consent as consent_module
+from atotelemetry.host.choice import config_directory
 from atotelemetry.host.consent import TelemetryConfig, identity, read_choice, read_consent
-from atotelemetry.host.home import config_directory
 from atotelemetry.ids import canonical, uuid4
 from support_choice import CANONICAL
 from support_home import ID, files_below, store

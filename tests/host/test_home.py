@@ -10,9 +10,9 @@ import threading
 
 import pytest
 
+from atotelemetry.host.choice import may_create
 from atotelemetry.host.consent import read_consent, take_identity
 from atotelemetry.host.edit import write_choice
-from atotelemetry.host.home import may_create
 from support_home import ID, files_below, fresh_home, store
 
 SOMEBODY = 54321

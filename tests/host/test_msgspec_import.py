@@ -232,7 +232,7 @@ def test_where_it_is_not_as_expected_msgspec_is_imported_as_usual(broken):
     source = (
         f"""
 from _frozen_importlib_external import PathFinder, SourceFileLoader
-import atotelemetry.host.lazy, atotelemetry.host.msgspec_import
+import atotelemetry.host.lazy
 finder, loader = vars(PathFinder)["find_spec"], SourceFileLoader.get_code
 restored = []
 def restore():

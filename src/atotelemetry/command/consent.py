@@ -13,7 +13,7 @@ import sys
 from atotelemetry.facts.address import ATOPILE_HOST
 from atotelemetry.facts.text import printable
 from atotelemetry.host import status as host_status
-from atotelemetry.host.home import is_app_name
+from atotelemetry.host.choice import is_app_name
 from atotelemetry.host.status import choose, status_text
 
 TYPE_CHECKING = False

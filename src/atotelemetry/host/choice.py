@@ -1,14 +1,16 @@
-"""One configuration file: its meaning, reading its plain form, creating a new one.
+"""One configuration file: its place, its meaning, reading its plain form, creating a new one.
 
 Runs in the host, on the thread that builds the `Telemetry`. A leaf: `consent` decides with it, `choice_yaml` reads any
 other YAML, `edit` changes a file. It reads the file as we write it without PyYAML, whose import costs more than the
-rest of a run. A new file appears complete or not at all, so first runs at once share one id.
+rest of a run. A new file appears complete or not at all, so first runs at once share one id. Nothing is created in a
+home that is not the effective user's: root with a user's HOME would leave files that the user cannot change.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+import sys
 
 from atotelemetry.ids import canonical
 
@@ -17,22 +19,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
-    "FILE_NAME",
     "MAX_FILE_BYTES",
     "NO_CHOICE",
     "OFF_WORDS",
     "ON_WORDS",
     "FileChoice",
+    "choice_path",
+    "config_directory",
     "create",
     "create_in_place",
     "file_content",
+    "is_app_name",
+    "may_create",
+    "other_choice_paths",
     "read_bytes",
     "read_plain",
     "said",
     "write_beside",
 ]
 
-FILE_NAME = "telemetry.yaml"
+_FILE_NAME = "telemetry.yaml"
 # No file of two keys is larger.
 MAX_FILE_BYTES = 64 * 1024
 # A person's words for yes and no, beyond YAML's booleans. Compared in lower case.
@@ -40,6 +46,97 @@ ON_WORDS = frozenset(("true", "yes", "on", "1", "y", "t", "enable", "enabled"))
 OFF_WORDS = frozenset(("false", "no", "off", "0", "n", "f", "disable", "disabled", "never", "none"))
 _EXCLUSIVELY = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 NO_CHOICE = "on by default: no telemetry key"
+
+
+# ---- its place, for which no file is read or written
+
+
+def is_app_name(app: object) -> bool:
+    """Whether `app` may name an application: `[A-Za-z0-9][A-Za-z0-9._-]*`, and so no path."""
+    is_text = isinstance(app, str) and app.isascii() and app[:1].isalnum()
+    return is_text and all(letter.isalnum() or letter in "._-" for letter in str(app))
+
+
+def config_directory(app: str) -> str:
+    r"""Return the directory of `app`'s configuration, or "" without a home directory.
+
+    `$XDG_CONFIG_HOME/<app>`, else `~/.config/<app>`, on Linux and macOS. Relative paths are ignored, as in the XDG base
+    directory specification: nothing depends on the working directory. On Windows `%LOCALAPPDATA%\<app>\<app>`, the
+    directory of `platformdirs.user_config_dir(app)`.
+    """
+    if sys.platform == "win32":
+        base, profile = _absolute("LOCALAPPDATA"), _absolute("USERPROFILE")
+        base = base or (profile and os.path.join(profile, "AppData", "Local"))
+        return base and os.path.join(base, app, app)
+    base = _absolute("XDG_CONFIG_HOME")
+    if not base and (home := _home()):
+        base = os.path.join(home, ".config")
+    return base and os.path.join(base, app)
+
+
+def choice_path(app: str) -> str:
+    """Return the path of `app`'s `telemetry.yaml`, which may not exist; "" without a home directory."""
+    directory = config_directory(app)
+    return directory and os.path.join(directory, _FILE_NAME)
+
+
+def other_choice_paths(app: str) -> list[str]:
+    """Return further files where a no counts; we never write them.
+
+    atopile's older place, and under sudo (sudo(8), SUDO_UID) the files of the invoking user.
+    """
+    if sys.platform == "win32":
+        return []
+    invoking = os.environ.get("SUDO_UID", "")
+    other = _home_of(int(invoking)) if invoking.isdecimal() and int(invoking) != os.geteuid() else ""
+    paths = [os.path.join(home, ".atopile", _FILE_NAME) for home in (_home(), other) if home and app == "atopile"]
+    return [*paths, os.path.join(other, ".config", app, _FILE_NAME)] if other else paths
+
+
+def may_create(path: str) -> bool:
+    """Whether a file may be created at `path`: its existing directories are the effective user's.
+
+    The home directory must exist, too, if the path lies below it.
+    """
+    if sys.platform == "win32":
+        return bool(path)
+    user = os.geteuid()
+    try:
+        if not _absolute("XDG_CONFIG_HOME") and os.stat(_home()).st_uid != user:
+            return False
+        place = os.path.dirname(path)
+        while not os.path.lexists(place):
+            place = os.path.dirname(place)
+        # A directory of root's that an ordinary user can write to is everybody's, like /tmp.
+        return os.stat(place).st_uid in (user, 0)
+    except OSError:
+        return False
+
+
+def _absolute(variable: str) -> str:
+    """Return the absolute path that a variable holds, or ""."""
+    path = os.environ.get(variable, "")
+    return path if os.path.isabs(path) else ""
+
+
+def _home() -> str:
+    """Return the user's home directory, or ""."""
+    return _absolute("HOME") or _home_of(os.getuid())
+
+
+def _home_of(user: int) -> str:
+    """Return the home directory that the account database names for `user`, or ""."""
+    try:
+        import pwd  # POSIX only, and an ordinary run does without
+
+        home = pwd.getpwuid(user).pw_dir
+    except Exception:
+        # No account for this user, as in containers that run under a bare number.
+        return ""
+    return home if os.path.isabs(home) else ""
+
+
+# ---- its meaning
 
 
 class FileChoice:

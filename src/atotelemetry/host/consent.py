@@ -17,14 +17,17 @@ from atotelemetry.host.choice import (
     OFF_WORDS,
     ON_WORDS,
     FileChoice,
+    choice_path,
     create,
     file_content,
+    is_app_name,
+    may_create,
+    other_choice_paths,
     read_bytes,
     read_plain,
     said,
 )
 from atotelemetry.host.debug import debug
-from atotelemetry.host.home import choice_path, is_app_name, may_create, other_choice_paths
 from atotelemetry.ids import canonical, uuid4
 
 TYPE_CHECKING = False

@@ -11,13 +11,15 @@ import stat
 
 from atotelemetry.host.choice import (
     MAX_FILE_BYTES,
+    choice_path,
     create,
     file_content,
+    is_app_name,
+    may_create,
     write_beside,
 )
 from atotelemetry.host.choice_yaml import compose, decode, meaning, own_pairs, read_mapping
 from atotelemetry.host.consent import choice_in, read_choice
-from atotelemetry.host.home import choice_path, is_app_name, may_create
 from atotelemetry.ids import uuid4
 
 TYPE_CHECKING = False

@@ -10,10 +10,9 @@ import os
 import sys
 
 from atotelemetry.facts.text import environment_prefix, printable
-from atotelemetry.host.choice import create, file_content
+from atotelemetry.host.choice import create, file_content, may_create
 from atotelemetry.host.consent import announced, read_choice
 from atotelemetry.host.debug import debug
-from atotelemetry.host.home import may_create
 from atotelemetry.ids import uuid4
 
 __all__ = ["give", "text_for"]

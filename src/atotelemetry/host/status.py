@@ -12,9 +12,9 @@ import time
 from atotelemetry.facts import breaker
 from atotelemetry.facts.address import fault_of_address, without_credentials
 from atotelemetry.facts.text import environment_prefix, printable
+from atotelemetry.host.choice import choice_path
 from atotelemetry.host.consent import read_choice, read_consent
 from atotelemetry.host.edit import write_choice
-from atotelemetry.host.home import choice_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from atotelemetry.facts.address import ATOPILE_HOST, fault_of_address
 from atotelemetry.facts.run import RUN_PROPERTIES, run_id
 from atotelemetry.facts.text import environment_prefix
 from atotelemetry.host.block import Capture
+from atotelemetry.host.choice import is_app_name
 from atotelemetry.host.client import DEFAULT_QUEUE_SIZE, FLUSH_TIMEOUT, TelemetryClient
 from atotelemetry.host.consent import read_consent, take_identity
 from atotelemetry.host.debug import attempt, debug
-from atotelemetry.host.home import is_app_name
 from atotelemetry.host.lazy import load
 from atotelemetry.host.options import check
 
