@@ -273,7 +273,6 @@ def test_the_errors_are_one_tree():
 
 def test_the_errors_say_what_happened():
     """Each error's text is made from its fields."""
-    assert str(LineError(4, "why")) == "line 4: why"
     assert str(CorruptLine(4, "why")) == "line 4: not valid JSON (why)"
     assert str(NotAnEvent(4, "why")) == "line 4: not an event (why)"
     assert str(LineTooLong(4)) == f"line 4: longer than {MAX_EVENT_BYTES} bytes"

@@ -84,6 +84,8 @@ class LineError(Exception):
     `line`: the bytes of a line that is no JSON.
     """
 
+    fault = ""
+
     def __init__(self, line_number: int, detail: str = "", *, is_hello: bool = False, line: bytes = b"") -> None:
         super().__init__(line_number, detail)
         self.line_number = line_number
@@ -92,28 +94,25 @@ class LineError(Exception):
         self.is_hello = is_hello
 
     def __str__(self) -> str:
-        return f"line {self.line_number}: {self.detail}"
+        return f"line {self.line_number}: {self.fault}{f' ({self.detail})' if self.detail else ''}"
 
 
 class CorruptLine(LineError):
     """A line that is no JSON: damaged, or cut off by its writer's death."""
 
-    def __str__(self) -> str:
-        return f"line {self.line_number}: not valid JSON ({self.detail})"
+    fault = "not valid JSON"
 
 
 class NotAnEvent(LineError):
     """A line that is JSON, but not a message of this protocol."""
 
-    def __str__(self) -> str:
-        return f"line {self.line_number}: not an event ({self.detail})"
+    fault = "not an event"
 
 
 class LineTooLong(LineError):
     """A line over `MAX_EVENT_BYTES`; its bytes were dropped as they arrived."""
 
-    def __str__(self) -> str:
-        return f"line {self.line_number}: longer than {MAX_EVENT_BYTES} bytes"
+    fault = f"longer than {MAX_EVENT_BYTES} bytes"
 
 
 class Watch(msgspec.Struct, kw_only=True):
@@ -231,6 +230,7 @@ class Event(msgspec.Struct, kw_only=True):
 
 
 Message = Hello | Forked | End | Event
+_OTHER_KINDS: dict[str, type[Hello | Forked | End]] = {"hello": Hello, "forked": Forked, "end": End}
 
 
 class OutgoingEvent(msgspec.Struct, omit_defaults=True, gc=False):
@@ -307,12 +307,9 @@ class LineDecoder:
     def _decode(self, line: bytes) -> Message | LineError:
         try:
             event = self._decode_event(line)
-            if event.type == "hello":
-                return decode_json(line, type=Hello)
-            if event.type == "end":
-                return decode_json(line, type=End)
-            if event.type == "forked":
-                return Forked()
+            kind = _OTHER_KINDS.get(event.type or "")
+            if kind is not None:
+                return decode_json(line, type=kind)
         except msgspec.ValidationError as error:
             return NotAnEvent(self.line_number, str(error), is_hello=_names_a_hello(line))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

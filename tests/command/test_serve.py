@@ -18,12 +18,10 @@ from atotelemetry.testing import CaptureServer
 
 # A suite in the background of a shell hands an ignored SIGINT on to its children; a foreground `serve` has it working.
 PROGRAM = """
-import argparse, signal, sys
-from atotelemetry.command import serve
+import signal, sys
+from atotelemetry.__main__ import main
 signal.signal(signal.SIGINT, signal.default_int_handler)
-parser = argparse.ArgumentParser()
-serve.add_serve_arguments(parser)
-sys.exit(serve.run(parser.parse_args()))
+sys.exit(main(["serve", *sys.argv[1:]]))
 """
 
 EVENT = {

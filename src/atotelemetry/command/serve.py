@@ -70,7 +70,8 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
 def run_serve(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM; return the exit code.
 
-    0: ended by a signal; 1: the reader of the output went away; 2: the port is taken or the record cannot be written.
+    0: ended by a signal; 2: the port is taken or the record cannot be written. Raises OSError when the reader of the
+    output went away.
     """
     # Costs the `http` package, which `add_serve_arguments`, and so `--help` of every subcommand, does without.
     from atotelemetry.testing import Answer, CaptureServer
@@ -107,10 +108,8 @@ def run_serve(args: argparse.Namespace) -> int:
             server.stop()
             signal.signal(signal.SIGTERM, previous)
         display.note(display.summary())
-    if display.output_is_gone:
-        # Or the interpreter's own flush at exit would complain about the closed pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    if display.output_error is not None:
+        raise display.output_error
     if display.record_error is not None:
         return _fail(f"cannot write {args.record}: {display.record_error.strerror or display.record_error}")
     return 0
@@ -124,7 +123,7 @@ class _Display:
 
     def __init__(self, output: TextIO, record: TextIO | None, *, verbose: bool, as_json: bool) -> None:
         self.ended = threading.Event()
-        self.output_is_gone = False
+        self.output_error: OSError | None = None
         self.record_error: OSError | None = None
         self._output = output
         self._record = record
@@ -162,12 +161,12 @@ class _Display:
 
     def line(self, text: str) -> None:
         """Print it at once, unless nobody reads any more."""
-        if self.output_is_gone:
+        if self.output_error is not None:
             return
         try:
             print(text, file=self._output, flush=True)
-        except OSError:
-            self.output_is_gone = True
+        except OSError as error:
+            self.output_error = error
             self.ended.set()
 
     def summary(self) -> str:

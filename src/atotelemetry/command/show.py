@@ -187,21 +187,17 @@ def _bodies(stream: bytes) -> list[bytes]:
 
 def _preface(app: str, known: dict[str, object]) -> list[str]:
     """Return the lines above the body: whether and where it would be sent, and its placeholders."""
-    mode, reason = known["telemetry"], known["reason"]
-    where = known["endpoint"] or f"the server that {app} names"
-    if mode == "off":
-        lines = [f"Telemetry is off: {reason}.", f"If it were on, a run in this directory would send this to {where}:"]
-    elif mode == "log":
-        lines = [
-            f"Telemetry only shows events on stderr: {reason}.",
-            f"If it were on, a run in this directory would send this to {where}:",
-        ]
-    elif mode == "waiting":
-        lines = [f"Telemetry is {reason}.", f"After that, a run in this directory would send this to {where}:"]
-    else:
-        lines = [f"Telemetry is on: {reason}.", f"A run in this directory would send this to {where}:"]
-    lines.append("- the body of one request, to /batch/; events that come apart in time go alone, to /capture/")
-    lines.append(f"- {app} chooses the events' names, and may add properties or leave some out")
+    state, when = {
+        "off": ("is off: ", "If it were on, a"),
+        "log": ("only shows events on stderr: ", "If it were on, a"),
+        "waiting": ("is ", "After that, a"),
+    }.get(str(known["telemetry"]), ("is on: ", "A"))
+    lines = [
+        f"Telemetry {state}{known['reason']}.",
+        f"{when} run in this directory would send this to {known['endpoint'] or f'the server that {app} names'}:",
+        "- the body of one request, to /batch/; events that come apart in time go alone, to /capture/",
+        f"- {app} chooses the events' names, and may add properties or leave some out",
+    ]
     if not known["id"]:
         lines.append("- there is no id yet: a random one is made and kept at the first run")
     if not known["api_key_set"] and not known["api_key_built_in"]:

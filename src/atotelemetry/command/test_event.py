@@ -73,37 +73,29 @@ def _send(app: str, known_id: str | None, key: str, host: str, timeout: float, p
     from atotelemetry.host.telemetry import PH_API_ENDPOINT, Telemetry
     from atotelemetry.sender.batch import V1_PATH
 
-    reasons = _host_log()
+    log, reasons = os.environ.get(_LOG), _host_log()
     prefix = environment_prefix(app)
     with TemporaryDirectory(prefix="atotelemetry-") as directory:
         log_path = os.path.join(directory, "log")
         # The options win over the person's variables. The sender inherits the log.
-        variables = {f"{prefix}_TELEMETRY_API_KEY": key, f"{prefix}_SERVICES_TELEMETRY_URL": host, _LOG: log_path}
-        before = {name: os.environ.get(name) for name in variables}
-        os.environ.update(variables)
-        try:
-            telemetry = Telemetry(
-                app=app,
-                run_properties=(),  # which of them this program sends is not known here
-                in_ci=True,
-                notice=None,  # the person is at the keyboard and asked for it
-                protocol=protocol,
-                sender_deadline=timeout,
-                request_timeout=min(_REQUEST_TIMEOUT, timeout),
-            )
-            client = telemetry.client
-            # Without an id PostHog makes no person of the event. The first real run makes and keeps one.
-            telemetry.go_by(known_id or "")
-            started = time.perf_counter()
-            uuid = telemetry.capture_event(_EVENT, {"test": True})
-            accepted = client.flush(timeout + _GRACE, delivered=True) and uuid is not None
-            seconds = time.perf_counter() - started
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
+        os.environ.update(
+            {f"{prefix}_TELEMETRY_API_KEY": key, f"{prefix}_SERVICES_TELEMETRY_URL": host, _LOG: log_path}
+        )
+        telemetry = Telemetry(
+            app=app,
+            run_properties=(),  # which of them this program sends is not known here
+            in_ci=True,
+            notice=None,  # the person is at the keyboard and asked for it
+            protocol=protocol,
+            sender_deadline=timeout,
+            request_timeout=min(_REQUEST_TIMEOUT, timeout),
+        )
+        # Without an id PostHog makes no person of the event. The first real run makes and keeps one.
+        telemetry.go_by(known_id or "")
+        started = time.perf_counter()
+        uuid = telemetry.capture_event(_EVENT, {"test": True})
+        accepted = telemetry.flush(timeout + _GRACE, delivered=True) and uuid is not None
+        seconds = time.perf_counter() - started
         said = _read(log_path)
     # Each line begins with a time and "sender[pid]". The summary only repeats the others.
     lines = [line.partition("] ")[2] for line in said.decode("utf-8", "replace").splitlines()]
@@ -114,8 +106,9 @@ def _send(app: str, known_id: str | None, key: str, host: str, timeout: float, p
         for line in [*lines, f"event {_EVENT}, uuid {uuid}"]:
             say(f"  {line}")
     else:
-        _not_delivered(where, seconds, lines or [*reasons, "no sender could be started"])
-    log = before[_LOG]
+        say(f"not delivered to {where}; gave up after {seconds:.2f} s:", sys.stderr)
+        for line in lines or [*reasons, "no sender could be started"]:
+            say(f"  {line}", sys.stderr)
     if log:
         _append(log, said)
     return 0 if accepted else 1
@@ -140,12 +133,6 @@ def _host_log() -> list[str]:
 def _nothing_sent(reason: str) -> int:
     say(f"nothing was sent: {reason}", sys.stderr)
     return 1
-
-
-def _not_delivered(where: str, seconds: float, reasons: list[str]) -> None:
-    say(f"not delivered to {where}; gave up after {seconds:.2f} s:", sys.stderr)
-    for reason in reasons:
-        say(f"  {reason}", sys.stderr)
 
 
 def _read(path: str) -> bytes:
