@@ -54,21 +54,13 @@ def _run_detached(*, humble: bool, has_dumps: bool, handle: int) -> int:
     log_path = _log_path()  # relative to the host's directory, which we leave
     pipe, dumps = _detach(humble=humble, has_dumps=has_dumps, keep=handle)
 
-    from atotelemetry.sender.answers import Answers
     from atotelemetry.sender.journal import Journal
     from atotelemetry.sender.loop import SENDER_IDLE, Sender
     from atotelemetry.sender.reader import Source
     from atotelemetry.sender.watchdog import cancel_kill, on_terminate
 
     journal = Journal(to_stderr=False, verbose=False, log_path=log_path)
-    sender = Sender(
-        0,
-        overrides={},
-        journal=journal,
-        answers=Answers(pipe),
-        idle=SENDER_IDLE,
-        source=Source(dumps, handle),
-    )
+    sender = Sender(Source(pipe, dumps, handle), journal, overrides={}, idle=SENDER_IDLE)
     on_terminate(sender.terminate)
     cancel_kill()
     _report(sender, journal)
@@ -91,10 +83,9 @@ def _run_by_hand(arguments: list[str]) -> int:
     if os.isatty(0):
         journal.problem("waiting for events, one JSON object per line; end with Ctrl-D (--help shows an example)")
     sender = Sender(
-        0,
+        None,
+        journal,
         overrides=overrides(options),
-        journal=journal,
-        stop_at_end=False,
         idle=options.idle,  # none by default: a person's pipeline may be slow
         dry_run=_print_request if options.dry_run else None,
     )

@@ -27,14 +27,9 @@ _LAST_PAUSE = 0.01
 
 
 class Answers:
-    """Writes answers into a pipe. Never raises.
+    """Writes answers into a pipe (-1: by hand, to nobody). Never raises."""
 
-    Args:
-        pipe: the descriptor; -1 for a sender that was started by hand and answers nobody.
-
-    """
-
-    def __init__(self, pipe: int = -1) -> None:
+    def __init__(self, pipe: int) -> None:
         self._pipe = pipe
         self._rest = b""  # of a line that the pipe took only in part
         self._told_at = 0.0

@@ -22,13 +22,7 @@ __all__ = ["Breaker"]
 
 
 class Breaker:
-    """The note about one server. A failure counts only if it is this sender's first outcome.
-
-    Args:
-        app: the measured program; the folder in the cache.
-        address: base URL of the server.
-
-    """
+    """The note about one server. A failure counts only if it is this sender's first outcome."""
 
     def __init__(self, app: str, address: str) -> None:
         self._path = breaker.note_of(app, address)

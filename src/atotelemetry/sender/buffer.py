@@ -30,12 +30,7 @@ _FULL_CHECK = 0.1  # how often a reader that may not read looks around
 
 
 class Buffer:
-    """A bounded queue of events, with the settings that hold for them in between.
-
-    Args:
-        limit_bytes: when the waiting events take more, `put` waits.
-
-    """
+    """A bounded queue of events, with the settings that hold for them in between."""
 
     def __init__(self, limit_bytes: int = BUFFER_BYTES) -> None:
         self._limit_bytes = limit_bytes

@@ -46,7 +46,7 @@ class Network:
         request_timeout: seconds for each network operation.
         directory: the host's working directory, where relative paths in variables start.
         journal: gets a line for each unusable variable.
-        is_stopped: whether telemetry was disabled meanwhile; called right before each request.
+        is_stopped: whether the person said no meanwhile; called right before each request.
 
     """
 
@@ -149,13 +149,7 @@ class Attempt:
 
 
 class Connection:
-    """An httpx client, the thread that uses it, and its socket.
-
-    Args:
-        network: makes the client.
-        host: base URL of the server, to prepare the client before the first attempt.
-
-    """
+    """An httpx client, the thread that uses it, and its socket. The client is ready before the first attempt."""
 
     def __init__(self, network: Network, host: str) -> None:
         self._network = network

@@ -42,13 +42,7 @@ def user_agent(app: str, version: str | None, path: Sequence[str] = ()) -> str:
 class Delivery:
     """Posts requests to one server over one kept connection.
 
-    Args:
-        host: base URL of the server.
-        network: proxy and certificates, shared by all deliveries of a sender.
-        compression: gzip bodies: True, False, or None for those above a small size.
-        journal: gets a line for each request.
-        note: called with each outcome.
-
+    `compression`: gzip bodies, or not; None for those above a small size. `note` is called with each outcome.
     """
 
     def __init__(

@@ -63,14 +63,8 @@ def backoff(attempt: int, retry_after: float | None, spread: float) -> float:
 class Dispatcher:
     """Delivers events to one server, as its settings say.
 
-    Args:
-        settings: key, endpoint mode, retries and times.
-        post: makes one attempt with a request, its number of events, and a time limit in seconds (None: its own).
-        time: the time left.
-        journal: gets a line for each retry and split.
-        tally: counts each event once.
-        endpoints: of the server, shared by all dispatchers to it.
-
+    `post` makes one attempt with a request, its number of events, and a time limit in seconds (None: its own).
+    `endpoints` are shared by all dispatchers to the server.
     """
 
     def __init__(

@@ -68,17 +68,12 @@ class Thread(NamedTuple):
 
 
 class Dump:
-    """A text of faulthandler, taken apart line by line.
-
-    Args:
-        text: the whole of it.
-        title: why it was written, such as "Segmentation fault"; empty where nothing was fatal.
-
-    """
+    """A text of faulthandler, taken apart line by line."""
 
     def __init__(self, text: str = "", title: str = "") -> None:
         self.text = text
         self.title = title
+        """Why it was written, such as "Segmentation fault"; empty where nothing was fatal."""
         self.is_windows = False
         self.threads: list[Thread] = []
         self.c_stack: list[str] = []

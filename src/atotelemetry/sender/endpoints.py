@@ -28,13 +28,7 @@ _IN_TURN = (batch.BATCH_PATH, batch.CAPTURE_PATH, batch.BATCH_PATH)
 
 
 class Endpoints:
-    """The endpoints of one server.
-
-    Args:
-        settings: of the stream.
-        journal: gets a line for each missing endpoint.
-
-    """
+    """The endpoints of one server."""
 
     def __init__(self, settings: Hello, journal: Journal) -> None:
         self._settings = settings

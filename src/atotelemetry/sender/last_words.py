@@ -51,13 +51,7 @@ _INFO_BYTES = 64
 
 
 class LastWords:
-    """Watches one host and reports its end, or its silence.
-
-    Args:
-        settings: the greeting of the host, and its `watch`.
-        source: what our start told of the host.
-
-    """
+    """Watches one host and reports its end, or its silence."""
 
     forked = False
     """Whether the host has forked: a daemon's first process ends without a word, and that is no news."""

@@ -56,33 +56,26 @@ class Sender:
     """Everything between stdin and the server.
 
     Args:
-        stdin: the descriptor to read.
-        overrides: fields of `Hello` that a person set by options. They win over the stream; where they name host and
-            api_key, events need no hello line.
+        source: the host of a detached sender; None by hand.
         journal: told of every problem, request and drop.
-        answers: the host's, told of the fate of events.
-        stop_at_end: whether an `end` line ends the input; a person may put several streams one after another.
+        overrides: fields of `Hello` that a person set by options. They win over the stream.
         idle: seconds without input after which it counts as ended; None for never.
         dry_run: called with each request instead of sending it.
-        source: what our start told of the host; None by hand, where no process is watched.
 
     """
 
     def __init__(
         self,
-        stdin: int,
+        source: Source | None,
+        journal: Journal,
         *,
         overrides: Mapping[str, Any],
-        journal: Journal,
-        answers: Answers | None = None,
-        stop_at_end: bool = True,
-        idle: float | None = SENDER_IDLE,
+        idle: float | None,
         dry_run: Callable[[batch.Request], None] | None = None,
-        source: Source | None = None,
     ) -> None:
         self._journal = journal
-        self._answers = answers or Answers()
-        self._detached = answers is not None
+        self._detached = source is not None
+        self._answers = Answers(-1 if source is None else source.answers)
         self._idle = idle
         self._dry_run = dry_run
         self._buffer = Buffer()
@@ -90,15 +83,13 @@ class Sender:
         self.tally = Tally(journal, self._answers.tell)
         """The counts of everything read so far."""
         self._reader = Reader(
-            stdin,
+            source,
             overrides=overrides,
             fallback=None if dry_run is None else _NOWHERE,
-            stop_at_end=stop_at_end,
             buffer=self._buffer,
             tally=self.tally,
             countdown=self._countdown,
             journal=journal,
-            source=source,
         )
         self._settings = Hello(protocol=PROTOCOL_VERSION, api_key="", host="")
         self._lanes: Lanes | None = None
@@ -143,12 +134,12 @@ class Sender:
 
     # ---- deliverer
 
-    def _gather(self) -> float:
-        return 0.0 if self._settings.endpoint == "capture" else WORKER_WAKE_INTERVAL
-
     def _deliver_all(self, *, idle: float | None) -> None:
         """Deliver until the input has ended, or was idle for too long."""
-        while self._buffer.wait(gather=self._gather(), idle=idle) or self._is_held_up():
+        while True:
+            gather = 0.0 if self._settings.endpoint == "capture" else WORKER_WAKE_INTERVAL
+            if not self._buffer.wait(gather=gather, idle=idle) and not self._is_held_up():
+                return
             hello = self._buffer.take_hello()
             if hello is not None:
                 self._adopt(hello)

@@ -56,14 +56,10 @@ def judge(status: int, retry_after: str | None, text: str, now: float) -> Outcom
     reason = f"HTTP {status}{': ' + text if text else ''}"
     if 200 <= status < 300:  # the class of success, RFC 9110 section 15.3
         return Outcome(DELIVERED, reason, status=status)
-    cause = reasons.of_status(status)
-    if status in (408, 429) or status >= 500:  # server errors, section 15.6
-        return Outcome(RETRY, reason, parse_retry_after(retry_after, now), cause, status)
-    if status == 400:
-        return Outcome(REFUSED, reason, cause=cause, status=status)
-    if status == 413:
-        return Outcome(TOO_LARGE, reason, cause=cause, status=status)
-    return Outcome(REJECTED, reason, cause=cause, status=status)
+    may_pass = status in (408, 429) or status >= 500  # server errors, section 15.6
+    kind = RETRY if may_pass else {400: REFUSED, 413: TOO_LARGE}.get(status, REJECTED)
+    pause = parse_retry_after(retry_after, now) if may_pass else None
+    return Outcome(kind, reason, pause, reasons.of_status(status), status)
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:

@@ -63,15 +63,7 @@ _decode_answer = msgspec.json.Decoder(_Answer).decode
 
 
 class Exchange:
-    """All attempts of one request: its id and time of creation stay, its events become fewer.
-
-    Args:
-        events: of the request.
-        api_key: of the project.
-        created_at: the present time, RFC 3339.
-        historical_migration: whether old events are imported.
-
-    """
+    """All attempts of one request: its id and time of creation stay, its events become fewer."""
 
     def __init__(self, events: list[Prepared], *, api_key: str, created_at: str, historical_migration: bool) -> None:
         self._waiting = [(event, to_v1(event.body)) for event in events]

@@ -31,50 +31,49 @@ if TYPE_CHECKING:
 __all__ = ["Reader", "Source"]
 
 _READ_BYTES = 64 * 1024  # a pipe's capacity
-_DEFAULT_DEADLINE = 15.0
+_STDIN = 0
 _LONGEST = 1e6  # seconds; poll(2) takes no more than twice that
 _SHORTEST_LOOK, _LONGEST_LOOK = 0.001, 0.02  # Windows: how often a pipe is asked whether it holds something
 _CLOSING = 4  # FILE_PIPE_CLOSING_STATE
+_NO_HELLO = Hello(protocol=PROTOCOL_VERSION, api_key="", host="")
 _NO_SETTINGS = "events came before any hello line, and no --host and --api-key were given (see --help)"
 
 
 class Source(NamedTuple):
-    """What a detached sender has of its host from its first moment on."""
+    """Descriptors that lead to the host of a detached sender; -1 where there is none."""
 
+    answers: int = -1
+    """The pipe for our answers."""
     dumps: int = -1
-    """The pipe that faulthandler writes into; -1 where there is none."""
+    """The pipe that faulthandler writes into."""
     handle: int = -1
-    """A pidfd of the host; -1 where there is none."""
+    """A pidfd of the host."""
 
 
 class Reader:
     """The input of a sender.
 
     Args:
-        stdin: the descriptor to read.
+        source: the host; None by hand. Then no process is watched, and streams may follow one another.
         overrides: fields of `Hello` that win over the stream's. If they name host and api_key, no hello is needed.
         fallback: the settings of events before any hello line, if overrides do not name those two.
-        stop_at_end: whether an `end` line ends the input; a person may put several streams one after another.
         buffer: takes the events and the settings between them.
         tally: counts the events and the damaged lines.
         countdown: started at the end of the input.
         journal: told of every problem.
-        source: what our start told of the host; None by hand, where no process is watched.
 
     """
 
     def __init__(
         self,
-        stdin: int,
+        source: Source | None,
         *,
         overrides: Mapping[str, Any],
-        fallback: Hello | None = None,
-        stop_at_end: bool,
+        fallback: Hello | None,
         buffer: Buffer,
         tally: Tally,
         countdown: Countdown,
         journal: Journal,
-        source: Source | None = None,
     ) -> None:
         self._source = source
         self._last_words: LastWords | None = None
@@ -82,10 +81,8 @@ class Reader:
         self._dump = bytearray()  # faulthandler's text among the lines
         self._was_silent = False
         self._has_ended = False  # by an `end` line
-        self._stdin = stdin
-        self._overrides = dict(overrides)
+        self._overrides = overrides
         self._fallback = fallback
-        self._stop_at_end = stop_at_end
         self._buffer = buffer
         self._tally = tally
         self._countdown = countdown
@@ -103,15 +100,13 @@ class Reader:
 
     def leaves_something(self) -> bool:
         """Whether leaving now loses a part of the input. The caller holds the tally's lock."""
-        return self.reading and (_readable(self._stdin, 0.0) or self._decoder.in_a_line)
+        return self.reading and (_readable(_STDIN, 0.0) or self._decoder.in_a_line)
 
     def end_of_input(self) -> None:
         """Start the countdown: from here on there is a deadline."""
-        settings = self._settings
-        if settings is None:  # there is nothing to deliver, but still something to be stuck in
-            self._countdown.start(self._overrides.get("sender_deadline", _DEFAULT_DEADLINE))
-        else:
-            self._countdown.start(settings.sender_deadline)
+        # Without any settings there is nothing to deliver, but still something to be stuck in.
+        settings = self._settings or msgspec.structs.replace(_NO_HELLO, **self._overrides)
+        self._countdown.start(settings.sender_deadline)
 
     def _read(self) -> None:
         ended = False
@@ -136,15 +131,15 @@ class Reader:
         last_words = self._last_words
         if last_words is not None and not self._was_silent:
             hang_after = last_words.hang_after
-            if hang_after is not None and not _readable(self._stdin, min(hang_after, _LONGEST)):
+            if hang_after is not None and not _readable(_STDIN, min(hang_after, _LONGEST)):
                 self._was_silent = True
                 report = self._added(lambda: last_words.hang(self._latest))
                 self._journal.detail(f"the host was silent for {hang_after:g} s")
                 return report, False
-        if _readable(self._stdin, None):
+        if _readable(_STDIN, None):
             with self._tally.lock:
-                return self._take(os.read(self._stdin, _READ_BYTES))
-        data = os.read(self._stdin, _READ_BYTES)  # one cannot wait without taking
+                return self._take(os.read(_STDIN, _READ_BYTES))
+        data = os.read(_STDIN, _READ_BYTES)  # one cannot wait without taking
         with self._tally.lock:
             return self._take(data)
 
@@ -196,18 +191,17 @@ class Reader:
                     self._journal.detail(f"the host captured {message.captured} events and dropped {message.dropped}")
                 if message.discard:
                     self._countdown.stop()
-                if self._stop_at_end:
+                if self._source is not None:
                     return True
         return False
 
     def _greet(self, hello: Hello | None, items: list[Event | Hello]) -> bool:
         """Use the settings of a hello line (None: only the options); False when they cannot be used."""
         if hello is None:
-            hello = self._fallback
-            if hello is None and not self._overrides.get("host"):
+            if self._fallback is None and not self._overrides.get("host"):
                 self.called_wrongly = _NO_SETTINGS
                 return False
-            hello = hello or Hello(protocol=PROTOCOL_VERSION, api_key="", host="")
+            hello = self._fallback or _NO_HELLO
         elif hello.protocol != PROTOCOL_VERSION:
             self._journal.problem(f"the stream speaks protocol {hello.protocol}, this sender {PROTOCOL_VERSION}")
         settings = msgspec.structs.replace(hello, **self._overrides)
@@ -296,7 +290,7 @@ class Reader:
 
     def _host_is_gone(self) -> bool:
         """Notice the host's end even while a full buffer stops the reading."""
-        gone = _hung_up(self._stdin)
+        gone = _hung_up(_STDIN)
         if gone:
             self.end_of_input()
         return gone

@@ -120,13 +120,7 @@ def _scrubber(names: tuple[str, ...]) -> Scrubber:
 
 
 class Scrubber:
-    """Masks texts and properties.
-
-    Args:
-        names: properties to mask besides those named `$exception…`.
-        homes: home directories; by default this user's.
-
-    """
+    """Masks texts, and properties named `$exception…` or one of `names`. `homes` are this user's by default."""
 
     def __init__(self, names: Collection[str] = (), *, homes: Collection[str] | None = None) -> None:
         self._names = frozenset(names)

@@ -25,13 +25,7 @@ _MOST_REASONS = 50
 
 
 class Tally:
-    """The counts of one sender.
-
-    Args:
-        journal: gets a line for each drop.
-        on_change: called when the fate of events is known, by the thread that holds the lock.
-
-    """
+    """The counts of one sender. `on_change` is called when the fate of events is known, under the lock."""
 
     def __init__(self, journal: Journal, on_change: Callable[[Tally], object] = bool) -> None:
         self._journal = journal

@@ -22,12 +22,7 @@ _LAST_WORDS = 1.0  # the last part of the time, or a fifth of a short one, is fo
 
 
 class Countdown:
-    """The time left, once there is a limit.
-
-    Args:
-        report_stuck: called shortly before the deadline; should end the process.
-
-    """
+    """The time left, once there is a limit. Shortly before, `report_stuck` is called, which should end the process."""
 
     def __init__(self, report_stuck: Callable[[], None]) -> None:
         self._report_stuck = report_stuck
