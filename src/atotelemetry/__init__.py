@@ -30,24 +30,15 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from atotelemetry.facts import WORKER_WAKE_INTERVAL as WORKER_WAKE_INTERVAL
-    from atotelemetry.facts.run import RUN_PROPERTIES as RUN_PROPERTIES
-    from atotelemetry.host.arguments import CaptureArgs as CaptureArgs
-    from atotelemetry.host.client import TelemetryClient as TelemetryClient
-    from atotelemetry.host.consent import TelemetryConfig as TelemetryConfig
-    from atotelemetry.host.default import capture as capture
-    from atotelemetry.host.default import capture_event as capture_event
-    from atotelemetry.host.default import capture_exception as capture_exception
-    from atotelemetry.host.default import client as client
-    from atotelemetry.host.properties import PropertyLoaders as PropertyLoaders
-    from atotelemetry.host.properties import TelemetryProperties as TelemetryProperties
-    from atotelemetry.host.properties import ThinProperties as ThinProperties
-    from atotelemetry.host.stats import Stats as Stats
-    from atotelemetry.host.telemetry import DEFAULT_QUEUE_SIZE as DEFAULT_QUEUE_SIZE
-    from atotelemetry.host.telemetry import FLUSH_TIMEOUT as FLUSH_TIMEOUT
-    from atotelemetry.host.telemetry import PH_API_ENDPOINT as PH_API_ENDPOINT
-    from atotelemetry.host.telemetry import PH_API_HOST as PH_API_HOST
-    from atotelemetry.host.telemetry import Telemetry as Telemetry
+    from atotelemetry.facts import WORKER_WAKE_INTERVAL
+    from atotelemetry.facts.run import RUN_PROPERTIES
+    from atotelemetry.host.arguments import CaptureArgs
+    from atotelemetry.host.client import TelemetryClient
+    from atotelemetry.host.consent import TelemetryConfig
+    from atotelemetry.host.default import capture, capture_event, capture_exception, client
+    from atotelemetry.host.properties import PropertyLoaders, TelemetryProperties, ThinProperties
+    from atotelemetry.host.stats import Stats
+    from atotelemetry.host.telemetry import DEFAULT_QUEUE_SIZE, FLUSH_TIMEOUT, PH_API_ENDPOINT, PH_API_HOST, Telemetry
     from atotelemetry.version import __version__ as __version__
 
 __all__ = [

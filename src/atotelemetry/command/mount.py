@@ -53,9 +53,7 @@ def _run(args: argparse.Namespace, telemetry: Telemetry) -> int:
     if args.command == "disable":
         return answer(telemetry.disable())
     if args.command == "show":
-        # The program's own instance goes on as it is.
-        twin = type(telemetry)(**telemetry.made_with)
-        return show(twin, telemetry.known(), args)
+        return show(telemetry, args)
     if args.json:
         say(json.dumps(telemetry.known(), indent=2))
         return 0

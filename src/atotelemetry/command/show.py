@@ -50,23 +50,25 @@ def run_show(args: argparse.Namespace) -> int:
     from atotelemetry.host.telemetry import Telemetry
 
     if ":" not in args.app:
-        return show(Telemetry(app=args.app), status(args.app), args)
+        return _show(Telemetry(app=args.app), status(args.app), args)
     try:
         telemetry = _imported(args.app)
     except Exception as error:  # the import runs the program's own code
         say(f"{args.app} cannot be imported: {type(error).__name__}: {error}", sys.stderr)
         return 2
-    # The program may go on using its own instance while it is imported here.
-    twin = type(telemetry)(**telemetry.made_with)
-    return show(twin, telemetry.known(), args)
+    return show(telemetry, args)
 
 
-def show(telemetry: Telemetry, known: dict[str, object], args: argparse.Namespace) -> int:
-    """Print the requests of `telemetry`; return 0, or 1 when a run here could send nothing.
+def show(telemetry: Telemetry, args: argparse.Namespace) -> int:
+    """Print the requests of `telemetry`, which goes on as it is; `args` are the options of `add_options`.
 
-    `telemetry` is used up: its events go nowhere from here on. `known` is the result of `host.status`,
-    `args` are the options of `add_options`.
+    Returns 0, or 1 when a run here could send nothing.
     """
+    return _show(type(telemetry)(**telemetry.made_with), telemetry.known(), args)
+
+
+def _show(telemetry: Telemetry, known: dict[str, object], args: argparse.Namespace) -> int:
+    # `telemetry` is used up: its events go nowhere from here on.
     try:
         bodies = _bodies(_stream(telemetry, known["id"], with_exception=args.exception, with_crash=args.crash))
     except _NothingToShow as reason:

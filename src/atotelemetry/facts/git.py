@@ -246,9 +246,19 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
-# Where a host follows the double slash. Not `file`: a local path identifies a person, not a project.
-_NETWORK_SCHEMES = frozenset(
-    {"ssh", "git", "http", "https", "ftp", "ftps", "git+ssh", "ssh+git", "git+http", "git+https"},
+# The forms of the "GIT URLS" section of git's manual. Not `file`: a local path identifies a person, not a project.
+_PORT = r"(?::[0-9]*)?"
+_URL = (
+    r"(?i:ssh|git|https?|ftps?|git\+ssh|ssh\+git|git\+https?)://"
+    rf"(?:[^/]*@)?(?P<host>\[[0-9a-fA-F:.]+\]|[\w.-]+){_PORT}/(?P<path>[^?#]*)(?s:.*)"
+)
+# One letter before the colon is a Windows drive, two colons are a remote helper. `user:password@host:path` is no
+# address to git, but a password must not get into the project either.
+_SCP = r"(?!.:|@?[^@:]*:[^/]*@)(?:[^/\\:]*@)?(?P<host>[\w.-]+):(?!:)(?P<path>(?s:.*))"
+# `git@[::1]:path`, `[git@host:2222]:path`
+_SCP_IN_BRACKETS = (
+    r"(?:[^\[]*@)?\[(?:[^\]]*@)?"
+    rf"(?P<host>[0-9a-fA-F.]*(?::[0-9a-fA-F.]*){{2,}}|[\w.-]+{_PORT})\]:(?P<path>(?s:.*))"
 )
 
 
@@ -256,62 +266,15 @@ def normalise_remote(url: str) -> str | None:
     """Return `host/path` of a remote repository, the same for each way to write it: `github.com/acme/widget`.
 
     The host is in lower case. Scheme, user, password, port, query, outer slashes and a final `.git` are gone. None for
-    local paths, `file:`, remote helpers (`ext::…`) and malformed addresses. The forms are those of the "GIT URLS"
-    section of git's manual. Never raises.
+    local paths, `file:`, remote helpers (`ext::…`) and malformed addresses. Never raises.
     """
+    import re  # in a sender the HTTP library has loaded it
+
     url = url.strip()
-    scheme, is_url, rest = url.partition("://")
-    if is_url:
-        if scheme.lower() not in _NETWORK_SCHEMES:
-            return None
-        authority, _, path = rest.partition("/")
-        path = path.partition("?")[0].partition("#")[0]
-        host = _host(authority.rpartition("@")[2])
-    else:
-        authority, path = _split_scp(url)
-        host = _host(authority)
-
-    path = "/".join(segment for segment in path.split("/") if segment)
-    path = path.removesuffix(".git").rstrip("/")
-    return f"{host}/{path}" if host and path else None
-
-
-def _split_scp(address: str) -> tuple[str, str]:
-    """Split `[user@]host:path` into host and path; two empty texts if it has another form."""
-    nothing = ("", "")
-    if "]:" in address:
-        # Brackets hold an IPv6 address, or host and port: `git@[::1]:path`, `[git@host:2222]:path`.
-        front, _, path = address.partition("]:")
-        user, _, host = front.partition("[")
-        if user and not user.endswith("@"):
-            return nothing
-        host = host.rpartition("@")[2]
-        return (f"[{host}]" if host.count(":") > 1 else host), path
-    front, colon, path = address.partition(":")
-    # A slash before the colon means a local path, one letter a Windows drive, a second colon a remote helper.
-    if not colon or "/" in front or "\\" in front or len(front) == 1 or path.startswith(":"):
-        return nothing
-    user, _, host = front.rpartition("@")
-    if not user and "@" in path.partition("/")[0]:
-        # `user:password@host:path` is not an address to git, but a password must not get into the project either.
-        return nothing
-    return host, path
-
-
-def _host(text: str) -> str | None:
-    """Return the host of `host[:port]` in lower case; None if it is malformed."""
-    if text.startswith("["):
-        address, bracket, port = text[1:].partition("]")
-        if not bracket or not address or any(c not in "0123456789abcdefABCDEF:." for c in address):
-            return None
-        if port and not port.startswith(":"):
-            return None
-        host, port = f"[{address.lower()}]", port.removeprefix(":")
-    else:
-        host, _, port = text.partition(":")
-        host = host.lower().rstrip(".")
-        if not all(c.isalnum() or c in "-._" for c in host):
-            return None
-    if port and not port.isdigit():
+    found = re.fullmatch(_URL if "://" in url else _SCP_IN_BRACKETS if "]:" in url else _SCP, url)
+    if found is None:
         return None
-    return host
+    host = found["host"].strip("[]").lower().rstrip(".")
+    host = f"[{host}]" if host.count(":") > 1 else host.partition(":")[0]
+    path = "/".join(segment for segment in found["path"].split("/") if segment).removesuffix(".git").rstrip("/")
+    return f"{host}/{path}" if host and path else None

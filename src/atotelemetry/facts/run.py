@@ -44,9 +44,6 @@ RUN_PROPERTIES: tuple[str, ...] = (
 KNOWN_PROPERTIES: tuple[str, ...] = (*RUN_PROPERTIES, "project")
 """The properties that the sender can work out. A host asks by name for those that are not in `RUN_PROPERTIES`."""
 
-RUN_TIME_LIMIT = 3.0
-"""Seconds that `run_properties` may take. The sender allows less before a short deadline."""
-
 # Kept back at the end of the limit, to reap a killed git and to read the other one's answer.
 _GRACE = 0.5
 
@@ -55,11 +52,8 @@ _VERSION_NAMES = frozenset({"atopile_version", "app_version"})
 # Left out where they are not known, as atopile does; the others are null then.
 _LEFT_OUT = frozenset({"email"})
 
-_ENVIRONMENT_FACTS = {
-    "github_action_repository": "GITHUB_ACTION_REPOSITORY",
-    "github_repository_owner": "GITHUB_REPOSITORY_OWNER",
-    "github_repository": "GITHUB_REPOSITORY",
-}
+# Values of the variables of these names, in upper case.
+_GITHUB_FACTS = ("github_action_repository", "github_repository_owner", "github_repository")
 
 # The first one set to anything wins, so the general ones (Jenkins' BUILD_ID, then CI) come last.
 _CI_PROVIDERS = (
@@ -117,14 +111,10 @@ def library_properties() -> dict[str, object]:
         "$python_version": ".".join(map(str, sys.version_info[:3])),
     }
     try:
-        name, version, distribution = _operating_system()
+        properties.update(_operating_system())
     except Exception:
         # `platform` asks files, the registry or WMI. The events go without their answer.
-        name, version, distribution = sys.platform, "", ""
-    properties["$os"] = name
-    properties["$os_version"] = version
-    if distribution:
-        properties["$os_distro"] = distribution
+        properties.update({"$os": sys.platform, "$os_version": ""})
     return properties
 
 
@@ -140,22 +130,22 @@ def release_properties(app: str, version: object, *, environ: Mapping[str, str] 
     return {name: value for name, value in known.items() if value is not None}
 
 
-def _operating_system() -> tuple[str, str, str]:
-    """Return name, version and distribution; empty texts where they are not known."""
+def _operating_system() -> dict[str, object]:
     import platform  # as above
 
     system: str = sys.platform
     if system.startswith("win"):
-        return "Windows", _windows_release(), ""
+        return {"$os": "Windows", "$os_version": _windows_release()}
     if system == "darwin":
-        return "Mac OS X", platform.mac_ver()[0], ""
+        return {"$os": "Mac OS X", "$os_version": platform.mac_ver()[0]}
     if system.startswith("linux"):
         try:
             release = platform.freedesktop_os_release()
         except OSError:
-            return "Linux", "", ""
-        return "Linux", bounded(release.get("VERSION_ID", "")), bounded(release.get("NAME", ""))
-    return ("FreeBSD" if system.startswith("freebsd") else system), platform.release(), ""
+            release = {}
+        distro = {"$os_distro": bounded(release["NAME"])} if release.get("NAME") else {}
+        return {"$os": "Linux", "$os_version": bounded(release.get("VERSION_ID", "")), **distro}
+    return {"$os": "FreeBSD" if system.startswith("freebsd") else system, "$os_version": platform.release()}
 
 
 # Windows' names for its releases, by their first build; only those on which Python 3.11 runs.
@@ -192,7 +182,7 @@ def run_properties(
     search_path: Sequence[str] = (),
     is_tty: bool | None = None,
     environ: Mapping[str, str] | None = None,
-    time_limit: float = RUN_TIME_LIMIT,
+    time_limit: float = 3.0,
 ) -> dict[str, object]:
     """Work out properties of the run.
 
@@ -227,8 +217,8 @@ def run_properties(
         "agent": _first_set(_AGENTS, environ),
         "is_tty": is_tty,
     }
-    for name, variable in _ENVIRONMENT_FACTS.items():
-        value = environ.get(variable)
+    for name in _GITHUB_FACTS:
+        value = environ.get(name.upper())
         found[name] = None if value is None else bounded(value)
     if app_version is not None:
         found[version_name] = bounded(app_version)

@@ -44,17 +44,14 @@ class Lanes:
     Args:
         make_channel: called for each new lane.
         on_free: called on a lane's thread when it becomes free.
-        most: the limit of lanes.
 
     """
 
-    def __init__(
-        self, make_channel: Callable[[], Channel], *, on_free: Callable[[], None], most: int = MAX_IN_FLIGHT
-    ) -> None:
+    def __init__(self, make_channel: Callable[[], Channel], *, on_free: Callable[[], None]) -> None:
         self._make_channel = make_channel
         self._on_free = on_free
-        self._most = most
         self._lanes = [_Lane(make_channel(), on_free)]
+        self._most = MAX_IN_FLIGHT if self._lanes[0].delivery is not None else 1
 
     @property
     def limit_bytes(self) -> int:

@@ -26,7 +26,7 @@ from atotelemetry.sender.connection import Network
 from atotelemetry.sender.delivery import Delivery, user_agent
 from atotelemetry.sender.dispatch import Dispatcher, utc_now
 from atotelemetry.sender.endpoints import Endpoints
-from atotelemetry.sender.lanes import MAX_IN_FLIGHT, Channel, Lanes
+from atotelemetry.sender.lanes import Channel, Lanes
 from atotelemetry.sender.outcome import DELIVERED, Outcome
 from atotelemetry.sender.reader import Reader, Source
 from atotelemetry.sender.tally import Tally, counted
@@ -258,7 +258,7 @@ class Sender:
             )
             return Channel(dispatcher, delivery)
 
-        self._lanes = Lanes(make_channel, on_free=self._buffer.look_again, most=MAX_IN_FLIGHT if network else 1)
+        self._lanes = Lanes(make_channel, on_free=self._buffer.look_again)
         return self._lanes
 
     def _print(self, request: batch.Request, events: int, time_limit: float | None) -> Outcome:  # noqa: ARG002

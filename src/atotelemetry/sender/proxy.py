@@ -7,6 +7,7 @@ urllib knows. An error here never holds a password.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from atotelemetry.facts.address import fault_of_authority, without_credentials
@@ -103,6 +104,10 @@ def _has_socksio() -> bool:
 # ---- NO_PROXY
 
 
+# A name or address, perhaps with a port. An IPv6 address without brackets has none.
+_ENTRY = re.compile(r"(?:\[(?P<six>[^\]]*:[^\]]*)\]|(?P<name>[^:\[]*|[^\[]*:[^\[]*:.*))(?::(?P<port>[0-9]+))?")
+
+
 def _is_excepted(scheme: str, host: str, port: int, environ: Mapping[str, str], log: Callable[[str], object]) -> bool:
     """Whether NO_PROXY says that this server is reached without a proxy."""
     variable, value = _variable(environ, "no_proxy")
@@ -126,7 +131,10 @@ def _names(entry: str, scheme: str, host: str, port: int) -> bool:
     own_scheme, separator, rest = entry.partition("://")
     if separator:
         entry = rest
-    name, number = _split_port(entry)
+    parts = _ENTRY.fullmatch(entry)
+    if parts is None:
+        raise ValueError(entry)
+    name = parts["six"] or parts["name"] or ""
     network = _network(name)
     address = _address(host)
     if name == "*":
@@ -138,26 +146,7 @@ def _names(entry: str, scheme: str, host: str, port: int) -> bool:
         host = host.rstrip(".").lower()
         matches = address is None and (host == name or host.endswith(f".{name}"))
     same_scheme = not separator or own_scheme.lower() in (scheme, "all")
-    return matches and same_scheme and number in (None, port)
-
-
-def _split_port(entry: str) -> tuple[str, int | None]:
-    """Split `name:port` and `[IPv6]:port`; an IPv6 address without brackets has no port."""
-    if entry.startswith("["):
-        name, closed, rest = entry[1:].partition("]")
-        if not closed or ":" not in name or (rest and rest[0] != ":"):
-            raise ValueError(entry)
-        number = rest[1:]
-    elif entry.count(":") == 1:
-        name, _, number = entry.partition(":")
-        rest = ":"
-    else:
-        return entry, None
-    if not rest:
-        return name, None
-    if not number.isascii() or not number.isdigit():
-        raise ValueError(entry)
-    return name, int(number)
+    return matches and same_scheme and int(parts["port"] or port) == port
 
 
 def _network(name: str) -> IPv4Network | IPv6Network | None:

@@ -300,14 +300,7 @@ def _hung_up(stdin: int) -> bool:
     """Whether a pipe's other end is closed; False where one cannot ask."""
     if sys.platform == "win32":
         return _hung_up_on_windows(stdin)
-    try:
-        import select
-
-        poll = select.poll()
-        poll.register(stdin, 0)  # POLLHUP and POLLERR are always reported
-        return bool(poll.poll(0))
-    except (AttributeError, ImportError, OSError):
-        return False
+    return _poll(stdin, 0, "POLLHUP", "POLLERR")
 
 
 def _readable(stdin: int, within: float | None) -> bool:
@@ -317,12 +310,17 @@ def _readable(stdin: int, within: float | None) -> bool:
     """
     if sys.platform == "win32":
         return _readable_on_windows(stdin, within)
+    return _poll(stdin, within, "POLLIN", "POLLHUP")
+
+
+def _poll(stdin: int, within: float | None, *events: str) -> bool:
     try:
         import select
 
+        wanted = sum(getattr(select, event) for event in events)
         poll = select.poll()
-        poll.register(stdin, select.POLLIN)
-        return any(what & (select.POLLIN | select.POLLHUP) for _, what in poll.poll(within and within * 1000))
+        poll.register(stdin, wanted)
+        return any(found & wanted for _, found in poll.poll(within and within * 1000))
     except (AttributeError, ImportError, OSError):
         return False
 

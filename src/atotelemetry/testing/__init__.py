@@ -28,11 +28,9 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from atotelemetry.testing.events import captured as captured
-    from atotelemetry.testing.http import Answer as Answer
-    from atotelemetry.testing.http import AnswerSource as AnswerSource
-    from atotelemetry.testing.http import RecordedRequest as RecordedRequest
-    from atotelemetry.testing.server import CaptureServer as CaptureServer
+    from atotelemetry.testing.events import captured
+    from atotelemetry.testing.http import Answer, AnswerSource, RecordedRequest
+    from atotelemetry.testing.server import CaptureServer
 
 __all__ = ["Answer", "AnswerSource", "CaptureServer", "RecordedRequest", "captured"]
 

@@ -252,10 +252,7 @@ def is_success(status: int | None) -> bool:
 
 
 def _phrase(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "Unknown"
+    return Serving.responses.get(status, ("Unknown", ""))[0]
 
 
 def _body_of(answer: Answer) -> bytes:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import zlib
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
+
+from atotelemetry.ids import is_uuid
 
 if TYPE_CHECKING:
     from atotelemetry.testing.http import RecordedRequest
@@ -28,7 +29,6 @@ CAPTURE_PATHS = frozenset({"/capture", "/batch", "/e", "/i/v0/e"})
 _DEEPEST = 127
 _LARGEST_DIGITS = 308  # a longer integer may be infinite as a float
 _CONTAINERS = frozenset((dict, list))
-_UUID = re.compile(r"(?:urn:uuid:)?[0-9a-f]{8}(-?)[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{12}", re.IGNORECASE)
 
 
 def read_body(request: RecordedRequest) -> tuple[int, str] | None:
@@ -136,7 +136,7 @@ def _malformed(event: dict[str, Any]) -> str | None:
         return "`properties` is not an object"
     uuid = event.get("uuid")
     # An empty one counts as none.
-    if uuid is not None and uuid != "" and not (isinstance(uuid, str) and _UUID.fullmatch(uuid)):
+    if uuid is not None and uuid != "" and not (isinstance(uuid, str) and is_uuid(uuid.removeprefix("urn:uuid:"))):
         return f"invalid uuid {uuid!r:.80}"
     return None
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import datetime
 import json
-import uuid
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from atotelemetry.ids import canonical
 from atotelemetry.testing.posthog import JSON_ERRORS, read_json, unpack
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ def read_body(request: RecordedRequest) -> Refusal | None:
 
 
 def key_of(event: Mapping[str, Any]) -> str:
-    """Return the uuid of an event as the answer names it."""
-    return str(uuid.UUID(event["uuid"].strip()))
+    """Return the uuid of an event as the answer names it; empty if it is none."""
+    return canonical(event["uuid"]) or ""
 
 
 def answer_body(request: RecordedRequest, wanted: Mapping[str, Any]) -> str:
@@ -117,7 +117,7 @@ def _read_headers(request: RecordedRequest) -> Refusal | None:
         return _unsupported("unsupported_content_type", headers["Content-Type"])
     if headers.get("Content-Encoding", "gzip").lower() != "gzip":  # PostHog knows more, this server does not
         return _unsupported("unsupported_encoding", headers["Content-Encoding"])
-    if not _is_uuid(headers["PostHog-Request-Id"]):
+    if canonical(headers["PostHog-Request-Id"]) is None:
         return _wrong_header("PostHog-Request-Id is not a valid UUID")
     attempt = headers["PostHog-Attempt"]
     if not attempt.isascii() or not attempt.isdigit() or int(attempt) < 1:
@@ -149,9 +149,9 @@ def _read_batch(request: RecordedRequest, payload: Any) -> Refusal | None:
         return _refuse(HTTPStatus.BAD_REQUEST, "invalid_batch", "created_at is not valid RFC 3339")
     seen = set()
     for event in events:
-        if not _is_uuid(event["uuid"]):
-            return _refuse(HTTPStatus.BAD_REQUEST, "invalid_event_uuid", "event submitted with an invalid uuid")
         key = key_of(event)
+        if not key:
+            return _refuse(HTTPStatus.BAD_REQUEST, "invalid_event_uuid", "event submitted with an invalid uuid")
         if key in seen:
             return _refuse(HTTPStatus.BAD_REQUEST, "duplicate_event_uuid", f"duplicate event uuid: {key}")
         seen.add(key)
@@ -189,14 +189,6 @@ def _is_boolean(value: object) -> bool:
     if isinstance(value, str):
         return value.strip().lower() in {"true", "false", "1", "0"}
     return isinstance(value, (bool, int, float))
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        uuid.UUID(text.strip())
-    except ValueError:
-        return False
-    return True
 
 
 def _is_time(text: str) -> bool:
