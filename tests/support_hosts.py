@@ -83,6 +83,11 @@ def handed_over(client, count):
     """Wait until so many events are in the pipe."""
     wait_until(lambda: client.stats.handed_over >= count)
 
+def children():
+    """Return the process ids of this process's children, zombies included."""
+    tasks = os.listdir("/proc/self/task")
+    return [pid for task in tasks for pid in open(f"/proc/self/task/{task}/children").read().split()]
+
 def hand_over_one(client, name="event 0"):
     """Hand one event over, and wait for the test, which may stop the sender (`Hosts.stop_the_sender`)."""
     client.capture(name, distinct_id="me")

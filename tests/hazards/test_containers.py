@@ -31,6 +31,8 @@ needs_namespaces = pytest.mark.skipif(not has_namespaces(), reason="namespaces o
 pytestmark = needs_proc
 
 CLI = 'client = new_client({settings})\nclient.capture("one", distinct_id="me")\n'
+# Before the library is imported: `atexit` calls this when the library's own hook is done.
+AFTER_OURS = "import atexit; atexit.register(lambda: {})\n"
 # Under a shell that stays, as `docker run image sh -c "cli; …"` has it.
 SHELL = ("sh", "-c", '"$@"; exit $?', "sh")
 
@@ -66,15 +68,12 @@ def test_every_event_is_delivered_before_a_container_ends(hosts: Hosts, above: t
 def test_a_server_that_hangs_costs_a_container_the_flush_timeout(hosts: Hosts) -> None:
     """Hand-over and wait together."""
     hosts.server.respond(Answer(hang=True))
+    hosts.preamble = AFTER_OURS.format("say(1.5 < time.monotonic() - began < 4)") + hosts.preamble
     source = """
-import atexit
-def measured(began):
-    say(1.5 < time.monotonic() - began < 4)
-atexit.unregister(atotelemetry._hand_over_at_exit)
-began = []
-atexit.register(lambda: measured(began[0]))
-atexit.register(atotelemetry._hand_over_at_exit)
-atexit.register(lambda: began.append(time.monotonic()))
+def begin():
+    global began
+    began = time.monotonic()
+atexit.register(begin)
 client = new_client()
 client.capture("one", distinct_id="me")
 """
@@ -106,14 +105,8 @@ def test_a_host_that_asks_for_it_waits_for_delivery_anywhere(hosts: Hosts) -> No
 def test_an_ordinary_exit_does_not_wait(hosts: Hosts) -> None:
     """Neither for a server that hangs nor for one that answers."""
     hosts.server.respond(Answer(hang=True))
-    source = """
-import atexit
-atexit.unregister(atotelemetry._hand_over_at_exit)
-atexit.register(lambda: say(client.stats.on_the_way, client.stats.delivered))
-atexit.register(atotelemetry._hand_over_at_exit)
-client = new_client()
-client.capture("one")
-"""
+    hosts.preamble = AFTER_OURS.format("say(client.stats.on_the_way, client.stats.delivered)") + hosts.preamble
+    source = "client = new_client(); client.capture('one')"
     hosts.assert_runs(source, stdout="1 0\n")
 
 

@@ -209,8 +209,12 @@ def test_a_look_is_one_stat_a_minute(hosts):
         APPLICATION
         + """
 looks = []
-real = consent._signature
-consent._signature = lambda path: looks.append(path) or real(path)
+stat = os.stat
+def note(path, *arguments, **options):
+    if path == file:
+        looks.append(path)
+    return stat(path, *arguments, **options)
+os.stat = note
 consent.LOOK_AGAIN = 60.0
 for number in range(100):
     telemetry.capture_event("more")

@@ -20,15 +20,14 @@ as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, re
 
 RUN = """
 import os, sys
-from atotelemetry import Telemetry  # before: the interpreter may lie where only root can read
+from atotelemetry.host.consent import read_consent, take_identity  # the interpreter may lie where only root can read
 user = int(sys.argv[1])
 if user:
     os.setgid(user)
     os.setuid(user)
-telemetry = Telemetry(app="mytool", notice=None, api_key="k", host="http://127.0.0.1:9", max_retries=0)
-first = telemetry._installation()
-again = Telemetry(app="mytool", notice=None, api_key="k", host="http://127.0.0.1:9")._installation()
-print(telemetry._consent.mode, first == again, first)
+consent = read_consent("mytool")
+first, again = take_identity("mytool", consent), take_identity("mytool", read_consent("mytool"))
+print(consent.mode, first == again, first)
 """
 
 
