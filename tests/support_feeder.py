@@ -11,7 +11,6 @@ import os
 import select
 import sys
 import threading
-import time
 import types
 
 import pytest
@@ -22,13 +21,9 @@ from atotelemetry.host.child import Sender
 from atotelemetry.host.feeder import Feeder
 from atotelemetry.host.spawn import CannotSpawn
 from atotelemetry.wire import Outcome, Ready, encode
-
-PATIENCE = 20.0
-
+from support_processes import PATIENCE, wait_until
 
 HELLO = b'{"hello":1}'
-
-
 END = b'{"end":1}'
 FORKED = b'{"forked":1}'
 
@@ -147,14 +142,6 @@ class Spawner:
         """Wait for the sender with this number, from 1."""
         wait_until(lambda: len(self.senders) >= number)
         return self.senders[number - 1]
-
-
-def wait_until(condition) -> None:
-    """Wait for what another thread does."""
-    ends_at = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < ends_at, "waited in vain"
-        time.sleep(0.002)
 
 
 def event(number: int, size_bytes: int = 0) -> bytes:

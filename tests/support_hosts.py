@@ -38,6 +38,7 @@ from support_processes import (
     senders,
     wait_for_end,
     wait_for_senders,
+    wait_until,
     wait_until_no_sender,
 )
 
@@ -164,6 +165,10 @@ class Host:
         done = self.finish()
         assert done[:3] == (returncode, stdout, ""), done
         return done
+
+    def wait_for_children(self) -> None:
+        """Wait until the host has no child, not even a zombie."""
+        wait_until(lambda: not children(self.pid), lambda: children(self.pid))
 
     def send(self, number: int) -> None:
         """Send the host a signal."""
@@ -306,10 +311,7 @@ class Hosts:
         self.server.wait_for_events(1)
         (sender,) = self.senders()
         os.kill(sender, signal.SIGSTOP)
-        ends_at = time.monotonic() + PATIENCE
-        while not describe(sender).startswith("T"):
-            assert time.monotonic() < ends_at, describe(sender)
-            time.sleep(0.01)
+        wait_until(lambda: describe(sender).startswith("T"), lambda: describe(sender))
         host.tell()
         return sender
 

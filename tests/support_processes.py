@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 MARK = "TEST_OF_ATOTELEMETRY"
 SENDER_MARK = b"ATO_TELEMETRY_SENDER=1"
@@ -52,6 +52,14 @@ def run_at_once(source: str, *runs: Sequence[str]) -> list[str]:
         for process in processes:
             process.kill()
             process.communicate()
+
+
+def wait_until(condition: Callable[[], object], told: Callable[[], object] = str, timeout: float = PATIENCE) -> None:
+    """Wait for what another process or thread does; `told` describes the state when it is waited for in vain."""
+    ends_at = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < ends_at, f"waited {timeout:g} s in vain: {told()}"
+        time.sleep(0.002)
 
 
 def new_mark() -> str:
@@ -92,10 +100,13 @@ def _leads_a_session(pid: int) -> bool:
 
 def wait_for_senders(count: int = 1, mark: str | None = None) -> list[int]:
     """Wait until at least so many senders run; return their process ids."""
-    ends_at = time.monotonic() + PATIENCE
-    while len(found := senders(mark)) < count:
-        assert time.monotonic() < ends_at, f"no {count} senders, only {found}"
-        time.sleep(0.005)
+    found: list[int] = []
+
+    def enough() -> bool:
+        found[:] = senders(mark)
+        return len(found) >= count
+
+    wait_until(enough, lambda: found)
     return found
 
 

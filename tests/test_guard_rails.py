@@ -13,7 +13,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,6 +21,7 @@ import support_processes
 from atotelemetry import wire
 from atotelemetry.host import attempts, child, spawn, stream
 from support_hosts import needs_proc
+from support_processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -189,10 +189,7 @@ def test_a_run_of_two_events_is_three_writes(server, new_client, monkeypatch):
     client = new_client(server.url)
     with counted_writes(monkeypatch) as writes:
         client.capture("run started", distinct_id="me", properties=PROPERTIES)
-        ends_at = time.monotonic() + 20.0
-        while not client.stats.handed_over:
-            assert time.monotonic() < ends_at
-            time.sleep(0.002)
+        wait_until(lambda: client.stats.handed_over)
         client.capture("run ended", distinct_id="me", properties=PROPERTIES)
         assert client.flush(20.0)
     assert [data.count(b"\n") for data in writes] == [2, 1, 1]
@@ -305,10 +302,7 @@ def test_a_queued_event_keeps_nothing_but_its_line(new_client):
         # Ends the feeder's thread, once its sender has ended: from here on everything waits.
         client.flush(20.0, delivered=True)
         client.shutdown(20.0)
-        ends_at = time.monotonic() + 20.0
-        while client._feeder._running:
-            assert time.monotonic() < ends_at
-            time.sleep(0.002)
+        wait_until(lambda: not client._feeder._running)
         client.disabled = False
         before = sys.getallocatedblocks()
         for _ in range(1000):

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 
 import pytest
 
-from support_hosts import PATIENCE, WARN, children, needs_proc
+from support_hosts import WARN, needs_proc
 
 pytestmark = needs_proc
 
@@ -283,10 +282,7 @@ hear()
     )
     assert host.hear() == "forked"
     hosts.server.wait_for_events(1)
-    ends_at = time.monotonic() + PATIENCE
-    while children(host.pid):
-        assert time.monotonic() < ends_at, children(host.pid)
-        time.sleep(0.01)
+    host.wait_for_children()
     host.tell()
     assert host.finish().returncode == 0
 

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import os
 import shlex
-import time
 
 import pytest
 
 from atotelemetry.testing import Answer
-from support_hosts import children, describe, needs_proc, read_to_end
+from support_hosts import describe, needs_proc, read_to_end
 
 pytestmark = needs_proc
 
@@ -148,10 +147,7 @@ while hear() == "capture":
     for _ in range(3):
         host.tell("capture")
         assert host.hear() == "True"
-    ends_at = time.monotonic() + 20
-    while children(host.pid):
-        assert time.monotonic() < ends_at, children(host.pid)
-        time.sleep(0.02)
+    host.wait_for_children()
     host.tell("end")
     assert host.finish().returncode == 0
     hosts.assert_arrived_once(*["one"] * 3)
@@ -170,10 +166,7 @@ wait_until(lambda: len(os.listdir("/proc/self/task")) == 1)
 """
     )
     assert host.hear() == "True"
-    ends_at = time.monotonic() + 20
-    while children(host.pid):
-        assert time.monotonic() < ends_at, children(host.pid)
-        time.sleep(0.02)
+    host.wait_for_children()
     host.assert_ends()
     hosts.assert_arrived_once("one")
 

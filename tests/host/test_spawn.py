@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -21,9 +20,7 @@ from atotelemetry.host.spawn import (
     import_path,
     start_sender,
 )
-
-PATIENCE = 20.0
-
+from support_processes import wait_until
 
 SIGTERM_MASK = 1 << signal.SIGTERM - 1  # the sender waits for it on a thread of its own
 
@@ -34,14 +31,6 @@ NICENESS = min(os.getpriority(os.PRIO_PROCESS, 0) + 10, 19) if hasattr(os, "getp
 pytestmark = pytest.mark.posix("descriptors and signals; hazards/test_windows.py holds the other half")
 
 needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="what a process is like is read from /proc")
-
-
-def wait_until(condition, what: str = "") -> None:
-    """Wait for what another process does."""
-    ends_at = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < ends_at, f"waited in vain: {what}"
-        time.sleep(0.005)
 
 
 def status(pid: int) -> dict[str, str]:
@@ -90,7 +79,7 @@ def reads(pid: int) -> str:
 
 def settled(sender: Sender) -> int:
     """Wait until a sender has let go of the host and reads its input; return its process id."""
-    wait_until(lambda: looked(sender).ready, "it is ready")
+    wait_until(lambda: looked(sender).ready)
     (pid,) = members(sender.group)
     return pid
 
@@ -108,9 +97,9 @@ def start():
     for sender in started:
         sender.close()
     for sender in started:
-        wait_until(lambda sender=sender: looked(sender).life == GONE, "a sender whose input ended says its last words")
-        wait_until(lambda sender=sender: looked(sender).reaped, "nobody's child")
-        wait_until(lambda sender=sender: not members(sender.group), "it exits")
+        wait_until(lambda sender=sender: looked(sender).life == GONE)
+        wait_until(lambda sender=sender: looked(sender).reaped)
+        wait_until(lambda sender=sender: not members(sender.group))
 
 
 # The child as it is
@@ -309,7 +298,7 @@ def test_where_setsid_is_refused_the_sender_makes_its_own_session(monkeypatch, s
 
     monkeypatch.setattr("posix.posix_spawn", refusing)
     sender = start()
-    wait_until(lambda: looked(sender).ready, "it is ready")
+    wait_until(lambda: looked(sender).ready)
     pipe = descriptors(os.getpid())[sender.pipe]
     (pid,) = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if reads(pid) == pipe]
     assert os.getsid(pid) == pid

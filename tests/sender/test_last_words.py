@@ -14,6 +14,7 @@ import pytest
 
 from atotelemetry.testing import CaptureServer
 from atotelemetry.wire import Outcome
+from support_processes import wait_until
 from support_sender import END, PATIENCE, RunningSender, event, hello, run_sender
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="asks Linux")
@@ -296,10 +297,7 @@ def test_a_stopped_host_does_not_hang(server, dumps, tmp_path):
         process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, process.pid, os.WSTOPPED)
         sender.write(hello(server.url, watch=watch(process.pid, hang_after=0.1)), event("first", 1))
-        ends_at = time.monotonic() + PATIENCE
-        while "the host was silent for 0.1 s" not in log.read_text():
-            assert time.monotonic() < ends_at
-            time.sleep(0.01)
+        wait_until(lambda: "the host was silent for 0.1 s" in log.read_text())
         sender.write(END)
         done = sender.finish()
     assert done.outcome == Outcome(delivered=1, last=True)
