@@ -5,9 +5,11 @@ Pure. Runs in the host, on the thread that captures.
 
 from __future__ import annotations
 
+from atotelemetry.wire import encode
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from typing import Any
 
 __all__ = ["CUT_PROPERTY", "MAX_REPR", "clipped", "cut_mark", "cut_to_fit", "unused", "without_surrogates"]
@@ -56,34 +58,33 @@ def unused(name: str, taken: dict[str, Any], clashes: dict[str, int]) -> str:
     return candidate
 
 
-def cut_to_fit(
-    properties: dict[str, Any], limit_bytes: int, encode: Callable[[Any], bytes], cut: Iterable[str] = ()
-) -> dict[str, Any]:
-    """Return a copy of `properties` with an encoding of at most `limit_bytes`.
+def cut_to_fit(properties: dict[str, Any], limit_bytes: int, cut: Iterable[str] = ()) -> dict[str, Any]:
+    """Return a copy of plain `properties` with an encoding of at most `limit_bytes`; `cut` names those cut before.
 
-    `properties` are plain, `encode` encodes them, and `cut` names the properties cut before. The longest values are cut
-    first. A text keeps its beginning and tells its length; a container becomes a text with its size. If that is not
-    enough (a hundred thousand small properties), the last ones are left out. The property `CUT_PROPERTY` lists all that
-    were cut. Never raises an `Exception`.
+    The longest values are cut first. A text keeps its beginning and tells its length; a container becomes a text with
+    its size. If that is not enough (a hundred thousand small properties), the last ones are left out. The property
+    `CUT_PROPERTY` lists all that were cut. Never raises an `Exception`.
     """
     try:
-        return _cut_to_fit(properties, limit_bytes, encode, cut)
+        return _cut_to_fit(properties, limit_bytes, cut)
     except Exception:
         return {}
 
 
-def _cut_to_fit(
-    properties: dict[str, Any], limit_bytes: int, encode: Callable[[Any], bytes], already: Iterable[str]
-) -> dict[str, Any]:
-    originals = _with_short_names(properties)
+def _cut_to_fit(properties: dict[str, Any], limit_bytes: int, already: Iterable[str]) -> dict[str, Any]:
+    originals: dict[str, Any] = {}
+    clashes: dict[str, int] = {}
+    for name, value in properties.items():
+        # A name may be so long that it would not fit itself.
+        originals[unused(clipped(name), originals, clashes)] = value
     result = dict(originals)
     name_bytes = {name: len(encode(name)) + 2 for name in result}  # with its colon and comma
     value_bytes = {name: len(encode(value)) for name, value in result.items()}
+    # Exact, because no spaces are written. So properties far too large are never encoded whole.
     total = 1 + sum(name_bytes.values()) + sum(value_bytes.values())
     cut = dict.fromkeys([*already, *(name for name in result if name not in properties)])
-    # The sum is exact for an encoder that writes no spaces. So properties far too large are never encoded whole.
-    if not cut and total <= limit_bytes and len(encode(properties)) <= limit_bytes:
-        return dict(properties)
+    if not cut and total <= limit_bytes:
+        return result
     note_bytes = min(_NOTE_BYTES, limit_bytes // 4)
     room = limit_bytes - note_bytes
     for kept in _KEPT_BYTES:
@@ -91,7 +92,7 @@ def _cut_to_fit(
             size = value_bytes[name]
             if total <= room or size <= kept:
                 break
-            shorter = _cut_value(originals[name], max(kept, size - (total - room)), encode)
+            shorter = _cut_value(originals[name], max(kept, size - (total - room)))
             shorter_size = len(encode(shorter))
             if shorter_size < size:
                 result[name] = shorter
@@ -105,26 +106,22 @@ def _cut_to_fit(
         cut.pop(name, None)
         dropped += 1
     result.pop(CUT_PROPERTY, None)
-    note = _note(list(cut), dropped, note_bytes, encode)
+    note = _note(list(cut), dropped, note_bytes)
     if note:
         result[CUT_PROPERTY] = note
-    # An encoder that does write spaces costs a few more properties.
-    while result and len(encode(result)) > limit_bytes:
-        for _ in range(len(result) // 8 + 1):
-            result.popitem()
     return result
 
 
-def _cut_value(value: Any, target_bytes: int, encode: Callable[[Any], bytes]) -> str:
+def _cut_value(value: Any, target_bytes: int) -> str:
     """Return the replacement of `value`; a string keeps its beginning, up to about `target_bytes`."""
     if not isinstance(value, str):
         return f"[cut: {len(encode(value))} bytes]"
     text, _, before = value.rpartition(_MARK)
     mark = _MARK + before if text and before.endswith("]") else cut_mark(len(value))
-    return _beginning(value, target_bytes - len(encode(mark)), encode) + mark
+    return _beginning(value, target_bytes - len(encode(mark))) + mark
 
 
-def _beginning(text: str, limit_bytes: int, encode: Callable[[Any], bytes]) -> str:
+def _beginning(text: str, limit_bytes: int) -> str:
     """Return as much of `text` as its encoding, without the quotes, has within `limit_bytes`."""
     # In large steps while they fit, then in ever smaller ones: each character is encoded a few times at most.
     kept, step = 0, _CUT_STEP
@@ -138,16 +135,7 @@ def _beginning(text: str, limit_bytes: int, encode: Callable[[Any], bytes]) -> s
     return text[:kept]
 
 
-def _with_short_names(properties: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy in which no name is so long that it would not fit itself."""
-    result: dict[str, Any] = {}
-    clashes: dict[str, int] = {}
-    for name, value in properties.items():
-        result[unused(clipped(name), result, clashes)] = value
-    return result
-
-
-def _note(cut: list[str], dropped: int, limit_bytes: int, encode: Callable[[Any], bytes]) -> list[str]:
+def _note(cut: list[str], dropped: int, limit_bytes: int) -> list[str]:
     """Return the names that were cut, and how many properties are missing, as far as `limit_bytes` allow."""
     last = [f"and the last {dropped} properties"] if dropped else []
     # Name of the property, brackets, colon, comma, and the lines that close the list.

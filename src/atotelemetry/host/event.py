@@ -163,9 +163,9 @@ class Encoder:
         cut_to_fit = load("atotelemetry.host.cut").cut_to_fit
         limit_bytes = self.most_bytes - _ENVELOPE_BYTES
         if extra is not None:
-            extra = cut_to_fit(extra, _CONTEXT_BYTES, encode)
+            extra = cut_to_fit(extra, _CONTEXT_BYTES)
             limit_bytes -= _CONTEXT_BYTES
-        known = cut_to_fit(known, limit_bytes, encode, [name for name in walk.cut if name in known])
+        known = cut_to_fit(known, limit_bytes, [name for name in walk.cut if name in known])
         return encode(self.event(*fields, known, extra))  # type: ignore[no-any-return]
 
 
@@ -192,5 +192,5 @@ def encode_common(properties: object) -> bytes:
     """Encode a client's common properties, cut to their share of a line."""
     encode, walk = load("atotelemetry.wire").encode, load("atotelemetry.host.values").Walk()
     plain = walk.properties(properties)
-    encoded: bytes = encode(load("atotelemetry.host.cut").cut_to_fit(plain, _CONTEXT_BYTES, encode, walk.cut))
+    encoded: bytes = encode(load("atotelemetry.host.cut").cut_to_fit(plain, _CONTEXT_BYTES, walk.cut))
     return encoded

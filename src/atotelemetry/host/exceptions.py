@@ -218,22 +218,6 @@ def _describe_briefly(exception: BaseException, message: str, *, handled: bool) 
 class Node:
     """One exception with its cause, context and members, its frames, and its printed form."""
 
-    __slots__ = (
-        "cause",
-        "context",
-        "entries",
-        "exception",
-        "members",
-        "message",
-        "notes",
-        "plan",
-        "rendering",
-        "summaries",
-        "suppressed",
-        "was_raised",
-        "width",
-    )
-
     # Set by `print_all`.
     summaries: dict[int, FrameSummary]
     rendering: TracebackException

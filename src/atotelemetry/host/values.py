@@ -222,15 +222,11 @@ class Walk:
 
     # ---- containers
 
-    def room(self, per_value: int = 1) -> int:
-        """Return how many values of a container may be visited."""
-        return max(self.left // per_value, _ALWAYS)
-
     def copied(self, iterator: Callable[[Any], Iterable[Any]], owner: Any, per_value: int = 1) -> list[Any]:
         """Copy as many values of a built-in container as may be visited; each costs `per_value` units."""
         for _ in range(_READ_ATTEMPTS):
             try:
-                taken = list(islice(iterator(owner), self.room(per_value)))
+                taken = list(islice(iterator(owner), max(self.left // per_value, _ALWAYS)))
             except RuntimeError:
                 continue  # another thread changed its size
             # A copy costs memory while the walk is inside, so a part of the cost is due at once.
