@@ -1,7 +1,8 @@
-"""Files that say yes, and files that are damaged."""
+"""Files that say yes, files that are damaged, and the id of a run."""
 
 from __future__ import annotations
 
+from atotelemetry.host.consent import Consent, TelemetryConfig, read_consent, take_identity
 from support_home import ID
 
 CANONICAL = f"id: {ID}\ntelemetry: true\n"
@@ -61,3 +62,8 @@ DAMAGED = {
     "anchor to itself": "&a [*a]\n",
     "unknown alias": "telemetry: *nothing\n",
 }
+
+
+def identity(app: str = "atopile", consent: Consent | None = None) -> str:
+    """Return the id of this run's events; a random one if there are none."""
+    return take_identity(app, consent or read_consent(app)) or str(TelemetryConfig.load(app).id)

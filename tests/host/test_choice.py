@@ -12,8 +12,8 @@ import pytest
 
 from atotelemetry.host import choice as choice_module
 from atotelemetry.host import consent as consent_module
-from atotelemetry.host.consent import TelemetryConfig, identity, read_consent
-from support_choice import CANONICAL, DAMAGED
+from atotelemetry.host.consent import TelemetryConfig, read_consent
+from support_choice import CANONICAL, DAMAGED, identity
 from support_home import ID, files_below, store
 
 NO = {

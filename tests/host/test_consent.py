@@ -16,9 +16,9 @@ from atotelemetry.facts.text import environment_prefix
 from atotelemetry.host import choice as choice_module
 from atotelemetry.host import consent as consent_module
 from atotelemetry.host.choice import config_directory
-from atotelemetry.host.consent import TelemetryConfig, identity, read_choice, read_consent
+from atotelemetry.host.consent import TelemetryConfig, read_choice, read_consent
 from atotelemetry.ids import canonical, uuid4
-from support_choice import CANONICAL
+from support_choice import CANONICAL, identity
 from support_home import ID, files_below, store
 from support_processes import run_at_once
 
@@ -207,9 +207,9 @@ def test_what_is_no_uuid_is_no_id(text):
 
 
 FIRST_RUN = """
-from atotelemetry.host.consent import identity
+from atotelemetry.host.consent import TelemetryConfig
 meet()
-sys.stdout.write(identity())
+sys.stdout.write(str(TelemetryConfig.load().id))
 """
 
 
@@ -401,7 +401,7 @@ before = set(sys.modules)
 from atotelemetry.host import consent
 imported = set(sys.modules) - before
 decided = consent.read_consent()
-consent.identity(consent=decided)
+consent.take_identity("atopile", decided)
 print(*sorted(imported), "|", *sorted(set(sys.modules) - before - imported), "|", decided.mode)
 """
 

@@ -11,9 +11,9 @@ import uuid
 import pytest
 
 from atotelemetry.host import edit as edit_module
-from atotelemetry.host.consent import identity, read_choice, read_consent
+from atotelemetry.host.consent import read_choice, read_consent
 from atotelemetry.host.edit import with_choice, write_choice
-from support_choice import CANONICAL, DAMAGED
+from support_choice import CANONICAL, DAMAGED, identity
 from support_home import ID, files_below, store
 from support_processes import run_at_once
 
@@ -246,12 +246,12 @@ def test_an_edit_that_would_change_something_else_is_refused():
 
 
 RACE = """
-from atotelemetry.host.consent import identity, read_choice
+from atotelemetry.host.consent import TelemetryConfig, read_choice
 from atotelemetry.host.edit import write_choice
 what, path = sys.argv[1:]
 meet()
 if what == "run":
-    identity("atopile")
+    TelemetryConfig.load("atopile")
 else:
     try:
         write_choice("atopile", enabled=what == "enable")

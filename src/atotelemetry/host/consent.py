@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-__all__ = ["Consent", "TelemetryConfig", "choice_in", "identity", "read_choice", "read_consent", "take_identity"]
+__all__ = ["Consent", "TelemetryConfig", "choice_in", "read_choice", "read_consent", "take_identity"]
 
 LOOK_AGAIN = 60.0
 """How often, at most, a long-lived host looks whether the file says no by now."""
@@ -127,9 +127,6 @@ class Consent:
             self.read_again()
         return self.path, self._seen if self.enabled else ()
 
-    def __repr__(self) -> str:
-        return f"Consent(mode={self.mode!r}, reason={self.reason!r}, path={self.path!r}, id={self.id!r})"
-
 
 class TelemetryConfig:
     """The content of `telemetry.yaml`, as atopile has it: `telemetry`, a bool, and `id`, a `uuid.UUID`.
@@ -216,14 +213,6 @@ def read_consent(app: str = "atopile", *, in_ci: bool = False, notice: bool = Fa
         return _off(f"damaged: {type(error).__name__} while reading {path or 'the configuration'}", path)
 
 
-def identity(app: str = "atopile", consent: Consent | None = None) -> str:
-    """Return the id of a user who did not opt out; create the file at the first run. Never raises.
-
-    Otherwise, and where no id can be kept, it is random and lasts as long as this process.
-    """
-    return take_identity(app, read_consent(app) if consent is None else consent) or _run_id(app)
-
-
 def take_identity(app: str, consent: Consent) -> str | None:
     """Return the id for this run's events, creating the file at the very first run; None if the file says no by now.
 
@@ -297,8 +286,8 @@ def _said_by_variables(app: str) -> Consent | None:
     choices = {f"{prefix}_TELEMETRY" for prefix in prefixes}
     if app == "atopile":
         choices.add("FBRK_TELEMETRY")  # its own flag
-    yes = None
-    for name in _set_variables(switches | choices):
+    yes, ours = None, switches | choices
+    for name in sorted(name for name in os.environ if name.upper() in ours):
         value = os.environ.get(name, "")
         word = value.strip().lower()
         said_here = f"{name}={shortened(value)}"
@@ -314,11 +303,6 @@ def _said_by_variables(app: str) -> Consent | None:
         elif word:
             return _off(f"{said_here} is none of off, on and log")
     return yes
-
-
-def _set_variables(names: set[str]) -> list[str]:
-    """Return the variables, in their own spelling, whose upper-case names are in `names`."""
-    return sorted(name for name in os.environ if name.upper() in names)
 
 
 def _file_no(app: str, path: str, choice: FileChoice) -> str:

@@ -22,6 +22,7 @@ from atotelemetry.host.guarded import (
     notes_of,
     plain_type_name,
     read,
+    read_text,
     text_of,
 )
 from atotelemetry.host.stack_trace import print_all
@@ -164,11 +165,15 @@ def exception_properties(
         try:
             stack_trace, entries = _describe(exception, message, handled, own, source_lines)
         except Exception as error:
-            stack_trace, entries = _describe_briefly(exception, message, handled=handled)
             debug("an exception could not be described in full: %s", type(error).__name__)
+            name = clip(_qualified_name(exception), _MAX_TYPE_BYTES)
+            mechanism = {"type": "generic", "handled": bool(handled), "exception_id": 0}
+            stack_trace = f"{name}: {message}\n"
+            entries = [{"type": name, "value": message, "module": None, "mechanism": mechanism}]
+        claimed = read_text(read(exception, "__class__", default=None), "__name__")  # as the old dashboards show it
         return {
             "$exception_message": message,
-            "$exception_type": clip(_claimed_type_name(exception), _MAX_TYPE_BYTES),
+            "$exception_type": clip(claimed or plain_type_name(type(exception)), _MAX_TYPE_BYTES),
             "$exception_stack_trace": clip_middle(stack_trace, _MAX_STACK_TRACE_BYTES),
             "$exception_person": distinct_id,
             "$exception_list": entries,
@@ -203,13 +208,6 @@ def _describe(
     if not complete:
         stack_trace += "[further exceptions left out]\n"
     return stack_trace, _entries(listed, handled=handled, frames=Frames(own, source_lines=source_lines))
-
-
-def _describe_briefly(exception: BaseException, message: str, *, handled: bool) -> tuple[str, list[dict[str, object]]]:
-    """Return both with the type and the message alone."""
-    name = clip(_qualified_name(exception), _MAX_TYPE_BYTES)
-    mechanism = {"type": "generic", "handled": bool(handled), "exception_id": 0}
-    return f"{name}: {message}\n", [{"type": name, "value": message, "module": None, "mechanism": mechanism}]
 
 
 # -- The walk over the exceptions ------------------------------------------------------------------------------------
@@ -349,11 +347,11 @@ def _entries(listed: Sequence[Shown], *, handled: bool, frames: Frames) -> list[
             mechanism["source"] = source
         if node.width is not None:
             mechanism["is_exception_group"] = True
-        module = read(type(node.exception), "__module__", default=None)
+        module = read_text(type(node.exception), "__module__")
         entry: dict[str, object] = {
             "type": clip(_qualified_name(node.exception), _MAX_TYPE_BYTES),
             "value": clip(node.value, value_bytes),
-            "module": clip(module, MAX_NAME_BYTES) if type(module) is str and module != "builtins" else None,
+            "module": clip(module, MAX_NAME_BYTES) if module and module != "builtins" else None,
             "mechanism": mechanism,
         }
         described = frames.described(node.entries, node.summaries, node.plan)
@@ -366,14 +364,7 @@ def _entries(listed: Sequence[Shown], *, handled: bool, frames: Frames) -> list[
 
 def _qualified_name(exception: BaseException) -> str:
     """Return the name of an exception's class as PostHog's SDK gives it: `Outer.Inner` for a class in a class."""
-    name = read(type(exception), "__qualname__", default=None)
-    return name if type(name) is str and name else plain_type_name(type(exception))
-
-
-def _claimed_type_name(exception: BaseException) -> str:
-    """Return `exception.__class__.__name__`, as the old dashboards show it."""
-    name = read(read(exception, "__class__", default=None), "__name__", default=None)
-    return name if type(name) is str and name else plain_type_name(type(exception))
+    return read_text(type(exception), "__qualname__") or plain_type_name(type(exception))
 
 
 def _adopt_traceback(exception: BaseException, traceback: object) -> None:

@@ -19,7 +19,7 @@ from atotelemetry.facts.places import (
     standard_library,
 )
 from atotelemetry.facts.text import clip
-from atotelemetry.host.guarded import MAX_LINE_BYTES, read
+from atotelemetry.host.guarded import MAX_LINE_BYTES, read, read_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,14 +64,13 @@ def _has(module: str, name: str) -> bool:
 
 
 def _path_of(module: str) -> str:
-    path = read(sys.modules.get(module), "__file__", default=None)
-    return slashes(path) if type(path) is str else ""
+    return slashes(read_text(sys.modules.get(module), "__file__") or "")
 
 
 def _is_no_library(module: object) -> bool:
     """Tell whether a module named like the application may be the application."""
-    path = read(module, "__file__", default=None)
-    if type(path) is str:
+    path = read_text(module, "__file__")
+    if path:
         return not slashes(path).startswith(standard_library()) or is_installed(slashes(path))
     return read(module, "__path__", default=None) is not None
 
@@ -230,8 +229,7 @@ def _module(frame: FrameType) -> str | None:
     name = _raw_module(frame)
     if name != "__main__":
         return name
-    known = read(dict.get(frame.f_globals, "__spec__"), "name", default=None)
-    return known if type(known) is str and known else name
+    return read_text(dict.get(frame.f_globals, "__spec__"), "name") or name
 
 
 def _is_main(entry: TracebackType) -> bool:

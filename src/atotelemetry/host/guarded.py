@@ -20,6 +20,7 @@ __all__ = [
     "notes_of",
     "plain_type_name",
     "read",
+    "read_text",
     "text_of",
 ]
 
@@ -44,10 +45,15 @@ def text_of(value: object, what: str) -> str:
     return text if type(text) is str else str.__str__(text)
 
 
+def read_text(value: object, name: str) -> str | None:
+    """Read an attribute that is to be a text; None if it is anything else, or empty."""
+    text = read(value, name, default=None)
+    return text if type(text) is str and text else None
+
+
 def plain_type_name(kind: type) -> str:
     """Return the name of a class."""
-    name = read(kind, "__name__", default=None)
-    return name if type(name) is str and name else "<unknown>"
+    return read_text(kind, "__name__") or "<unknown>"
 
 
 def notes_of(exception: BaseException) -> object:

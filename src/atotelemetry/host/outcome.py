@@ -6,7 +6,7 @@ and the name of a class, without an import.
 
 from __future__ import annotations
 
-from atotelemetry.host.guarded import read
+from atotelemetry.host.guarded import read, read_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,12 +80,10 @@ def _exit(code: int, outcome: str | None = None) -> dict[str, Any]:
 
 def _names(kind: type) -> list[tuple[str, str]]:
     """Return top-level package and name of a class and of its bases."""
-    names = []
-    for base in type.__dict__["__mro__"].__get__(kind):
-        module, name = read(base, "__module__", default=""), read(base, "__name__", default="")
-        if type(module) is str and type(name) is str:
-            names.append((module.partition(".")[0], name))
-    return names
+    bases = type.__dict__["__mro__"].__get__(kind)
+    return [
+        ((read_text(base, "__module__") or "").partition(".")[0], read_text(base, "__name__") or "") for base in bases
+    ]
 
 
 def _code_of(error: BaseException, default: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from atotelemetry.host.clock import monotonic
 from atotelemetry.host.exceptions import current_exception, exception_properties, mark_reported, unmark_reported
 from atotelemetry.host.frames import Frames, own_packages, traceback_entries
-from atotelemetry.host.guarded import plain_type_name, read
+from atotelemetry.host.guarded import plain_type_name, read_text
 from atotelemetry.host.stats import Lost
 
 TYPE_CHECKING = False
@@ -51,10 +51,9 @@ class Reports:
         if caught is None or not mark_reported(caught):
             return None
         kind = type(caught)
-        module = read(kind, "__module__", default="")
         # Packages may be imported meanwhile, so they are looked for each time.
         place = Frames(self._own(), source_lines=False).innermost_own(traceback_entries(caught))
-        repeated = self._repeats.admit(str(module), plain_type_name(kind), *place)
+        repeated = self._repeats.admit(read_text(kind, "__module__") or "", plain_type_name(kind), *place)
         if repeated is None:
             raise Lost("repeated")
         return caught, repeated

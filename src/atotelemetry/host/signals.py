@@ -12,11 +12,7 @@ __all__ = ["BrokenPipeIgnored", "block_signals"]
 
 
 def block_signals() -> None:
-    """Keep the host's signals for the host's threads, and SIGPIPE from killing a host that set it to default.
-
-    A signal taken by this thread would not interrupt the main thread's system call. SIGPIPE is delivered to the thread
-    that writes; blocked there, the write fails with EPIPE and that is all (signal(7), pipe(7)).
-    """
+    """Keep the host's signals for its own threads: here, one would not interrupt the main thread's system call."""
     try:
         # The built-in half of `signal`, which every interpreter has loaded: nothing to wait for, see `_wait_writable`.
         import _signal as signal  # type: ignore[import-not-found]

@@ -36,12 +36,6 @@ __all__ = [
 SENDER_MARK = "ATO_TELEMETRY_SENDER"
 """Set in the environment of every sender, so that a sender (and whatever it runs) never starts another."""
 
-_START_DIRECTORY = None
-try:
-    _START_DIRECTORY = os.getcwd()
-except OSError:  # the directory was deleted: then nothing can be imported from it
-    pass
-
 # Python's variables that say *where* it is. All others change *how* it runs, and stay behind.
 _PYTHON_VARIABLES_KEPT = frozenset({"PYTHONHOME", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE", "PYTHONPLATLIBDIR"})
 _HOOK_VARIABLES = ("COV_CORE_", "COVERAGE_", "PYTEST_", "PYCHARM_", "PYDEVD_", "DEBUGPY_")
@@ -55,11 +49,20 @@ _PACKAGES = ("msgspec", "httpx", "httpcore", "h11", "anyio", "idna", "certifi", 
 # If a sandbox (seccomp) or a C library refuses `setsid`, the sender makes its session itself, or has none.
 _NO_SETSID = frozenset({errno.EPERM, errno.ENOSYS, errno.EINVAL})
 
-
 # The first process of a system that goes on when its children end.
 _SYSTEM_MANAGERS = frozenset(
     {"systemd", "init", "launchd", "upstart", "runit", "openrc-init", "s6-svscan", "dinit", "shepherd"}
 )
+
+
+def _current_directory() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:
+        return None  # deleted: then nothing can be imported from it
+
+
+_START_DIRECTORY = _current_directory()
 
 
 class CannotSpawn(Exception):
@@ -216,13 +219,6 @@ def _known_as(directory: str | None) -> set[object]:
     except (OSError, ValueError):
         return known
     return known | {(status.st_dev, status.st_ino)}
-
-
-def _current_directory() -> str | None:
-    try:
-        return os.getcwd()
-    except OSError:
-        return None
 
 
 def _start_posix(

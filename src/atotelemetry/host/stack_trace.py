@@ -15,7 +15,7 @@ from itertools import groupby, islice
 from traceback import FrameSummary, StackSummary, TracebackException
 
 from atotelemetry.facts.text import clip
-from atotelemetry.host.guarded import MAX_LINE_BYTES, plain_type_name, read
+from atotelemetry.host.guarded import MAX_LINE_BYTES, plain_type_name, read_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -302,6 +302,4 @@ def _costs_too_much_to_read(filename: str) -> bool:
 
 def _plain_type(kind: type[BaseException]) -> type[BaseException]:
     """Make a stand-in of the same name for an exception class with unprintable instances."""
-    module = read(kind, "__module__", default=None)
-    names = {"__module__": module if type(module) is str else "<unknown>"}
-    return type(plain_type_name(kind), (Exception,), names)
+    return type(plain_type_name(kind), (Exception,), {"__module__": read_text(kind, "__module__") or "<unknown>"})

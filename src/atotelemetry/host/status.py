@@ -17,8 +17,6 @@ from atotelemetry.host.consent import read_choice, read_consent
 from atotelemetry.host.edit import write_choice
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from atotelemetry.host.choice import FileChoice
 
 __all__ = ["Report", "choose", "status", "status_text"]
 
@@ -49,11 +47,6 @@ class Report:
         return f"Report(text={self.text!r}, exit_code={self.exit_code!r})"
 
 
-def _log_file(app: str) -> str | None:
-    """Return the file that the senders of `app` write their log to, if a variable names one."""
-    return os.environ.get(f"{environment_prefix(app)}_TELEMETRY_LOG") or os.environ.get("ATO_TELEMETRY_LOG") or None
-
-
 def status(
     app: str, *, endpoint: str = "", has_key: bool = False, in_ci: bool = False, notice: bool = False
 ) -> dict[str, object]:
@@ -73,13 +66,14 @@ def status(
     fault = fault_of_address(endpoint) if endpoint else ""
     if fault and mode == "on":
         mode, reason = "off", f"{variable}: {fault}"
-    log = _log_file(app)
+    advice = f"write `telemetry: true` or `telemetry: false` into {path}"
+    log = os.environ.get(f"{prefix}_TELEMETRY_LOG") or os.environ.get("ATO_TELEMETRY_LOG") or None
     return {
         "app": app,
         "telemetry": mode,
         "enabled": mode in ("on", "log"),
         "reason": reason,
-        "advice": _advice(stored, path),
+        "advice": advice if stored.state == "damaged" else None,
         "id": consent.id or stored.id,
         "file": path or None,
         "file_exists": stored.state != "missing",
@@ -124,13 +118,6 @@ def choose(app: str, *, enabled: bool, in_ci: bool = False, notice: bool = False
     if consent.mode == ("on" if enabled else "off"):
         return Report(done)
     return Report(f"{done}\nbut {consent.reason} decides here, so telemetry is {consent.mode} wherever that is set")
-
-
-def _advice(stored: FileChoice, path: str) -> str | None:
-    """Return advice for a file that cannot be understood."""
-    if stored.state != "damaged":
-        return None
-    return f"write `telemetry: true` or `telemetry: false` into {path}"
 
 
 def _network(app: str, endpoint: str) -> str | None:

@@ -42,8 +42,6 @@ PH_API_HOST = ATOPILE_HOST
 PH_API_ENDPOINT = "/capture/"
 """Where a lone event goes; several go to /batch/."""
 
-_DEFAULT_HOSTS = {"atopile": PH_API_HOST}
-
 
 class Telemetry:
     """One application's telemetry: events about its runs, if the person at the terminal allows them.
@@ -180,7 +178,7 @@ class Telemetry:
             debug("telemetry is off: %s: %s", variable, fault)
         self.client = TelemetryClient(
             os.environ.get(f"{prefix}_TELEMETRY_API_KEY") or api_key,
-            "" if fault else address or host or _DEFAULT_HOSTS.get(app, ""),
+            "" if fault else address or host or (PH_API_HOST if app == "atopile" else ""),
             **{name: options[name] for name in TelemetryClient.__init__.__kwdefaults__ or ()}
             | {"properties": properties, "run_properties": run_properties},
         )
