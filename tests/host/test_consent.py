@@ -267,7 +267,7 @@ def test_a_disk_that_fills_up_leaves_no_half_file(file, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
         with pytest.raises(OSError, match="space"):
-            choice_module.create_in_place(str(file), b"x")
+            choice_module.write_new(str(file), b"x")
     assert files_below(file.parent) == []
 
 

@@ -27,7 +27,6 @@ __all__ = [
     "choice_path",
     "config_directory",
     "create",
-    "create_in_place",
     "file_content",
     "is_app_name",
     "may_create",
@@ -36,6 +35,7 @@ __all__ = [
     "read_plain",
     "said",
     "write_beside",
+    "write_new",
 ]
 
 _FILE_NAME = "telemetry.yaml"
@@ -44,7 +44,6 @@ MAX_FILE_BYTES = 64 * 1024
 # A person's words for yes and no, beyond YAML's booleans. Compared in lower case.
 ON_WORDS = frozenset(("true", "yes", "on", "1", "y", "t", "enable", "enabled"))
 OFF_WORDS = frozenset(("false", "no", "off", "0", "n", "f", "disable", "disabled", "never", "none"))
-_EXCLUSIVELY = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 NO_CHOICE = "on by default: no telemetry key"
 
 
@@ -256,65 +255,54 @@ def create(path: str, content: bytes, *, dir_fd: int | None = None, before: Call
     try:
         if before is not None:
             before()
-        return _name(temporary, path, content, dir_fd)
-    finally:
-        _remove(temporary, dir_fd)
-
-
-def _name(temporary: str, path: str, content: bytes, dir_fd: int | None) -> bool:
-    """Give the finished file its name; False when something has that name."""
-    try:
-        if os.name == "nt":
-            os.rename(temporary, path)  # refuses to replace on Windows, and only there
-        else:
-            os.link(temporary, path, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+        try:
+            if os.name == "nt":
+                os.rename(temporary, path)  # refuses to replace on Windows, and only there
+            else:
+                os.link(temporary, path, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+        except FileExistsError:
+            raise
+        except OSError:
+            # A file system without hard links (FAT, some network and phone storage). Still exclusive, though a reader
+            # may find the file empty for a moment; `_first_run` knows.
+            write_new(path, content, dir_fd=dir_fd)
         return True
     except FileExistsError:
         return False
-    except OSError:
-        # A file system without hard links (FAT, some network and phone storage). Still exclusive, though a reader may
-        # find the file empty for a moment; `_first_run` knows.
-        return create_in_place(path, content, dir_fd=dir_fd)
-
-
-def create_in_place(path: str, content: bytes, *, dir_fd: int | None = None) -> bool:
-    """Create `path` under its final name and fill it; False when it exists already. Raises OSError."""
-    try:
-        descriptor = os.open(path, _EXCLUSIVELY, 0o600, dir_fd=dir_fd)
-    except FileExistsError:
-        return False
-    try:
-        _write_all(descriptor, content)
-    except BaseException:
-        # An empty file would say "opted out" for ever.
-        _remove(path, dir_fd)
-        raise
     finally:
-        os.close(descriptor)
-    return True
+        _remove(temporary, dir_fd)
 
 
 def write_beside(
     path: str, content: bytes, *, dir_fd: int | None = None, finish: Callable[[int], object] | None = None
 ) -> str:
-    """Write `content` to a new private file beside `path`; return its name. Raises OSError.
+    """Write `content` to a new private file beside `path`; return its name. For the rest see `write_new`."""
+    # In the same directory, because only there is taking over the final name atomic.
+    temporary = f"{path}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
+    write_new(temporary, content, dir_fd=dir_fd, finish=finish)
+    return temporary
+
+
+def write_new(
+    path: str, content: bytes, *, dir_fd: int | None = None, finish: Callable[[int], object] | None = None
+) -> None:
+    """Create the file `path` and fill it, or leave nothing. Raises OSError, also when it exists already.
 
     `finish` is called with the open descriptor at the end.
     """
-    # In the same directory, because only there is taking over the final name atomic.
-    temporary = f"{path}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
-    descriptor = os.open(temporary, _EXCLUSIVELY, 0o600, dir_fd=dir_fd)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600, dir_fd=dir_fd)
     try:
         try:
-            _write_all(descriptor, content)
+            while content:
+                content = content[os.write(descriptor, content) :]
             if finish is not None:
                 finish(descriptor)
         finally:
             os.close(descriptor)
     except BaseException:
-        _remove(temporary, dir_fd)
+        # An empty file would say "opted out" for ever.
+        _remove(path, dir_fd)
         raise
-    return temporary
 
 
 def _refuse_dangling_link(path: str) -> None:
@@ -330,11 +318,6 @@ def _refuse_dangling_link(path: str) -> None:
         place, below = os.path.dirname(place), place
         if place == below:
             return
-
-
-def _write_all(descriptor: int, content: bytes) -> None:
-    while content:
-        content = content[os.write(descriptor, content) :]
 
 
 def _remove(path: str, dir_fd: int | None) -> None:

@@ -64,9 +64,8 @@ class Reports:
             caught, distinct_id=distinct_id, handled=handled, own=self._own(), source_lines=self._source_lines
         )
 
-    def release(self, caught: BaseException) -> None:
-        """Let a claimed exception be reported again: its event was lost."""
-        unmark_reported(caught)
+    release = staticmethod(unmark_reported)
+    """Let a claimed exception be reported again: its event was lost."""
 
     def _own(self) -> tuple[str, ...]:
         return own_packages(self._app, self._maker, self._in_app)

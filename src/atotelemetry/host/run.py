@@ -13,7 +13,7 @@ from atotelemetry.host.command_line import CommandLine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Any, Literal
 
@@ -24,25 +24,16 @@ class Run(Capture):
     """A context manager and a decorator around a whole program. See `Telemetry.run`.
 
     Args:
-        event: as for `Capture`; also given properties of ours.
-        left: as for `Capture`, for failures only.
         outcome: returns `exit_code` and `outcome` for an exit; None for a failure.
         is_off: whether nothing is captured.
-        start, end, properties: as for `Capture`.
+        given: as for `Capture`. `event` is also given properties of ours, and `left` is called for failures only.
 
     """
 
     def __init__(
-        self,
-        event: Callable[[str, Mapping[str, Any] | None, float | None, dict[str, Any] | None], object],
-        left: Callable[[BaseException, str, Mapping[str, Any] | None, float], object],
-        outcome: Callable[[BaseException], dict[str, Any] | None],
-        is_off: Callable[[], bool],
-        start: str | Callable[[], str],
-        end: str | Callable[[], str],
-        properties: Mapping[str, Any] | None,
+        self, outcome: Callable[[BaseException], dict[str, Any] | None], is_off: Callable[[], bool], *given: Any
     ) -> None:
-        super().__init__(event, left, start, end, properties)
+        super().__init__(*given)
         self._outcome = outcome
         self._is_off = is_off
 

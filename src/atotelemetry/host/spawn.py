@@ -97,13 +97,10 @@ def ends_everybody() -> bool:
     if os.getppid() != 1 or os.isatty(2):
         return False
     try:
-        descriptor = os.open("/proc/1/comm", os.O_RDONLY)
+        with open("/proc/1/comm", "rb") as command:
+            return command.read().decode(errors="replace").strip() not in _SYSTEM_MANAGERS
     except OSError:
         return False  # no Linux, so no container
-    try:
-        return os.read(descriptor, 99).decode(errors="replace").strip() not in _SYSTEM_MANAGERS
-    finally:
-        os.close(descriptor)
 
 
 def start_sender(*, urgent: bool = False, watch: bool = False, dumps: int = -1) -> Sender:

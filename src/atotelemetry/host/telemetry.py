@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from _thread import allocate_lock
+from _thread import allocate_lock, get_ident
 
 from atotelemetry.facts.address import ATOPILE_HOST, fault_of_address
 from atotelemetry.facts.run import RUN_PROPERTIES, run_id
@@ -166,8 +166,8 @@ class Telemetry:
         self._ignore = ignore
         self._started = time.perf_counter()
         self._distinct_id: str | None = None
-        # Loaded only if it is used.
-        self._identity = None if identity is None else load("atotelemetry.host.identity").Identity(identity)
+        self._identity = identity
+        self._asking: set[int] = set()  # threads that are inside it
         prefix = environment_prefix(app)
         self._consent = read_consent(app, **self._rules)
         variable = f"{prefix}_SERVICES_TELEMETRY_URL"
@@ -250,10 +250,10 @@ class Telemetry:
         """
         try:
             made = load("atotelemetry.host.run").Run(
-                self._event,
-                lambda error, _end, known, since: self._exception(error, known, since, handled=False),
                 self._exit_properties,
                 lambda: self.client.disabled,
+                self._event,
+                lambda error, _end, known, since: self._exception(error, known, since, handled=False),
                 start,
                 end,
                 properties,
@@ -421,15 +421,39 @@ class Telemetry:
     def _person_and_properties(
         self, installation: str, properties: Mapping[str, Any] | None, since: float | None
     ) -> tuple[str, dict[str, Any]]:
-        known = _with_own(properties, since)
+        """Return the distinct id, and `duration` and `run_id` with the caller's properties, which win."""
+        known: dict[str, Any] = {"duration": 0.0 if since is None else time.perf_counter() - since, "run_id": run_id()}
+        if properties is not None:
+            is_dict = type(properties) is dict
+            known.update(properties if is_dict else load("atotelemetry.host.values").Walk().properties(properties))
         person = installation
         if self._identity is not None:
             known.pop("email", None)  # here the caller's property does not win
-            signed_in, email = self._identity()
+            signed_in, email = self._signed_in(self._identity)
             person = signed_in or person
             if email is not None:
                 known["email"] = email
         return person, known
+
+    def _signed_in(self, ask: Callable[[], str | tuple[str, str | None] | None]) -> tuple[str | None, str | None]:
+        """Return the distinct id and the e-mail address of the person, asked anew: they may sign in during a run."""
+
+        def answer() -> tuple[str | None, str | None]:
+            found = ask()
+            person, email = found if isinstance(found, tuple) else (found, None)
+            return _text(person), _text(email)
+
+        nobody: tuple[str | None, str | None] = (None, None)
+        thread = get_ident()
+        if thread in self._asking:
+            # The function itself captured something (a handler of its log): asking it again would never end.
+            return nobody
+        self._asking.add(thread)
+        try:
+            # Also SystemExit ends here: a failed sign-in must not end the program from within a capture.
+            return attempt(answer, default=nobody, why="the identity is not known: %r")
+        finally:
+            self._asking.discard(thread)
 
     def _installation(self) -> str | None:
         """Return the installation's random id, None if there is nothing to send.
@@ -464,12 +488,5 @@ class Telemetry:
         return before
 
 
-def _with_own(properties: Mapping[str, Any] | None, since: float | None) -> dict[str, Any]:
-    """Return `duration` and `run_id` with the caller's properties, which win. `since` None is now."""
-    known: dict[str, Any] = {"duration": 0.0 if since is None else time.perf_counter() - since, "run_id": run_id()}
-    if properties is None:
-        return known
-    if type(properties) is not dict:
-        properties = load("atotelemetry.host.values").Walk().properties(properties)  # only for other mappings
-    known.update(properties)
-    return known
+def _text(value: object) -> str | None:
+    return (str(value).strip() or None) if value is not None else None
