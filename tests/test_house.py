@@ -33,7 +33,6 @@ ARROWS = {
 # What a part may import beside the standard library.
 LIBRARIES = {
     "wire": {"msgspec"},
-    "facts": {"_sha2", "_sha256"},  # part of Python since 3.12, and up to 3.11
     "host": {"msgspec", "yaml", "_xxsubinterpreters"},  # the last one is part of Python before 3.13
     "sender": {"certifi", "httpx", "idna", "msgspec", "socksio", "truststore"},
     "testing": {"msgspec", "pytest"},

@@ -15,6 +15,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, TextIO
 
+from atotelemetry.facts.run import KNOWN_PROPERTIES
 from atotelemetry.facts.text import number_between, printable, shortened
 
 if TYPE_CHECKING:
@@ -232,8 +233,6 @@ class _Display:
 
 def _is_common(name: str) -> bool:
     """Whether all events of a run have this property, with the same value."""
-    from atotelemetry.facts.run import KNOWN_PROPERTIES  # reads the environment's names only
-
     return name in _COMMON or name in KNOWN_PROPERTIES or name.startswith(_COMMON_PREFIXES)
 
 

@@ -43,8 +43,10 @@ def note_of(app: str, address: str) -> str | None:
     directory = cache_directory() if plain else None
     if directory is None:
         return None
-    digest = _sha256(_origin(address).encode("utf-8", "surrogateescape"))
-    return os.path.join(directory, app, f"network-{digest[:16]}.json")
+    import binascii  # `hashlib` would load OpenSSL into the host
+
+    checksum = binascii.crc32(_origin(address).encode("utf-8", "surrogateescape"))
+    return os.path.join(directory, app, f"network-{checksum:08x}.json")
 
 
 def read(path: str) -> tuple[int, float]:
@@ -91,15 +93,3 @@ def _origin(address: str) -> str:
     if not colon or not port.isdigit():  # none, or the colons of an IPv6 address
         name, port = authority.rstrip(":"), _PORTS.get(scheme, "")
     return f"{scheme}://{name}:{port}"
-
-
-def _sha256(data: bytes) -> str:
-    # As `random` does it: `hashlib` would load OpenSSL into the host.
-    try:
-        from _sha2 import sha256  # type: ignore[import-not-found]
-    except ImportError:
-        try:
-            from _sha256 import sha256  # type: ignore[import-not-found]  # before Python 3.12
-        except ImportError:
-            from hashlib import sha256
-    return str(sha256(data).hexdigest())

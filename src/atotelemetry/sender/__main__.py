@@ -15,6 +15,7 @@ import sys
 
 TYPE_CHECKING = False  # the real one would load `typing` before the fork
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any, NoReturn
 
     from atotelemetry.sender.batch import Request
@@ -42,17 +43,14 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == [_DETACHED]:
         _fork()
-        return _run_detached(
-            humble=_URGENT not in arguments,
-            has_dumps=_DUMPS in arguments,
-            handle=_HANDLE if _WATCH in arguments else -1,
-        )
+        return _run_detached(arguments)
     return _run_by_hand(arguments)
 
 
-def _run_detached(*, humble: bool, has_dumps: bool, handle: int) -> int:
+def _run_detached(arguments: list[str]) -> int:
     log_path = _log_path()  # relative to the host's directory, which we leave
-    pipe, dumps = _detach(humble=humble, has_dumps=has_dumps, keep=handle)
+    handle = _HANDLE if _WATCH in arguments else -1
+    pipe, dumps = _detach(humble=_URGENT not in arguments, has_dumps=_DUMPS in arguments, keep=handle)
 
     from atotelemetry.sender.journal import Journal
     from atotelemetry.sender.loop import SENDER_IDLE, Sender
@@ -191,20 +189,19 @@ def _close_inherited(keep: int) -> None:
 
     A host may have made some inheritable. Open here, they would hold its pipes, sockets and locks.
     """
+    descriptors: Iterable[int] = range(256)
     for listing in ("/proc/self/fd", "/dev/fd"):
         try:
             descriptors = [int(name) for name in os.listdir(listing)]
+            break
         except (OSError, ValueError):
             continue
-        for descriptor in descriptors:
-            if descriptor > 2 and descriptor != keep:  # stderr
-                try:
-                    os.close(descriptor)
-                except OSError:
-                    continue  # the listing's own
-        return
-    os.closerange(3, max(keep, 3))
-    os.closerange(max(keep, 2) + 1, 256)
+    for descriptor in descriptors:
+        if descriptor > 2 and descriptor != keep:  # stderr
+            try:
+                os.close(descriptor)
+            except OSError:
+                continue  # the listing's own
 
 
 def _print_request(request: Request) -> None:

@@ -7,7 +7,6 @@ stops. `_changed` guards all mutable state. HTTP is `http.py`'s business, PostHo
 from __future__ import annotations
 
 import contextlib
-import selectors
 import socket
 import sys
 import threading
@@ -76,8 +75,6 @@ class CaptureServer:
         self._connection_count = 0
 
         self._stopping = threading.Event()
-        self._listener: socket.socket | None = None
-        self._waker: socket.socket | None = None
         self._acceptor: threading.Thread | None = None
         # Touched by the acceptor, and by `stop` once that has ended.
         self._threads: list[threading.Thread] = []
@@ -86,15 +83,13 @@ class CaptureServer:
 
     def start(self) -> None:
         """Listen and answer; returns when clients can connect. Raises OSError when the port is taken."""
-        if self._listener is not None:
+        if self._acceptor is not None:
             raise RuntimeError("the capture server is already running")
-        self._listener = _listen(self._port)
-        self._port = self._listener.getsockname()[1]
+        listener = socket.create_server(("127.0.0.1", self._port), backlog=_BACKLOG)
+        self._port = listener.getsockname()[1]
         self._stopping.clear()
-        # Closing a socket does not wake a thread that waits in accept() on it. The end of this pair does.
-        self._waker, wakened = socket.socketpair()
         self._acceptor = threading.Thread(
-            target=self._accept_until_stopped, args=(self._listener, wakened), name="capture-server", daemon=True
+            target=self._accept_until_stopped, args=(listener,), name="capture-server", daemon=True
         )
         self._acceptor.start()
 
@@ -103,12 +98,13 @@ class CaptureServer:
 
         The record stays readable. Does nothing when the server is not running.
         """
-        listener, waker, acceptor = self._listener, self._waker, self._acceptor
-        if listener is None or waker is None or acceptor is None:
+        acceptor, self._acceptor = self._acceptor, None
+        if acceptor is None:
             return
-        self._listener = self._waker = self._acceptor = None
         self._stopping.set()
-        waker.close()
+        # Closing a socket does not wake a thread that waits in accept() on it. A connection does.
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", self._port), _JOIN_TIMEOUT).close()
         acceptor.join(_JOIN_TIMEOUT)
         with self._changed:
             for connection in self._connections:
@@ -232,18 +228,17 @@ class CaptureServer:
 
     # -- the connections' side
 
-    def _accept_until_stopped(self, listener: socket.socket, wakened: socket.socket) -> None:
-        with listener, wakened, selectors.DefaultSelector() as selector:
-            selector.register(listener, selectors.EVENT_READ)
-            selector.register(wakened, selectors.EVENT_READ)
+    def _accept_until_stopped(self, listener: socket.socket) -> None:
+        with listener:
             while not self._stopping.is_set():
-                selector.select()
-                # The listener never blocks: a client may give up between select() and accept().
-                with contextlib.suppress(OSError):
-                    self._adopt(listener.accept()[0])
+                with contextlib.suppress(OSError):  # a client may give up before it is accepted
+                    connection = listener.accept()[0]
+                    if self._stopping.is_set():
+                        connection.close()
+                    else:
+                        self._adopt(connection)
 
     def _adopt(self, connection: socket.socket) -> None:
-        connection.setblocking(True)  # some systems let it inherit the listener's mode
         with self._changed:
             number = self._connection_count
             self._connection_count += 1
@@ -344,23 +339,6 @@ def _is_crash(event: dict[str, Any]) -> bool:
         return event["event"] == "$exception" and bool(mechanism["type"] == "signal")
     except (KeyError, IndexError, TypeError):  # no exception, or one that was written by hand
         return False
-
-
-def _listen(port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):
-            # On Windows SO_REUSEADDR would let two servers share a port.
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
-        else:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", port))
-        listener.listen(_BACKLOG)
-        listener.setblocking(False)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
 
 
 def _shut_down(connection: socket.socket) -> None:
