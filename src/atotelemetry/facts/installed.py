@@ -28,15 +28,22 @@ def installed_version(app: str, path: Sequence[str] = ()) -> str | None:
 
     `path` is the measured program's import path; by default `sys.path`. Nothing is imported from it.
     """
+    unnamed = []
     for metadata in _metadata_of(app, path):
-        name, extension = os.path.splitext(os.path.basename(metadata))
-        version = name.partition("-")[2]
-        if extension == ".egg-info":
-            # The last part may be Python's version. A source tree has no version in its name.
-            version = version.partition("-py")[0] or _written_version(metadata)
+        version = os.path.splitext(os.path.basename(metadata))[0].partition("-")[2]
         if version:
-            return bounded(version)
-    return _version_in_archive(app, path)
+            return bounded(version.partition("-py")[0])  # the last part of an `.egg-info` may be Python's version
+        unnamed.append(os.path.dirname(metadata))  # a source tree
+    archives = [entry for entry in path or sys.path if os.path.isfile(entry)]  # a zipapp
+    if not unnamed and not archives:
+        return None
+    import importlib.metadata  # ten milliseconds, for those only
+
+    try:
+        (found, *_) = importlib.metadata.distributions(name=app, path=[*unnamed, *archives])
+        return bounded(found.version)
+    except Exception:
+        return None  # not in there, or with metadata that cannot be read
 
 
 def install_method(app: str, environ: Mapping[str, str], path: Sequence[str] = ()) -> str:
@@ -85,35 +92,6 @@ def _metadata_of(app: str, path: Sequence[str]) -> Iterator[str]:
 def _normalised(name: str) -> str:
     """Return a distribution's name as two spellings of it compare equal (PEP 503)."""
     return "-".join(part for part in name.lower().replace("_", "-").replace(".", "-").split("-") if part)
-
-
-def _written_version(metadata: str) -> str:
-    """Return the version that an `.egg-info` directory's PKG-INFO says; empty if there is none."""
-    try:
-        with open(os.path.join(metadata, "PKG-INFO"), encoding="utf-8", errors="replace") as file:
-            for line in file:
-                key, _, value = line.partition(":")
-                if key == "Version":
-                    return value.strip()
-                if not line.strip():
-                    break  # the description follows
-    except OSError:
-        pass
-    return ""
-
-
-def _version_in_archive(app: str, path: Sequence[str]) -> str | None:
-    """Return the version of an application that runs from an archive (a zipapp); None for any other."""
-    archives = [entry for entry in path or sys.path if os.path.isfile(entry)]
-    if not archives:
-        return None
-    import importlib.metadata  # ten milliseconds, for zipapps only
-
-    try:
-        (found, *_) = importlib.metadata.distributions(name=app, path=archives)
-        return bounded(found.version)
-    except Exception:
-        return None  # not in there, or with metadata that cannot be read
 
 
 def _is_editable(metadata: str) -> bool:

@@ -115,9 +115,9 @@ def _load_defaults(context: ssl.SSLContext, variables: set[str]) -> None:
     import ssl
 
     own = ssl.get_default_verify_paths()
-    if "SSL_CERT_DIR" not in variables and "SSL_CERT_FILE" in variables and os.path.isdir(own.openssl_capath):
+    if variables == {"SSL_CERT_FILE"} and os.path.isdir(own.openssl_capath):
         context.load_verify_locations(capath=own.openssl_capath)
-    if "SSL_CERT_FILE" not in variables and "SSL_CERT_DIR" in variables and os.path.isfile(own.openssl_cafile):
+    if variables == {"SSL_CERT_DIR"} and os.path.isfile(own.openssl_cafile):
         context.load_verify_locations(cafile=own.openssl_cafile)
 
 

@@ -279,12 +279,13 @@ class Connection:
     def _keep_socket(self, opened: socket.socket) -> None:
         self._connects += 1
         with self._lock:
-            self._forget()
+            if self._socket is not None:
+                self._socket.close()
             try:
                 # A duplicate: when TLS begins, the object that was connected loses its descriptor to another.
                 self._socket = opened.dup()
             except (OSError, AttributeError):
-                return  # no descriptor left: then this connection cannot be shut down from outside
+                self._socket = None  # no descriptor left: then this connection cannot be shut down from outside
             if self._abandoned:
                 # The name server answered after all. The same events may be on their way again by now.
                 self._shut_down()
@@ -297,10 +298,6 @@ class Connection:
                 self._socket.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass  # the other side was faster
-            self._forget()
-
-    def _forget(self) -> None:
-        if self._socket is not None:
             self._socket.close()
             self._socket = None
 
@@ -384,10 +381,10 @@ def _translate(error: Exception) -> Outcome:
         untrusted = why_not_trusted(error)
         if untrusted:
             return Outcome(REJECTED, untrusted, cause=reasons.NETWORK_TRUST)
+        cause = reasons.NETWORK_BROKEN
         if isinstance(error, httpx.TimeoutException):
             cause = reasons.NETWORK_TIMEOUT
-        else:
-            unreachable = isinstance(error, (httpx.ConnectError, httpx.ProxyError))
-            cause = reasons.NETWORK_CONNECT if unreachable else reasons.NETWORK_BROKEN
+        elif isinstance(error, (httpx.ConnectError, httpx.ProxyError)):
+            cause = reasons.NETWORK_CONNECT
         return Outcome(RETRY, reason, cause=cause)
     return Outcome(REJECTED, reason, cause=reasons.NOT_SENDABLE)

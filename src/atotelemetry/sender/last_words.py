@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -61,7 +61,8 @@ class LastWords:
         self._watch = watch
         self._dumps = source.dumps
         self._process = _WindowsProcess(watch) if sys.platform == "win32" else _Process(watch, source.handle)
-        self._oom_kills = _OomKills(watch.pid)
+        self._oom_counter = next(filter(os.path.exists, _counters(watch.pid)), "")
+        self._oom_kills = _oom_kills(self._oom_counter)
 
     @property
     def hang_after(self) -> float | None:
@@ -96,16 +97,16 @@ class LastWords:
             return self._about(dump, latest)
         if self.forked or said_goodbye:
             return None
-        end = self._process.wait(min(patience, _PATIENCE))
-        if end is None or end.by_itself:
+        signal = self._process.wait(min(patience, _PATIENCE))
+        if signal is None:
             return None
-        if self._dumps >= 0 and end.by == "SIGABRT":
+        if self._dumps >= 0 and signal == "SIGABRT":
             # Py_FatalError writes to stderr, takes faulthandler away and aborts.
             return self._about(Dump(title=f"{FATAL} (its text is on the program's stderr)"), latest)
-        outcome = "killed" if end.by else "unknown"
-        if end.by in ("", "SIGKILL") and self._oom_kills.happened():
+        outcome = "killed" if signal else "unknown"
+        if signal in ("", "SIGKILL") and _oom_kills(self._oom_counter) > self._oom_kills:
             outcome = "oom"
-        told = {"outcome": outcome, "duration": self._duration(), **({"signal": end.by} if end.by else {})}
+        told = {"outcome": outcome, "duration": self._duration(), **({"signal": signal} if signal else {})}
         return _event(self._watch.vanished, told, latest)
 
     def _is_agreed(self) -> bool:
@@ -191,15 +192,6 @@ def _readable(descriptor: int, within: float) -> bool:
 # -- The process -----------------------------------------------------------------------------------------------------
 
 
-class _End(NamedTuple):
-    """How a process ended; nothing of it where nobody tells."""
-
-    by_itself: bool = False
-    """Whether it exited."""
-    by: str = ""
-    """The name of the signal that ended it."""
-
-
 class _Process:
     """The host, as Linux tells of it; elsewhere only whether it is there."""
 
@@ -267,8 +259,11 @@ class _Process:
         told.pop(str(self._pid), None)
         return told
 
-    def wait(self, within: float) -> _End | None:
-        """Wait until it has ended; return how. None: it goes on, as another program or without the pipe."""
+    def wait(self, within: float) -> str | None:
+        """Wait until it has ended; return the signal that ended it, an empty text where nobody tells.
+
+        None: it exited, or goes on as another program or without the pipe.
+        """
         ends_at = time.monotonic() + within
         status: int | None = None
         while (told := self._look()) is not None:
@@ -281,9 +276,9 @@ class _Process:
         else:
             status = self._exit_info(status)
         if status is None:
-            return _End()
+            return ""
         number = status & 0x7F  # as of waitpid(2)
-        return _End(by=_signal_name(number)) if number else _End(by_itself=True)
+        return _signal_name(number) if number else None
 
     def _look(self) -> list[bytes] | None:
         """Return the fields of /proc/PID/stat behind the name; None when the process is gone."""
@@ -346,16 +341,14 @@ class _WindowsProcess:
         """Do nothing: this system lacks the signal."""
         return None
 
-    def wait(self, within: float) -> _End | None:
-        """Wait until it has ended; return how. None: it goes on without the pipe."""
+    def wait(self, within: float) -> str | None:
+        """As above; another exit code than 0 may be a killer's."""
         if self._handle is None:
-            return _End()
+            return ""
         if self._windows.WaitForSingleObject(self._handle, int(within * 1000)) != 0:
             return None
         code = self._windows.GetExitCodeProcess(self._handle)
-        if code >= _NTSTATUS_ERROR:
-            return _End(by=f"0x{code:08X}")
-        return _End(by_itself=code == 0)  # another code may be a killer's
+        return f"0x{code:08X}" if code >= _NTSTATUS_ERROR else "" if code else None
 
 
 _SYNCHRONIZE_AND_QUERY = 0x101000  # SYNCHRONIZE | PROCESS_QUERY_LIMITED_INFORMATION of winnt.h
@@ -371,23 +364,13 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"  # a real-time signal
 
 
-class _OomKills:
-    """Counts the processes of the host's cgroup that the kernel ended for want of memory."""
-
-    def __init__(self, pid: int) -> None:
-        self._path = next(filter(os.path.exists, _counters(pid)), "")
-        self._before = self._count()
-
-    def happened(self) -> bool:
-        """Whether there was one since this object was made."""
-        return self._count() > self._before
-
-    def _count(self) -> int:
-        try:
-            with open(self._path, encoding="ascii") as counters:
-                return next(int(line.split()[1]) for line in counters if line.startswith("oom_kill "))
-        except (OSError, StopIteration, ValueError):
-            return 0
+def _oom_kills(path: str) -> int:
+    """Return how many processes of a cgroup the kernel has ended for want of memory, by its file of counters."""
+    try:
+        with open(path, encoding="ascii") as counters:
+            return next(int(line.split()[1]) for line in counters if line.startswith("oom_kill "))
+    except (OSError, StopIteration, ValueError):
+        return 0
 
 
 def _counters(pid: int) -> Iterator[str]:

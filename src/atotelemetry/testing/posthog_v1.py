@@ -137,11 +137,9 @@ def _read_batch(request: RecordedRequest, payload: Any) -> Refusal | None:
     for index, event in enumerate(events):
         if not isinstance(event, dict):
             return _malformed(f"event {index} is no object")
-        for name in ("event", "uuid", "distinct_id", "timestamp"):
+        given = [name for name in ("session_id", "window_id") if event.get(name) is not None]
+        for name in ("event", "uuid", "distinct_id", "timestamp", *given):
             if not isinstance(event.get(name), str):
-                return _malformed(f"event {index}: `{name}` is no text")
-        for name in ("session_id", "window_id"):
-            if not isinstance(event.get(name), (str, type(None))):
                 return _malformed(f"event {index}: `{name}` is no text")
     if not events:
         return _refuse(HTTPStatus.BAD_REQUEST, "empty_batch", "request batch is empty")
