@@ -22,7 +22,7 @@ from atotelemetry.testing.posthog_v1 import STORED, key_of
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from email.message import Message
 
 __all__ = ["Answer", "AnswerSource", "RecordedRequest", "Serving", "is_success"]
@@ -174,44 +174,31 @@ class Serving(BaseHTTPRequestHandler):
 
     def _receive_body(self) -> tuple[bytes, int] | None:
         """Return the body (empty if over the limit) and its length; None if the client went away inside it."""
-        if "chunked" in self.headers.get("Transfer-Encoding", "").lower():
-            return self._receive_chunks()
+        body, total = bytearray(), 0
         try:
-            length = int(self.headers.get("Content-Length", 0))
+            for length in self._lengths():
+                total += length
+                left = length
+                while left:  # to the end in any case: a client hears its 413 only after it could send everything
+                    data = self.rfile.read(min(left, _CHUNK_BYTES))
+                    if not data:
+                        return None
+                    left -= len(data)
+                    if total <= BODY_LIMIT_BYTES:
+                        body += data
         except ValueError:
             return None
-        return self._receive(length)
+        return bytes(body) if total <= BODY_LIMIT_BYTES else b"", total
 
-    def _receive(self, length: int) -> tuple[bytes, int] | None:
-        if length <= BODY_LIMIT_BYTES:
-            body = self.rfile.read(max(length, 0))
-            return (body, length) if len(body) == length else None
-        # Too much to keep, but a client hears its 413 only after it could send everything.
-        left = length
-        while left:
-            chunk = self.rfile.read(min(left, _CHUNK_BYTES))
-            if not chunk:
-                return None
-            left -= len(chunk)
-        return b"", length
-
-    def _receive_chunks(self) -> tuple[bytes, int] | None:
-        chunks: list[bytes] = []
-        total = 0
-        while True:
-            try:
-                length = int(self.rfile.readline(_CHUNK_BYTES).split(b";")[0], 16)
-            except ValueError:
-                return None
-            received = self._receive(length)
-            if received is None:
-                return None
+    def _lengths(self) -> Iterator[int]:
+        """Yield the length of each part of the body, before it is read. Raises ValueError if one is no length."""
+        if "chunked" not in self.headers.get("Transfer-Encoding", "").lower():
+            yield _length(self.headers.get("Content-Length", "0"), 10)
+            return
+        while length := _length(self.rfile.readline(_CHUNK_BYTES).split(b";")[0], 16):
+            yield length
             self.rfile.readline(_CHUNK_BYTES)
-            if not length:
-                return b"".join(chunks) if total <= BODY_LIMIT_BYTES else b"", total
-            total += length
-            if total <= BODY_LIMIT_BYTES:
-                chunks.append(received[0])
+        self.rfile.readline(_CHUNK_BYTES)
 
     def _send(self, answer: Answer) -> None:
         if answer.hang:
@@ -244,6 +231,13 @@ class Serving(BaseHTTPRequestHandler):
             if self._stopping.wait(interval):
                 self.close_connection = True
                 return
+
+
+def _length(text: str | bytes, base: int) -> int:
+    length = int(text, base)
+    if length < 0:
+        raise ValueError(text)
+    return length
 
 
 def is_success(status: int | None) -> bool:
