@@ -7,7 +7,6 @@ which each test adds its own (`support_processes`). Tests run in parallel: each 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 import uuid
@@ -17,12 +16,12 @@ import pytest
 
 from atotelemetry.host.client import TelemetryClient
 from atotelemetry.testing import CaptureServer
-from support_processes import MARK, new_mark, senders
+from support_processes import MARK, kill, new_mark, senders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_PATIENCE = 20.0  # more than SENDER_DEADLINE: a sender that lives longer breaks its promise
+_PATIENCE = 40.0  # more than any sender's deadline: one that lives longer breaks its promise
 
 # What says something about the user, or decides where and whether events are sent.
 _PRIVATE_PREFIXES = ("ATO_", "ATOPILE_", "FBRK_", "SUDO_", "GITHUB_", "COVERAGE_", "COV_CORE_", "GIT_")
@@ -79,10 +78,7 @@ def no_sender_is_left() -> Iterator[None]:
     while (left := senders(mark)) and time.monotonic() < ends_at:
         time.sleep(0.05)
     for pid in left:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue  # it ended in this very moment
+        kill(pid)
     assert not left, f"senders outlived the suite by {_PATIENCE:g} s: {left}"
 
 

@@ -25,7 +25,7 @@ HOST = """
 import os, sys, time
 import atotelemetry
 client = atotelemetry.TelemetryClient(
-    "phc_test", sys.argv[1], app="tool", app_version="1.2", request_timeout=5, sender_deadline=10
+    "phc_test", sys.argv[1], app="tool", app_version="1.2", request_timeout=5, sender_deadline=30
 )
 
 def burden():

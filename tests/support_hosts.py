@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 import select
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -30,12 +29,16 @@ import pytest
 
 from atotelemetry.testing import CaptureServer
 from support_processes import (
+    CAN_FIND,
     MARK,
     PATIENCE,
     describe,
+    go_on,
+    kill,
     marked,
     new_mark,
     senders,
+    stop,
     wait_for_end,
     wait_for_senders,
     wait_until,
@@ -45,23 +48,25 @@ from support_processes import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-if sys.platform == "win32":
-    needs_proc = pytest.mark.posix("signals, forks and descriptors of POSIX; test_windows.py holds Windows' hazards")
-else:
-    needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="senders are found through /proc")
+needs_senders = pytest.mark.skipif(not CAN_FIND, reason="senders are found through /proc")
+needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="looks at a process through /proc")
+
+# The variables that a process needs; Windows finds its libraries and programs by the latter.
+_KEPT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT")
 
 PREAMBLE = '''
 import os, signal, sys, threading, time
 import atotelemetry
 
 # A suite in the background of a shell, or under nohup, hands signals on that are ignored.
-for ignored in ("SIGHUP", "SIGQUIT"):
+for ignored in ("SIGHUP", "SIGQUIT") if os.name == "posix" else ():
     signal.signal(getattr(signal, ignored), signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def new_client(**settings):
     """A client with a small sender; most hosts have one."""
-    known = {"app": "host", "app_version": "1", "request_timeout": 5.0, "sender_deadline": 10.0}
+    slower = 1 if os.name == "posix" else 3  # Wine, beside other workers
+    known = {"app": "host", "app_version": "1", "request_timeout": 5.0 * slower, "sender_deadline": 10.0 * slower}
     return atotelemetry.TelemetryClient("phc_test", os.environ["TEST_SERVER"], **{**known, **settings})
 
 def say(*words):
@@ -189,14 +194,12 @@ class Hosts:
             made.mkdir()
         # Not below `directory`: the path of a socket in it must be short (sun_path in unix(7) holds 108 bytes).
         self.temp = Path(tempfile.mkdtemp(prefix="ato-")).resolve()
-        self.environment = {
-            name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH") if name in os.environ
-        }
+        self.environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
         self.environment |= {
-            "HOME": str(self.home),
+            **dict.fromkeys(("HOME", "USERPROFILE", "APPDATA", "LOCALAPPDATA"), str(self.home)),
+            **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(self.temp)),
             "XDG_CONFIG_HOME": str(self.home / ".config"),
             "XDG_CACHE_HOME": str(self.cache),
-            "TMPDIR": str(self.temp),
             "TEST_SERVER": server.url,
             MARK: self.mark,
         }
@@ -205,13 +208,18 @@ class Hosts:
         self._processes: list[subprocess.Popen[str]] = []
         self._scripts = 0
 
+    def choice(self, app: str = "atopile") -> Path:
+        """Return where a person's choice about an application lies."""
+        directory = self.home / app if sys.platform == "win32" else self.home / ".config"
+        return directory / app / "telemetry.yaml"
+
     # ---- hosts
 
     def script(self, source: str, *, preamble: bool = True, path: Path | None = None) -> str:
         """Write a host's source, by default with `self.preamble` in front; return the file's path."""
         self._scripts += 1
         path = path or self.directory / f"host{self._scripts}.py"
-        path.write_text((self.preamble if preamble else "") + source)
+        path.write_text((self.preamble if preamble else "") + source, encoding="utf-8", newline="\n")
         return str(path)
 
     def command(self, source: str, *arguments: str, options: Iterable[str] = (), preamble: bool = True) -> list[str]:
@@ -310,8 +318,7 @@ class Hosts:
         assert host.hear() == "ready"
         self.server.wait_for_events(1)
         (sender,) = self.senders()
-        os.kill(sender, signal.SIGSTOP)
-        wait_until(lambda: describe(sender).startswith("T"), lambda: describe(sender))
+        stop(sender)
         host.tell()
         return sender
 
@@ -345,10 +352,7 @@ class Hosts:
                     stream.close()
             process.wait()
         for pid in self.senders():
-            try:
-                os.kill(pid, signal.SIGCONT)  # also takes back a stop that a busy machine has not carried out yet
-            except ProcessLookupError:
-                continue
+            go_on(pid)
         self.server.stop()  # whoever hangs on it now hears of it
         try:
             self.wait_until_no_sender()
@@ -358,10 +362,7 @@ class Hosts:
             if wait_for_end(pid, 5.0):  # helpers of `multiprocessing` notice their parent's end a moment later
                 continue
             left.append(f"process {pid} still ran: {describe(pid)}")
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue  # it ended meanwhile
+            kill(pid)
         for directory in (self.home, self.temp, self.work):
             left += [f"{path} was written" for path in directory.rglob("*")]
         shutil.rmtree(self.temp, ignore_errors=True)
@@ -378,9 +379,26 @@ def hosts_in(directory: Path, *, may_choose: bool = False) -> Iterator[Hosts]:
             yield started
         finally:
             if may_choose:
-                shutil.rmtree(started.home / ".config", ignore_errors=True)
+                for path in [started.home / ".config", *started.home.glob("*/*/telemetry.yaml")]:
+                    shutil.rmtree(path.parents[1] if path.name == "telemetry.yaml" else path, ignore_errors=True)
             left = started.close()
         assert not left, "left behind: " + "; ".join(left)
+
+
+def program_that_exits(directory: Path) -> str:
+    """Return the path of a `python` that ends at once, made in a new directory."""
+    directory.mkdir()
+    if sys.platform != "win32":
+        program = directory / "python"
+        program.write_text("#!/bin/sh\nexit 1\n")
+        program.chmod(0o755)
+        return str(program)
+    base = Path(sys.base_prefix)
+    for file in (base / "python.exe", *base.glob("*.dll")):
+        shutil.copy(file, directory)
+    # The only place that it imports from, and nothing is there.
+    (directory / f"python{sys.version_info[0]}{sys.version_info[1]}._pth").write_text(".\n")
+    return str(directory / "python.exe")
 
 
 def children(pid: int) -> dict[int, str]:

@@ -1,13 +1,16 @@
 """A test's own processes, known by a mark in their environment.
 
 Every test has a mark of its own. Its processes inherit it, and so do their senders, which are nobody's children. Tests
-run in parallel, so nothing here counts all processes of the machine or asks for a parent.
+run in parallel, so nothing here counts all processes of the machine or asks for a parent. On Linux the environment is
+read from `/proc`, on Windows from the process's memory.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -18,11 +21,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+if sys.platform == "win32":
+    import support_win32
+
+CAN_FIND = sys.platform == "win32" or os.path.isdir("/proc/self/fd")
 MARK = "TEST_OF_ATOTELEMETRY"
 SENDER_MARK = b"ATO_TELEMETRY_SENDER=1"
 
-# Everything that a test waits for happens within a second on an idle machine; this is for a busy one.
-PATIENCE = float(os.environ.get("HAZARD_PATIENCE", "30"))
+# Everything that a test waits for happens within a second on an idle machine; this is for a busy one, and for Wine.
+PATIENCE = float(os.environ.get("HAZARD_PATIENCE", "60" if sys.platform == "win32" else "30"))
 
 
 MEET = """
@@ -70,17 +77,23 @@ def new_mark() -> str:
 def marked(mark: str | None = None) -> Iterator[tuple[int, list[bytes]]]:
     """Find every process whose mark starts with this one, by default with the test's: its id and its environment.
 
-    Zombies have no environment and are not found. Without /proc nothing is.
+    Zombies have no environment and are not found. Where `CAN_FIND` is False nothing is.
     """
     wanted = f"{MARK}={os.environ[MARK] if mark is None else mark}".encode()
-    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
-        if name.isdigit() and int(name) != os.getpid():
-            try:
-                environ = environment_of(name).split(b"\0")
-            except OSError:
-                continue  # it has ended, or is somebody else's
-            if any(entry.startswith(wanted) for entry in environ):
-                yield int(name), environ
+    for pid in _candidates():
+        try:
+            environ = environment_of(pid)
+        except OSError:
+            continue  # it has ended, or is somebody else's
+        if any(entry.startswith(wanted) for entry in environ):
+            yield pid, environ
+
+
+def _candidates() -> list[int]:
+    if sys.platform == "win32":
+        return support_win32.pythons()
+    names = os.listdir("/proc") if os.path.isdir("/proc") else ()
+    return [int(name) for name in names if name.isdigit() and int(name) != os.getpid()]
 
 
 def senders(mark: str | None = None) -> list[int]:
@@ -92,6 +105,8 @@ def senders(mark: str | None = None) -> list[int]:
 
 
 def _leads_a_session(pid: int) -> bool:
+    if sys.platform == "win32":
+        return False
     try:
         return os.getsid(pid) == pid
     except ProcessLookupError:
@@ -121,24 +136,30 @@ def wait_until_no_sender(mark: str | None = None, timeout: float = PATIENCE) -> 
             assert wait_for_end(pid, ends_at - time.monotonic()), f"sender {pid} still runs: {describe(pid)}"
 
 
-def environment_of(pid: str) -> bytes:
-    """Return the environment of a process, from `/proc`.
+def environment_of(pid: int) -> list[bytes]:
+    """Return the environment of a process; raises `OSError` when it has ended.
 
     In the middle of an `execve`, which on a busy machine may take its time, it has neither environment nor arguments;
     it must not be taken for a stranger's.
     """
-    process = Path("/proc", pid)
+    if sys.platform == "win32":
+        with support_win32.Process(pid) as found:
+            return [entry.encode("utf-8", "surrogatepass") for entry in found.strings()[1]]
+    process = Path("/proc", str(pid))
     ends_at = time.monotonic() + PATIENCE
     while True:
         environ = (process / "environ").read_bytes()
         if environ or (process / "cmdline").read_bytes() or time.monotonic() > ends_at:
-            return environ
+            return environ.split(b"\0")
         (process / "exe").readlink()  # the kernel's own and zombies have none, and that raises
         time.sleep(0.001)
 
 
 def wait_for_end(pid: int, timeout: float) -> bool:
     """Wait until a process that need not be ours has ended; False when it still runs after `timeout` seconds."""
+    if sys.platform == "win32":
+        with support_win32.Process(pid) as process:
+            return process.wait(timeout)
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -154,8 +175,42 @@ def wait_for_end(pid: int, timeout: float) -> bool:
 def describe(pid: int) -> str:
     """Return the state of a process (R, S, T, Z, …) and its command line; an empty text when there is none."""
     try:
+        if sys.platform == "win32":
+            with support_win32.Process(pid) as process:
+                return f"? {process.strings()[0]}"
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return ""
     return f"{state} {command}"
+
+
+def kill(pid: int) -> None:
+    """End a process as nothing can prevent; nothing happens when it has ended."""
+    if sys.platform == "win32":
+        with support_win32.Process(pid) as process:
+            process.terminate()
+    else:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def stop(pid: int) -> None:
+    """Stop a process, which then does nothing until `go_on`; nothing happens when it has ended."""
+    if sys.platform == "win32":
+        with support_win32.Process(pid) as process:
+            process.suspend()
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: describe(pid)[:1] in ("T", "Z", "X", ""), lambda: describe(pid))
+
+
+def go_on(pid: int) -> None:
+    """Take back a `stop`, also one that is not carried out yet; nothing happens when the process has ended."""
+    if sys.platform == "win32":
+        with support_win32.Process(pid) as process:
+            process.resume()
+    else:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from support_hosts import PATIENCE, hosts_in, needs_proc, read_to_end
+from support_hosts import PATIENCE, hosts_in, needs_senders, read_to_end
 
-pytestmark = needs_proc
+pytestmark = needs_senders
 
 README = Path(__file__).parents[1] / "README.md"
 MOST_LINES = 15

@@ -15,12 +15,17 @@ from urllib.parse import urlsplit
 import pytest
 
 from atotelemetry.testing import CaptureServer
+from support_processes import PATIENCE
 
 # A suite in the background of a shell hands an ignored SIGINT on to its children; a foreground `serve` has it working.
+# Windows sends Ctrl-C to all processes of a console, so there the end of stdin stands for it.
 PROGRAM = """
 import signal, sys
 from atotelemetry.__main__ import main
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if sys.platform == "win32":
+    import _thread, threading
+    threading.Thread(target=lambda: (sys.stdin.read(), _thread.interrupt_main()), daemon=True).start()
 sys.exit(main(["serve", *sys.argv[1:]]))
 """
 
@@ -61,6 +66,7 @@ class Serving:
 
     def __init__(self, process):
         self.process = process
+        self.stdin, process.stdin = process.stdin, None  # `communicate` would close it
         self.url = url_in((process.stderr if "--json" in process.args else process.stdout).readline())
 
     def post(self, *events):
@@ -68,21 +74,26 @@ class Serving:
 
     def end(self, how=signal.SIGINT):
         """Send the signal; return exit code, what was printed after the first line, and stderr."""
-        self.process.send_signal(how)
-        output, errors = self.process.communicate(timeout=10)
+        self.send(how)
+        output, errors = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, output, errors
+
+    def send(self, how=signal.SIGINT):
+        if sys.platform == "win32":
+            self.stdin.close()
+        else:
+            self.process.send_signal(how)
 
 
 @pytest.fixture
 def serving():
-    if sys.platform == "win32":
-        pytest.skip("a signal of POSIX ends it")
     with contextlib.ExitStack() as running:
 
         def start(*arguments):
             process = running.enter_context(
                 subprocess.Popen(
                     command("--port", "0", *arguments),
+                    stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     encoding="utf-8",
@@ -90,13 +101,14 @@ def serving():
                 )
             )
             running.callback(process.kill)
-            return Serving(process)
+            server = Serving(process)
+            running.callback(server.stdin.close)
+            return server
 
         yield start
 
 
-@pytest.mark.posix("signals end a server")
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.posix("SIGTERM"))])
 def test_shows_requests_and_events_until_a_signal(serving, how):
     """Each request is a line, each event its name, time and own properties; a signal ends it with exit code 0."""
     server = serving()
@@ -210,14 +222,18 @@ def test_delay(serving):
 def test_record_appends_what_was_accepted(serving, tmp_path):
     """--record adds the accepted events to the file, as they came and one a line, whatever they hold."""
     record = tmp_path / "events.jsonl"
-    record.write_text('{"event": "earlier"}\n')
+    record.write_text('{"event": "earlier"}\n', newline="\n")
     strange = {**EVENT, "event": "line\nbreak \u2028 ü", "properties": {"big": 2**70}}
     server = serving("--record", str(record))
     server.post(EVENT, strange)
     server.post({**EVENT, "event": ""})
-    assert len(record.read_text().splitlines()) == 3  # written before the client was answered
+    assert len(record.read_text(encoding="utf-8").splitlines()) == 3  # written before the client was answered
     assert server.end()[0] == 0
-    assert [json.loads(line) for line in record.read_text().splitlines()] == [{"event": "earlier"}, EVENT, strange]
+    assert [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()] == [
+        {"event": "earlier"},
+        EVENT,
+        strange,
+    ]
 
 
 def test_record_of_the_newer_protocol(serving, tmp_path):
@@ -232,7 +248,7 @@ def test_record_of_the_newer_protocol(serving, tmp_path):
     code, output, errors = server.end()
     assert (code, errors) == (0, "")
     assert "POST /i/v1/analytics/events  1 event" in output
-    recorded = json.loads(record.read_text())
+    recorded = json.loads(record.read_text(encoding="utf-8"))
     assert recorded["properties"].items() >= event["properties"].items()
     assert not recorded.keys() & {"options", "session_id"}
 
@@ -261,10 +277,10 @@ def test_an_event_that_is_nested_deeply_is_refused(serving, depth):
     nested = '{"x":' * depth + "1" + "}" * depth
     text = '{"api_key":"k","batch":[{"event":"e","distinct_id":"d","properties":' + nested + "}]}"
     with ThreadPoolExecutor() as pool:  # indented, it is more than a pipe holds
-        printed = pool.submit(server.process.communicate, timeout=30)
+        printed = pool.submit(server.process.communicate, timeout=PATIENCE)
         assert post(server.url, text) == 400
         assert server.post(EVENT) == 200
-        server.process.send_signal(signal.SIGINT)
+        server.send()
         output, errors = printed.result()
     assert (server.process.returncode, errors) == (0, "")
     assert output.endswith("Accepted 1 event in 1 request, refused 1 request.\n")
@@ -293,7 +309,7 @@ def test_record_that_cannot_be_written_any_more(serving):
     server = serving("--record", "/dev/full")
     with contextlib.suppress(OSError, http.client.HTTPException):  # it may end before it answers
         server.post(EVENT)
-    output, errors = server.process.communicate(timeout=10)
+    output, errors = server.process.communicate(timeout=PATIENCE)
     assert (server.process.returncode, errors.count("\n")) == (2, 1)
     assert errors.startswith("atotelemetry serve: cannot write /dev/full: ")
     assert output.endswith("Accepted 1 event in 1 request.\n")
@@ -305,7 +321,7 @@ def test_reader_that_goes_away(serving):
     server.process.stdout.close()
     with contextlib.suppress(OSError, http.client.HTTPException):  # it may end before it answers
         server.post(EVENT)
-    assert server.process.wait(10) == 1
+    assert server.process.wait(PATIENCE) == 1
     assert server.process.stderr.read() == ""
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from atotelemetry.testing import CaptureServer
 from support_home import ID, files_below, store
-from support_hosts import hosts_in, needs_proc
+from support_hosts import hosts_in, needs_senders
 
-pytestmark = needs_proc
+pytestmark = needs_senders
 
 SECRET = "phc_this_is_the_key"
 
@@ -68,7 +68,7 @@ def test_the_values_of_this_directory(hosts):
         ("remote", "add", "origin", "https://github.com/acme/widget.git"),
     ):
         subprocess.run(["git", *arguments], cwd=repository, env=hosts.environment, check=True)
-    store(hosts.home / ".config" / "atopile" / "telemetry.yaml", f"id: {ID}\ntelemetry: true\n")
+    store(hosts.choice(), f"id: {ID}\ntelemetry: true\n")
     request = shown(hosts, cwd=repository, GITHUB_ACTIONS="true", LC_ALL="C")
     for event in request["batch"]:
         assert event["distinct_id"] == ID
@@ -82,7 +82,7 @@ def test_the_values_of_this_directory(hosts):
 
 def test_it_is_what_a_run_sends(hosts):
     """Key by key the same request as a real run's, but for what is new in every run."""
-    store(hosts.home / ".config" / "atopile" / "telemetry.yaml", f"id: {ID}\ntelemetry: true\n")
+    store(hosts.choice(), f"id: {ID}\ntelemetry: true\n")
     request = shown(hosts)
     hosts.environment["ATO_TELEMETRY_API_KEY"] = SECRET
     with CaptureServer() as server:
@@ -139,14 +139,14 @@ def test_a_crash(hosts):
 )
 def test_what_would_be_sent_if_it_were_on(hosts, variable, value, heading):
     """Who opted out reads so first, with the reason, and then sees what it is about, under the stored id."""
-    content = store(hosts.home / ".config" / "atopile" / "telemetry.yaml", f"id: {ID}\ntelemetry: true\n")
+    content = store(hosts.choice(), f"id: {ID}\ntelemetry: true\n")
     done = show(hosts, **{variable: value})
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0] == heading
     assert lines[1] == f"If it were on, a run in this directory would send this to {hosts.server.url}:"
     assert json.loads(done.stdout.partition("\n\n")[2])["batch"][0]["distinct_id"] == ID
-    assert (hosts.home / ".config" / "atopile" / "telemetry.yaml").read_bytes() == content
+    assert hosts.choice().read_bytes() == content
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_no_secret(hosts, arguments):
 
 def test_another_program(hosts):
     """--app shows it for another program: its file, its variables, and a server that only it knows."""
-    store(hosts.home / ".config" / "my-tool" / "telemetry.yaml", f"id: {ID}\ntelemetry: true\n")
+    store(hosts.choice("my-tool"), f"id: {ID}\ntelemetry: true\n")
     done = show(hosts, "--app", "my-tool")
     assert "would send this to the server that my-tool names:" in done.stdout
     events = json.loads(done.stdout.partition("\n\n")[2])["batch"]
@@ -218,6 +218,7 @@ def _package():
     return atotelemetry.__path__[0]
 
 
+@pytest.mark.posix("a shell with head")
 def test_a_reader_that_went_away(hosts):
     """`atotelemetry show | head -1` ends quietly."""
     done = hosts.run_command(["sh", "-c", f"{sys.executable} -m atotelemetry show | head -1"])

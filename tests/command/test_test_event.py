@@ -10,9 +10,9 @@ import pytest
 
 from atotelemetry.testing import Answer
 from support_home import ID, files_below, store
-from support_hosts import hosts_in, needs_proc
+from support_hosts import hosts_in, needs_senders
 
-pytestmark = needs_proc
+pytestmark = needs_senders
 
 KEY = "phc_this_is_the_key"
 
@@ -53,7 +53,7 @@ def test_no_file_is_made(hosts):
     """Without an id the event is nobody's, and none is made; with one, it is that person's."""
     assert send(hosts, *here(hosts)).returncode == 0
     assert files_below(hosts.home) == []
-    store(hosts.home / ".config" / "atopile" / "telemetry.yaml", f"id: {ID}\ntelemetry: true\n")
+    store(hosts.choice(), f"id: {ID}\ntelemetry: true\n")
     assert send(hosts, *here(hosts)).returncode == 0
     nobody, somebody = hosts.server.events
     assert nobody["properties"]["$process_person_profile"] is False

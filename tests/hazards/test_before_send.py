@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support_hosts import needs_proc
+from support_hosts import needs_senders
 from support_listen import LISTEN
 
 if TYPE_CHECKING:
     from support_hosts import Hosts
 
-pytestmark = needs_proc
+pytestmark = needs_senders
 
 UUID = "01900000-0000-7000-8000-000000000000"
 

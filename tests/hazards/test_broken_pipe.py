@@ -6,21 +6,24 @@ reader kills the process: ours must not.
 
 from __future__ import annotations
 
-import os
 import signal
 
 import pytest
 
-from support_hosts import needs_proc, wait_for_end
+from support_hosts import needs_senders, program_that_exits, wait_for_end
+from support_processes import kill
 
-pytestmark = needs_proc
+pytestmark = needs_senders
 
 DEADLY = """
-signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+if os.name == "posix":  # elsewhere there is no such signal
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 """
 
 
-@pytest.mark.parametrize("disposition", [DEADLY, ""], ids=["SIG_DFL", "SIG_IGN"])
+@pytest.mark.parametrize(
+    "disposition", [pytest.param(DEADLY, marks=pytest.mark.posix("SIGPIPE")), ""], ids=["SIG_DFL", "SIG_IGN"]
+)
 def test_a_killed_sender_is_replaced(hosts, disposition):
     """Somebody kills the sender, twice: the host lives on, and the next events reach a new sender."""
     host = hosts.start(
@@ -41,7 +44,7 @@ while hear() == "capture":
         hosts.server.wait_for_events(number + 1)
         if number < 2:
             (sender,) = hosts.senders()
-            os.kill(sender, signal.SIGKILL)
+            kill(sender)
             assert wait_for_end(sender, 10)
     host.tell("end")
     host.assert_ends()
@@ -71,7 +74,7 @@ say(stats.captured == stats.handed_over + stats.dropped + stats.queued, set(stat
     host.tell()
     first = hosts.wait_for_senders()
     hosts.server.wait_for_events(1)
-    os.kill(first[0], signal.SIGKILL)
+    kill(first[0])
     host.assert_ends(stdout="True True\n")
     hosts.wait_until_no_sender()
     arrived = hosts.arrived()
@@ -90,15 +93,13 @@ feeder.start_new_thread = start_new_thread
 @pytest.mark.parametrize("threads", ["", WITHOUT_THREADS], ids=["feeder", "inline"])
 def test_a_sender_that_dies_at_once_does_not_kill_an_exiting_host(hosts, threads):
     """The sender cannot even start: also at exit, on the host's own thread, the broken pipe kills nobody."""
-    broken = hosts.directory / "python-that-dies"
-    broken.write_text("#!/bin/sh\nexit 3\n")
-    broken.chmod(0o755)
+    broken = program_that_exits(hosts.directory / "python-that-dies")
     hosts.assert_runs(
         DEADLY
         + threads
         + """
 client = new_client()
-sys.executable = sys.argv[1]
+sys.executable = sys._base_executable = sys.argv[1]
 for number in range(100):
     client.capture(f"event {number}", distinct_id="me", properties={"padding": "x" * 4000})  # more than a pipe holds
 import atexit
@@ -106,11 +107,12 @@ atexit._run_exitfuncs()
 stats = client.stats
 say(stats.handed_over + stats.dropped == 100, client.disabled)
 """,
-        str(broken),
+        broken,
         stdout="True True\n",
     )
 
 
+@pytest.mark.posix("SIGPIPE")
 def test_the_hosts_own_broken_pipe_stays_deadly(hosts):
     """After all of ours, SIGPIPE does to the host's own writes what the host has chosen, on every thread."""
     hosts.assert_runs(

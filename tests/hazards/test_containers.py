@@ -28,7 +28,7 @@ def has_namespaces() -> bool:
 
 
 needs_namespaces = pytest.mark.skipif(not has_namespaces(), reason="namespaces of processes are not allowed here")
-pytestmark = needs_proc
+pytestmark = [needs_proc, pytest.mark.posix("namespaces and PID 1")]
 
 CLI = 'client = new_client({settings})\nclient.capture("one", distinct_id="me")\n'
 # Before the library is imported: `atexit` calls this when the library's own hook is done.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from support_hosts import needs_proc
+from support_hosts import needs_senders
 
-pytestmark = needs_proc
+pytestmark = needs_senders
 
 
 @pytest.mark.timeout(120)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
 from atotelemetry.testing import Answer
-from support_hosts import needs_proc
+from support_hosts import needs_senders
+from support_processes import kill, stop
 
 if TYPE_CHECKING:
     from support_hosts import Hosts
 
-pytestmark = needs_proc
+pytestmark = needs_senders
 
 # Captures some events and prints what a delivering flush says, and how long that took.
 FLUSH = """
@@ -169,8 +168,8 @@ say(client.flush(20, delivered=True))
     if moment == "while it delivers":
         hosts.server.wait_for_requests(1)
     else:
-        os.kill(sender, signal.SIGSTOP)  # so that it cannot be quicker than the signal
-    os.kill(sender, signal.SIGKILL)
+        stop(sender)  # so that it cannot be quicker than the signal
+    kill(sender)
     host.tell()
     assert host.hear() == "False"
     host.assert_ends()
@@ -193,6 +192,7 @@ assert threading.active_count() == 1 and "msgspec" not in sys.modules
     assert hosts.server.connection_count == 0
 
 
+@pytest.mark.posix("forks")
 def test_after_a_fork(hosts: Hosts) -> None:
     """Parent and child each hear about their own events only."""
     hosts.server.respond(lambda request: Answer(status=400 if "child" in request.body.decode() else 200))
@@ -225,6 +225,7 @@ client.shutdown({timeout})
     hosts.assert_runs(source, arrived=["event"])
 
 
+@pytest.mark.posix("SIGCHLD")
 def test_host_that_reaps_every_child(hosts: Hosts) -> None:
     """A host that ignores SIGCHLD is told the truth: the sender's answers say it, not an exit status."""
     source = "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\nclient, timeout = new_client(), 20\n" + FLUSH

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 
 import pytest
 
 from support_hosts import WARN, needs_proc
+from support_processes import go_on
 
-pytestmark = needs_proc
+pytestmark = [needs_proc, pytest.mark.posix("forks")]
 
 
 def test_parent_and_child_send_their_own(hosts):
@@ -85,7 +85,7 @@ print(*names, sep="\\n")
     assert host.hear() == "forked"
     hosts.server.wait_for_events(2)
     assert set(hosts.arrived()) == {"event 0", "child"}
-    os.kill(sender, signal.SIGCONT)
+    go_on(sender)
     host.tell()
     done = host.finish()
     assert (done.returncode, done.stderr) == (0, "")
@@ -117,7 +117,7 @@ assert client.stats.handed_over == 1001, client.stats
     try:
         assert host.hear() == "True"
     finally:
-        os.kill(sender, signal.SIGCONT)
+        go_on(sender)
     host.tell()
     done = host.finish()
     assert (done.returncode, done.stderr) == (0, "")
@@ -142,7 +142,7 @@ signal.pause()
     )
     child = int(host.hear())
     hosts.wait_for_senders()
-    host.send(signal.SIGKILL)  # no word to the sender: only the closed pipe says it
+    host.process.kill()  # no word to the sender: only the closed pipe says it
     hosts.wait_until_no_sender()  # its own idle end would come after twice that time
     os.kill(child, 0)  # still there
     host.tell()

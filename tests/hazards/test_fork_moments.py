@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import signal
+import pytest
 
 from support_hosts import WARN, needs_proc
 
-pytestmark = needs_proc
+pytestmark = [needs_proc, pytest.mark.posix("forks")]
 
 
 def test_forks_while_other_threads_capture(hosts):
@@ -71,7 +71,7 @@ signal.pause()
     )
     assert host.hear() == "forked"
     hosts.server.wait_for_events(25, timeout=25)
-    host.send(signal.SIGKILL)
+    host.process.kill()
     hosts.wait_until_no_sender()
     assert host.finish().stderr == ""
     hosts.assert_arrived_once(*(f"event {number}" for number in range(25)))

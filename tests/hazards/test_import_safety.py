@@ -13,13 +13,13 @@ import msgspec
 import pytest
 
 import atotelemetry
-from support_hosts import PREAMBLE, needs_proc
+from support_hosts import PREAMBLE, needs_senders
 from support_listen import LISTEN
 
 if TYPE_CHECKING:
     from support_hosts import Hosts
 
-pytestmark = needs_proc
+pytestmark = needs_senders
 
 SOURCE = os.environ.get("HAZARD_SRC") or os.path.dirname(os.path.dirname(atotelemetry.__file__))
 SITE_PACKAGES = os.path.dirname(os.path.dirname(msgspec.__file__))
@@ -91,6 +91,7 @@ def test_module_in_the_working_directory(hosts: Hosts, traps: Traps, tmp_path: P
     assert traps.sprung() == []
 
 
+@pytest.mark.posix("symbolic links")
 @pytest.mark.parametrize("entry", ["", ".", "link"], ids=["empty", "dot", "symlink"])
 def test_python_path_that_means_the_working_directory(hosts: Hosts, traps: Traps, tmp_path: Path, entry: str) -> None:
     """PYTHONPATH with an empty entry, a dot, or the working directory by another name."""
@@ -150,6 +151,7 @@ os.chdir({str(other)!r})
     assert traps.sprung() == []
 
 
+@pytest.mark.posix("a directory that is in use can be removed")
 @pytest.mark.parametrize("when", ["before the import", "before the first event"])
 def test_working_directory_deleted(hosts: Hosts, tmp_path: Path, when: str) -> None:
     """The directory that the host runs in is gone (a temporary build folder)."""
@@ -161,6 +163,7 @@ def test_working_directory_deleted(hosts: Hosts, tmp_path: Path, when: str) -> N
     hosts.assert_arrived_once("arrived")
 
 
+@pytest.mark.posix("symbolic links")
 @pytest.mark.parametrize("compressed", [False, True], ids=["stored", "deflated"])
 def test_zipapp(hosts: Hosts, traps: Traps, tmp_path: Path, compressed: bool) -> None:
     """An application in one .pyz with atotelemetry inside, started by a relative name, its dependencies installed."""
@@ -183,6 +186,7 @@ def test_zipapp(hosts: Hosts, traps: Traps, tmp_path: Path, compressed: bool) ->
     assert traps.sprung() == []
 
 
+@pytest.mark.posix("symbolic links")
 def test_virtual_environment(hosts: Hosts, tmp_path: Path) -> None:
     """A host in a venv whose python is a symlink: the sender finds what is installed there, and only there."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"

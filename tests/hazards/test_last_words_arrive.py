@@ -13,7 +13,7 @@ import pytest
 
 from support_hosts import hosts_in, needs_proc
 
-pytestmark = needs_proc
+pytestmark = [needs_proc, pytest.mark.posix("signals, and a kernel that tells how a process ended")]
 
 TIMES = int(os.environ.get("LAST_WORDS_TIMES", "10"))
 """How often a kill is tried; each clean end almost half as often."""
@@ -142,7 +142,7 @@ def test_a_kill_after_quiet_time_arrives(hosts, quiet):
     assert host.hear() == "quiet"
     with pytest.raises(subprocess.TimeoutExpired):
         host.process.wait(0.2)  # a sender that has ended would be gone by then
-    host.send(signal.SIGKILL)
+    host.process.kill()
     host.finish()
     (report,) = reports(hosts)
     assert (report["event"], report["properties"]["outcome"]) == ("run_vanished", "killed")
@@ -216,7 +216,7 @@ while True:
     )
     assert host.hear() == "ready"
     time.sleep(random.Random(attempt).random() * 0.2)
-    host.send(signal.SIGKILL)
+    host.process.kill()
     assert host.finish().returncode == -signal.SIGKILL
     (report,) = reports(hosts)
     told = report["properties"]
@@ -325,7 +325,7 @@ stuck()
     assert any("bootstrap" in line for thread in told["$exception_threads"] for line in thread["stack"])
     with pytest.raises(subprocess.TimeoutExpired):  # left alone, and by now silent for as long again
         host.process.wait(0.3)
-    host.send(signal.SIGKILL)
+    host.process.kill()
     host.finish()
     names = Counter(event["event"] for event in reports(hosts))
     assert names == {"$exception": 1, "run_vanished": 1}
@@ -349,7 +349,7 @@ worker.join()
     assert told["$exception_stack_trace"] == "its threads are at work\n"
     assert "stacktrace" not in told["$exception_list"][0]
     assert host.process.poll() is None
-    host.send(signal.SIGKILL)
+    host.process.kill()
     host.finish()
     reports(hosts)
 

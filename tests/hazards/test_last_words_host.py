@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
 
 import pytest
 
 from support_hosts import hosts_in, needs_proc
+from support_processes import go_on, kill
 
-pytestmark = needs_proc
+pytestmark = [needs_proc, pytest.mark.posix("signals, forks, and dumps in a pipe")]
 
 WATCHED = """
 import ctypes, faulthandler
@@ -168,7 +168,7 @@ assert len(set(files)) == 1, files
     for _ in range(4):
         assert host.hear() == "delivered"
         (sender,) = watched.senders()
-        os.kill(sender, signal.SIGKILL)
+        kill(sender)
         watched.wait_until_no_sender()
         host.tell()
     host.assert_ends()
@@ -190,7 +190,7 @@ segfault()
     )
     assert host.hear() == "delivered"
     (sender,) = watched.senders()
-    os.kill(sender, signal.SIGKILL)
+    kill(sender)
     watched.wait_until_no_sender()
     host.assert_ends(-signal.SIGSEGV)
 
@@ -211,7 +211,7 @@ segfault()
     )
     sender = watched.stop_the_sender(host)
     host.assert_ends(-signal.SIGSEGV)
-    os.kill(sender, signal.SIGCONT)
+    go_on(sender)
 
 
 def test_a_host_without_descriptors_has_no_dumps(watched):

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from support_hosts import PREAMBLE, needs_proc
+from support_hosts import PREAMBLE, needs_senders
+from support_processes import go_on
 
 if TYPE_CHECKING:
     from support_hosts import Hosts
 
-pytestmark = needs_proc
+pytestmark = needs_senders
 
 STRICT = ("-X", "dev", "-W", "error")
 
@@ -213,11 +212,13 @@ for _ in range(2):
     assert client.shutdown() is True
 stats = client.stats
 assert (stats.captured, stats.handed_over, stats.dropped, stats.queued) == (1, 1, 0, 0), stats
-wait_until(lambda: len(os.listdir("/proc/self/task")) == 1)
+import _thread
+wait_until(lambda: not _thread._count())
 """
     hosts.assert_runs(source, options=STRICT, arrived=["before"])
 
 
+@pytest.mark.posix("a signal that a process sends itself")
 @pytest.mark.parametrize("raises", ["KeyboardInterrupt", "Exception"])
 def test_interrupted_while_leaving(hosts: Hosts, raises: str) -> None:
     """An impatient Ctrl-C while the exit waits for a stuck sender: the host ends at once, without a traceback."""
@@ -242,7 +243,7 @@ threading.Thread(target=interrupt, daemon=True).start()
         done = host.finish()
         ended_at = time.monotonic()
     finally:
-        os.kill(sender, signal.SIGCONT)
+        go_on(sender)
     assert (done.returncode, done.stderr) == (0, "")
     assert ended_at - float(done.stdout) < 1.5, "it waited on"
     hosts.server.wait_for_events(1)

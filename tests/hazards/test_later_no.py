@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
-
 import pytest
 
 from atotelemetry.testing import Answer
 from support_home import ID
-from support_hosts import needs_proc
+from support_hosts import needs_senders
+from support_processes import go_on
 
-pytestmark = needs_proc
+pytestmark = needs_senders
 
 # One event has arrived; the test stops the sender; then events fill pipe and queue.
 STUCK = """
@@ -51,7 +49,7 @@ say(stats.delivered, set(stats.lost_by_reason) <= {"disabled", "unreadable line"
     sender = hosts.stop_the_sender(host)
     assert host.hear() == "None"
     assert host.hear() == "True"
-    os.kill(sender, signal.SIGCONT)
+    go_on(sender)
     host.tell()
     done = host.finish()
     assert (done.returncode, done.stderr) == (0, "")
@@ -60,7 +58,15 @@ say(stats.delivered, set(stats.lost_by_reason) <= {"disabled", "unreadable line"
     assert names(hosts) == ["before"]
 
 
-@pytest.mark.parametrize("ending", ["", "client.shutdown()", "client.flush()", "os.fork() or os._exit(0)"])
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "",
+        "client.shutdown()",
+        "client.flush()",
+        pytest.param("os.fork() or os._exit(0)", marks=pytest.mark.posix("forks")),
+    ],
+)
 def test_a_no_just_before_the_end(hosts, ending):
     """However the program goes on or ends after the no, its last words to the sender are to discard."""
     hosts.server.respond(Answer(delay=0.4))
@@ -108,7 +114,7 @@ say(client.flush(20), client.stats.dropped_by_reason.get("disabled", 0) > 0)
     )
     sender = hosts.stop_the_sender(host)
     assert host.hear() == "True"
-    os.kill(sender, signal.SIGCONT)
+    go_on(sender)
     host.tell()
     host.assert_ends(stdout="True True\n")
     hosts.wait_until_no_sender()
@@ -140,21 +146,24 @@ def test_a_no_with_nothing_queued_starts_nothing(hosts):
     """The first word of a program may be no: no thread, no process."""
     hosts.assert_runs(
         """
+import _thread
 client = new_client()
 client.disabled = True
 client.disabled = False
 client.disabled = True
-say(threading.active_count(), len(os.listdir("/proc/self/task")))
+say(threading.active_count(), _thread._count())
 """,
-        stdout="1 1\n",
+        stdout="1 0\n",
     )
     assert hosts.server.connection_count == 0
 
 
 APPLICATION = f"""
 from atotelemetry.host import consent
+from atotelemetry.host.choice import choice_path
 consent.LOOK_AGAIN = 0.05
-file = os.path.join(os.environ["HOME"], ".config", "mytool", "telemetry.yaml")
+os.environ.pop("XDG_CONFIG_HOME", None)
+file = choice_path("mytool")
 
 def write(word):
     os.makedirs(os.path.dirname(file), exist_ok=True)
@@ -164,9 +173,9 @@ def write(word):
 
 def leave_no_file():
     import shutil
-    shutil.rmtree(os.path.join(os.environ["HOME"], ".config"))
+    home = os.environ["HOME"]
+    shutil.rmtree(os.path.join(home, os.path.relpath(file, home).split(os.sep)[0]))
 
-os.environ.pop("XDG_CONFIG_HOME", None)
 write("true")
 def make(**options):
     return atotelemetry.Telemetry(
@@ -279,6 +288,7 @@ leave_no_file()
     assert len(names(hosts)) <= 5, names(hosts)  # "first", and as many as may be on their way at once
 
 
+@pytest.mark.posix("forks")
 @pytest.mark.parametrize("how", ["DO_NOT_TRACK", "file"])
 def test_consent_is_a_lock_through_forks_and_children(hosts, how):
     """No assignment, fork or child of `multiprocessing` opens what consent refused."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import pytest
 
 from atotelemetry.testing import Answer
-from support_hosts import needs_proc
-from support_processes import PATIENCE
+from support_hosts import needs_senders
+from support_processes import PATIENCE, describe, environment_of
 
-pytestmark = needs_proc
+pytestmark = needs_senders
 
 since_3_14 = pytest.mark.skipif(sys.version_info < (3, 14), reason="new in Python 3.14")
 
@@ -41,7 +40,7 @@ if __name__ == "__main__":
         # Up to 3.13 it forks, and 3.12 warns of the pool's own thread.
         options=("-W", "error") if sys.version_info >= (3, 14) else (),
     )
-    method = "forkserver" if sys.version_info >= (3, 14) else "fork"
+    method = "spawn" if sys.platform == "win32" else "forkserver" if sys.version_info >= (3, 14) else "fork"
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{method}\n", "")
     hosts.assert_arrived_once("parent", "process", "pool", "later")
 
@@ -135,9 +134,8 @@ def test_options_and_variables_of_the_interpreter(hosts):
     """A sender runs without the host's `-X` options and PYTHON variables, whatever version brought them."""
     options = ("-X", "dev", "-X", "utf8", "-X", "no_debug_ranges", "-X", "frozen_modules=off", "-O")
     host, sender = start_with_a_live_sender(hosts, *options, environment={"TEST_VARIABLES": VARIABLES})
-    arguments = Path(f"/proc/{sender}/cmdline").read_bytes().split(b"\0")[1:-1]
-    assert arguments[:4] == [b"-P", b"-S", b"-m", b"atotelemetry.sender"]
-    variables = [item.partition(b"=")[0] for item in Path(f"/proc/{sender}/environ").read_bytes().split(b"\0")]
+    assert " -P -S -m atotelemetry.sender" in describe(sender).replace('"', "")
+    variables = [item.partition(b"=")[0] for item in environment_of(sender)]
     assert [name for name in variables if name.startswith(b"PYTHON")] == [b"PYTHONPATH"]
     end(hosts, host)
 

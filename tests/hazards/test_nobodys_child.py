@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from atotelemetry.testing import Answer
-from support_hosts import children, needs_proc
+from support_hosts import children, needs_senders
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from support_hosts import Hosts
 
-pytestmark = needs_proc
+pytestmark = needs_senders
 
 # A host that waits for all its children; `started` is there to be waited for.
 WAIT_FOR_ALL = """
@@ -41,6 +41,7 @@ def child_that_exits(code):
 """
 
 
+@pytest.mark.posix("forks")
 def test_a_host_that_waits_for_all_its_children(hosts: Hosts) -> None:
     """It ends when its children end, while the sender waits for a server that hangs; also with forks around events."""
     hosts.server.respond(Answer(hang=True))
@@ -62,6 +63,7 @@ hear()
     host.assert_ends()
 
 
+@pytest.mark.posix("SIGCHLD")
 def test_a_host_meets_at_most_one_signal_and_no_process(hosts: Hosts) -> None:
     """A handler for SIGCHLD hears of the spawned process once, and finds only children of its own."""
     source = """
@@ -80,6 +82,7 @@ except ChildProcessError:
     hosts.assert_runs(source, stdout="none\n", arrived=["one"])
 
 
+@pytest.mark.posix("zombies")
 def test_exec_after_a_flush_leaves_no_zombie(hosts: Hosts) -> None:
     """A launcher that captures, flushes and becomes another program hands no child over to it."""
     source = """
@@ -97,6 +100,7 @@ os.execv("/bin/sh", ["sh", "-c", "echo became; read line"])
     hosts.assert_arrived_once("one")
 
 
+@pytest.mark.posix("zombies")
 def test_a_flush_waits_for_the_spawned_process_to_leave(hosts: Hosts) -> None:
     """Not for long; on a machine that is not busy that is enough."""
     source = """
@@ -132,6 +136,7 @@ say(asyncio.run(main()))
     hosts.assert_runs(source, stdout="[0, 1, 2, 3, 4]\n", arrived=["one"] * 5)
 
 
+@pytest.mark.posix("reapers")
 def test_a_subreaper_gets_the_sender_back_and_reaps_it(hosts: Hosts) -> None:
     """A service manager of its own, as PID 1 is: no zombie is left of a sender that has ended."""
     source = """
@@ -153,6 +158,7 @@ hear()
     hosts.assert_arrived_once("one")
 
 
+@pytest.mark.posix("functions of os that start processes")
 def test_a_debugger_that_follows_child_processes_does_not_follow_the_sender(hosts: Hosts) -> None:
     """Such a tool replaces the functions of `os` that start processes."""
     source = """
@@ -191,6 +197,7 @@ else:
 """
 
 
+@pytest.mark.posix("sessions")
 @pytest.mark.skipif(sys.platform != "linux" or os.uname().machine not in ("x86_64", "aarch64"), reason="seccomp")
 def test_a_sandbox_that_refuses_setsid(hosts: Hosts) -> None:
     """The sender does without a session of its own."""
@@ -204,6 +211,7 @@ def test_a_sandbox_that_refuses_setsid(hosts: Hosts) -> None:
 CLI = 'client = new_client()\nclient.capture("one", distinct_id="me")\n'
 
 
+@pytest.mark.posix("flock")
 @pytest.mark.skipif(not shutil.which("flock"), reason="no flock here")
 def test_a_lock_that_the_caller_passes_on_is_free_at_once(hosts: Hosts, tmp_path: Path) -> None:
     """`flock -n lock cli`, run again and again: never "already locked", though senders of earlier runs still live."""
@@ -236,6 +244,7 @@ handed_over(client, 1)
     assert hosts.senders()
 
 
+@pytest.mark.posix("mounts")
 @pytest.mark.skipif(not shutil.which("unshare") or os.geteuid() != 0, reason="needs a mount namespace")
 def test_the_hosts_directory_can_be_unmounted_at_once(hosts: Hosts, tmp_path: Path) -> None:
     """A tool that lies and runs on a drive: when it has ended the drive can be taken away, though its sender lives."""

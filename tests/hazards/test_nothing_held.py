@@ -11,9 +11,9 @@ import shlex
 import pytest
 
 from atotelemetry.testing import Answer
-from support_hosts import describe, needs_proc, read_to_end
+from support_hosts import describe, needs_senders, read_to_end
 
-pytestmark = needs_proc
+pytestmark = needs_senders
 
 CLI = """
 client = new_client()
@@ -46,6 +46,7 @@ def test_a_shell_that_reads_the_cli_is_done_when_the_cli_is(hosts, shell):
     assert describe(sender)
 
 
+@pytest.mark.posix("descriptors")
 def test_a_descriptor_that_the_host_made_inheritable_is_closed_with_the_host(hosts):
     """A host made pipes and files inheritable (for a server it starts, or by Python's old default): none stays open."""
     mine, theirs = os.pipe()
@@ -72,6 +73,7 @@ os.dup2(high, 200)  # as shells do, far from the rest
         assert len(hosts.wait_for_senders()) == 1
 
 
+@pytest.mark.posix("descriptors")
 @pytest.mark.skipif(not hasattr(os, "sysconf"), reason="no limit on descriptors")
 def test_a_descriptor_above_a_limit_that_was_lowered(hosts):
     """It was opened before: a sender starts nevertheless, and lets go of it."""
@@ -89,6 +91,7 @@ say(client.flush(20))
     assert 200 not in open_files(sender)
 
 
+@pytest.mark.posix("descriptors")
 def test_a_running_sender_has_its_pipe_and_the_null_device_and_no_more_of_the_host(hosts):
     """While the host runs: stdin is the host's pipe, output goes nowhere, and it answers through one pipe more."""
     host = hosts.start(
@@ -116,6 +119,7 @@ hear()
     assert host.finish().returncode == 0
 
 
+@pytest.mark.posix("descriptors")
 def test_the_host_has_two_descriptors_of_ours_that_no_child_of_its_inherits(hosts):
     """A program that the host starts, and that outlives it, does not keep the sender's pipes open."""
     hosts.assert_runs(
@@ -133,6 +137,7 @@ say(set(os.listdir("/proc/self/fd")) == before)
     )
 
 
+@pytest.mark.posix("zombies")
 def test_a_host_that_lives_on_has_no_zombie(hosts):
     """A service that captures now and then never shows `<defunct>` children for long."""
     hosts.server.respond(None)
@@ -153,6 +158,7 @@ while hear() == "capture":
     hosts.assert_arrived_once(*["one"] * 3)
 
 
+@pytest.mark.posix("zombies")
 def test_a_host_that_shut_its_client_down_and_lives_on_has_no_zombie(hosts):
     """After `shutdown` the last sender is still reaped: by then nothing else of ours goes on in the host."""
     hosts.server.respond(None)
@@ -171,6 +177,7 @@ wait_until(lambda: len(os.listdir("/proc/self/task")) == 1)
     hosts.assert_arrived_once("one")
 
 
+@pytest.mark.posix("zombies")
 def test_a_host_that_flushes_all_the_time_gathers_no_children(hosts):
     """A service that flushes after each request meets at most the last spawned process, for a moment."""
     hosts.server.respond(None)
@@ -187,6 +194,7 @@ wait_until(lambda: not children())
     )
 
 
+@pytest.mark.posix("SIGCHLD")
 @pytest.mark.parametrize("reaping", ["signal.signal(signal.SIGCHLD, signal.SIG_IGN)", "reap_everything()"])
 def test_a_host_that_reaps_every_child_itself_is_not_disturbed(hosts, reaping):
     """An init-like host takes the exit status of our sender: no error, no wait, and the next event is sent as well."""
@@ -261,6 +269,7 @@ def test_the_directory_where_the_host_ran_can_be_unmounted_and_removed(hosts):
     assert os.readlink(f"/proc/{sender}/cwd") in {str(hosts.temp), os.sep}
 
 
+@pytest.mark.posix("SIGPIPE")
 def test_a_host_in_a_pipeline_whose_reader_left_ends_as_it_would_without_us(hosts):
     """`cli | head -1`: the CLI's own broken pipe is its own; with telemetry or without, the same exit code."""
     source = """

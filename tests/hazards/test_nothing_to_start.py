@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support_hosts import needs_proc
+from support_hosts import needs_senders, program_that_exits
 from support_listen import LISTEN
 
 if TYPE_CHECKING:
     from support_hosts import Hosts
 
-pytestmark = needs_proc
+pytestmark = needs_senders
 
 CAPTURE = """
 client = new_client()
@@ -76,12 +76,10 @@ def test_interpreter_that_does_not_start(
     hosts: Hosts, situation: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """The interpreter was uninstalled while the host ran, or ends at once: telemetry gives up after a few attempts."""
-    interpreter = tmp_path_factory.mktemp("bin") / "python"
-    if situation == "broken":
-        interpreter.write_text("#!/bin/sh\nexit 1\n")
-        interpreter.chmod(0o755)
+    place = tmp_path_factory.mktemp("bin")
+    interpreter = program_that_exits(place / "broken") if situation == "broken" else str(place / "python")
     source = f"""
-sys.executable = {str(interpreter)!r}
+sys.executable = sys._base_executable = {interpreter!r}
 client = new_client()
 def capture_until_given_up():
     client.capture("lost", distinct_id="me")

@@ -9,12 +9,12 @@ import datetime
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from support_hosts import needs_proc
+from support_hosts import needs_senders
 
 if TYPE_CHECKING:
     from support_hosts import Hosts
 
-pytestmark = needs_proc
+pytestmark = needs_senders
 
 VALUES = """
 import array, collections, dataclasses, datetime, decimal, enum, fractions, pathlib, re, types, uuid, weakref

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from support_hosts import needs_proc
+from support_hosts import needs_senders
 
 if TYPE_CHECKING:
     from support_hosts import Hosts
 
-pytestmark = needs_proc
+pytestmark = needs_senders
 
 LOGGING = """
 import logging
@@ -52,7 +52,7 @@ def test_log_handler_that_flushes_on_our_own_thread(hosts: Hosts) -> None:
     """A handler that flushes, without a limit, at a line of the very thread that it would wait for: no deadlock."""
     source = """
 client = new_client()
-sys.executable = "/nowhere/python"
+sys.executable = sys._base_executable = "/nowhere/python"
 flushing = True
 client.capture("lost", distinct_id="me")
 wait_until(lambda: client.stats.dropped and not client.stats.queued)

@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support_hosts import needs_proc
+from support_hosts import needs_senders
 
 if TYPE_CHECKING:
     from support_hosts import Hosts
 
-pytestmark = needs_proc
+pytestmark = needs_senders
 
 PLAIN = "{'number': number}"
 ODD = "{'number': number, 'odd': object, 'set': {1, 2}, 'surrogate': '\\udc80', 'nested': [{'deep': print}]}"
 
 # Ends a host: every event was taken, none was dropped, and the counts say so.
 ALL_TAKEN = """
-signal.setitimer(signal.ITIMER_REAL, 0)
+if hasattr(signal, "setitimer"):
+    signal.setitimer(signal.ITIMER_REAL, 0)
 # A signal that another thread had got already may still come, and its event is one for the next flush.
 wait_until(lambda: client.flush(20) is True and not client.stats.queued)
 stats = client.stats
@@ -45,6 +46,7 @@ def assert_all_numbered(hosts: Hosts, captured: str) -> Counter[str]:
     return counts
 
 
+@pytest.mark.posix("SIGALRM")
 @pytest.mark.parametrize("properties", [PLAIN, ODD], ids=["plain", "odd"])
 def test_signal_handler_that_captures(hosts: Hosts, properties: str) -> None:
     """A signal every half millisecond interrupts a loop of captures, and its handler captures, too."""
@@ -71,6 +73,7 @@ while (ticks < 100 or time.monotonic() < ends_at) and number < 5000:
     assert counts["handler"] >= 10
 
 
+@pytest.mark.posix("SIGALRM")
 def test_signal_handler_during_the_first_event(hosts: Hosts) -> None:
     """A signal while the first event still loads what it needs: nothing is raised, and the counts add up."""
     source = """
@@ -180,6 +183,7 @@ assert stats.captured == stats.handed_over + stats.dropped, stats
     assert hosts.arrived()["next"] == 1
 
 
+@pytest.mark.posix("SIGALRM")
 @pytest.mark.parametrize("properties", [PLAIN, ODD], ids=["plain", "odd"])
 def test_ctrl_c_in_the_middle_of_a_capture(hosts: Hosts, properties: str) -> None:
     """KeyboardInterrupt is the host's: it comes out of `capture`, which works on afterwards."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 
+import pytest
+
 from support_hosts import needs_proc
 
-pytestmark = needs_proc
+pytestmark = [needs_proc, pytest.mark.posix("forks")]
 
 
 def test_children_are_no_end(hosts):

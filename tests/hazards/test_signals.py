@@ -13,7 +13,7 @@ import pytest
 
 from support_hosts import needs_proc, read_to_end
 
-pytestmark = needs_proc
+pytestmark = [needs_proc, pytest.mark.posix("signals; test_windows.py has the ends of a host there")]
 
 # No core file from the hosts that crash.
 CAPTURES_THREE = """
@@ -91,7 +91,7 @@ while True:
     )
     while int(host.hear()) < 200:
         pass
-    host.send(signal.SIGKILL)
+    host.process.kill()
     rest = host.finish().stdout.split("\n")
     handed_over = max([200, *(int(line) for line in rest[:-1] if line)])
     hosts.wait_until_no_sender()

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support_hosts import needs_proc
+from support_hosts import needs_senders
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from support_hosts import Finished, Hosts
 
-pytestmark = needs_proc
+pytestmark = needs_senders
 
 EXIT_CODE = 5
 
@@ -42,6 +42,7 @@ def assert_unaffected(done: Finished) -> None:
 # ---- descriptors
 
 
+@pytest.mark.posix("limits of a process")
 @pytest.mark.parametrize("loaded", [False, True], ids=["first event", "later event"])
 @pytest.mark.parametrize("spare", range(5))
 def test_no_file_descriptors_left(hosts: Hosts, spare: int, loaded: bool) -> None:
@@ -77,6 +78,7 @@ client.flush(20)
     assert hosts.arrived()["fed again"] == 1
 
 
+@pytest.mark.posix("limits of a process")
 def test_no_file_descriptors_for_good(hosts: Hosts) -> None:
     """No descriptor for a pipe comes free again: events are dropped with the reason, at no cost to the host."""
     source = """
@@ -98,6 +100,7 @@ assert not client.disabled
     hosts.assert_arrived_once("earlier")
 
 
+@pytest.mark.posix("limits of a process")
 def test_descriptors_come_free_again_much_later(hosts: Hosts) -> None:
     """A shortage that outlasts every attempt ends nothing: with descriptors to be had, the next event arrives."""
     source = """
@@ -119,6 +122,7 @@ assert client.stats.dropped_by_reason == {"no sender": 3}, client.stats
     hosts.assert_arrived_once("earlier", "later")
 
 
+@pytest.mark.posix("a shell closes descriptors")
 @pytest.mark.parametrize("closed", [c for n in (1, 2, 3) for c in itertools.combinations((0, 1, 2), n)], ids=str)
 def test_standard_streams_closed(hosts: Hosts, tmp_path: Path, closed: tuple[int, ...]) -> None:
     """A host without stdin, stdout or stderr: events arrive, and files that it opens in their place stay its own."""
@@ -234,6 +238,7 @@ def limit_binds() -> bool:
 needs_process_limit = pytest.mark.skipif("not limit_binds()", reason="the process limit does not bind root")
 
 
+@pytest.mark.posix("limits of a process")
 @needs_process_limit
 @pytest.mark.parametrize("moment", ["before the first event", "after the first event"])
 def test_process_limit_reached(hosts: Hosts, moment: str) -> None:
@@ -278,6 +283,7 @@ threading.stack_size(0)
     hosts.assert_arrived_once("one", "two", "three")
 
 
+@pytest.mark.posix("limits of a process")
 def test_address_space_exhausted(hosts: Hosts) -> None:
     """The host is at the limit of its address space (`ulimit -v`): a thread's stack does not fit any more."""
     source = """
@@ -348,6 +354,7 @@ def test_log_that_cannot_be_written(hosts: Hosts, log: str) -> None:
     hosts.assert_arrived_once("arrived")
 
 
+@pytest.mark.posix("limits of a process")
 def test_disk_full(hosts: Hosts) -> None:
     """No byte can be written to any file (RLIMIT_FSIZE): pipes and sockets are none."""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from typing import TYPE_CHECKING
 
-from support_hosts import needs_proc
+import pytest
+
+from support_hosts import needs_senders
+from support_processes import kill
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from support_hosts import Hosts
 
-pytestmark = needs_proc
+pytestmark = needs_senders
 
 # Looks at the counts as fast as it can, from a thread of its own; threads take turns far more often than usual.
 SAMPLER = """
@@ -96,7 +98,7 @@ assert client.flush(20)
     host = hosts.start(SAMPLER + source + ADDS_UP)
     assert host.hear() == "kill"
     (sender,) = hosts.wait_for_senders()
-    os.kill(sender, signal.SIGKILL)
+    kill(sender)
     host.tell()
     done = host.finish()
     assert (done.returncode, done.stderr) == (0, "")
@@ -108,7 +110,7 @@ def test_giving_up(hosts: Hosts) -> None:
     """No sender can be started: every event that was waiting is counted as dropped."""
     source = """
 client = new_client(queue_size=50)
-sys.executable = "/nowhere/python"
+sys.executable = sys._base_executable = "/nowhere/python"
 sampler = Sampler(client)
 storm(client, count=50)
 def gave_up():
@@ -124,6 +126,7 @@ assert client.stats.dropped_by_reason.keys() <= {"queue full", "no sender", "gav
     hosts.assert_runs(SAMPLER + source + ADDS_UP, stdout="0\n")
 
 
+@pytest.mark.posix("a script as an interpreter")
 def test_stuck_sender_at_a_flush_without_a_thread(hosts: Hosts, tmp_path: Path) -> None:
     """The pipe is full and no thread can be started: what the flush could not hand over in time is counted."""
     source = """
@@ -162,6 +165,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.posix("a script as an interpreter")
 def test_sender_is_told(hosts: Hosts, tmp_path: Path) -> None:
     """The last line of a stream tells the sender what the host counted, the first one where to send."""
     interpreter = tmp_path / "python"
@@ -188,6 +192,7 @@ wait_until(lambda: client.flush(20, delivered=True) is not None and not client.s
     assert end == {"type": "end", "captured": 4, "dropped": 2}
 
 
+@pytest.mark.posix("hangs are reported")
 def test_the_report_of_a_hang_counts_as_an_event(hosts: Hosts) -> None:
     """The sender makes it, while the host lives: `captured`, `handed_over` and `delivered` have it all the same."""
     done = hosts.run("""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 
-from support_hosts import needs_proc
+import pytest
 
-pytestmark = needs_proc
+from support_hosts import needs_senders
+from support_processes import go_on, stop
+
+pytestmark = needs_senders
 
 STUCK = """
 client = new_client(queue_size=50)
@@ -41,7 +42,7 @@ say(client.stats.handed_over == accepted)
     for _ in range(3):
         assert host.hear() == "True True"
     # Thawed, it takes what was queued: nothing of that is lost.
-    os.kill(sender, signal.SIGCONT)
+    go_on(sender)
     host.tell()
     host.assert_ends(stdout="True\nTrue\n")
     hosts.wait_until_no_sender()
@@ -79,7 +80,7 @@ say(time.monotonic())
     took = time.monotonic() - leaving_at
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert 1.5 < took < 3.5, took
-    os.kill(sender, signal.SIGCONT)
+    go_on(sender)
     hosts.wait_until_no_sender()
     arrived = hosts.arrived()
     assert max(arrived.values()) == 1
@@ -104,13 +105,14 @@ say(time.monotonic())
     )
     assert host.hear() == "ready"
     for sender in hosts.wait_for_senders(3):
-        os.kill(sender, signal.SIGSTOP)
+        stop(sender)
     host.tell()
     leaving_at = float(host.hear())
     host.assert_ends()
     assert time.monotonic() - leaving_at < 3.5
 
 
+@pytest.mark.posix("a signal that a process sends itself")
 def test_an_impatient_ctrl_c_during_the_wait_at_exit_is_quiet(hosts):
     """Ctrl-C while the exit waits for a stuck sender: the wait ends, without a traceback of ours."""
     host = hosts.start(

@@ -6,13 +6,15 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+import pytest
+
 from support_hosts import PATIENCE, needs_proc
 from support_processes import marked
 
 if TYPE_CHECKING:
     from support_hosts import Hosts
 
-pytestmark = needs_proc
+pytestmark = [needs_proc, pytest.mark.posix("SIGTERM")]
 
 # On a busy machine a sender may take the whole drain to start. One that the signal ends is never quick enough.
 ATTEMPTS = 4

@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 
 from support_home import ID
-from support_hosts import needs_proc
+from support_hosts import needs_senders
 
-pytestmark = needs_proc
+pytestmark = needs_senders
 
 README = Path(__file__).parent.parent.parent / "README.md"
 
-# Audit hooks see what Python code does, /proc what is there afterwards.
+# Audit hooks see the calls of Python code, /proc all that is there afterwards.
 RUN = """
-import atexit
+import _thread, atexit
+from atotelemetry.host.choice import choice_path
 os.environ.pop("XDG_CONFIG_HOME", None)
 sys.dont_write_bytecode = True  # files of the interpreter's own
 home = os.environ["HOME"]
@@ -29,11 +30,14 @@ def forget(*directories):
     import shutil
     for directory in directories:
         shutil.rmtree(os.path.join(home, directory), ignore_errors=True)
-atexit.register(forget, ".config", ".atopile", "work")  # the test's own files; after ours, so that it comes first
+def forget_choices():
+    forget(".config", ".atopile", "mytool", "atopile")
+# The test's own files. Registered after ours, so it comes first.
+atexit.register(lambda: (forget_choices(), os.chdir(home), forget("work")))
 {prepare}
 FORBIDDEN = (
     "socket.", "subprocess.", "os.posix_spawn", "os.fork", "os.exec", "os.mkdir", "os.rename", "os.link", "os.symlink",
-    "os.remove", "os.chmod", "os.chown", "os.truncate", "_thread.start_new_thread",
+    "os.remove", "os.chmod", "os.chown", "os.truncate", "_thread.start_new_thread", "_winapi.Create",
 )
 seen = []
 def look(event, arguments):
@@ -43,7 +47,11 @@ def look(event, arguments):
         if not str(arguments[0]).startswith(sys.prefix) and "__pycache__" not in str(arguments[0]):
             seen.append(f"open {{arguments[0]}}")
 sys.addaudithook(look)
-before = sorted(os.listdir("/proc/self/fd")), os.listdir("/proc/self/task")
+def held():
+    if os.name != "posix":
+        return _thread._count()  # the audit hook sees the rest
+    return sorted(os.listdir("/proc/self/fd")), os.listdir("/proc/self/task")
+before = held()
 telemetry = atotelemetry.Telemetry(
     app={app!r}, api_key="k", host=os.environ["TEST_SERVER"], run_properties=(){options}
 )
@@ -53,21 +61,22 @@ with telemetry.capture("start", "end"):
 telemetry.capture_exception(ValueError("x"))
 telemetry.client.capture("directly", distinct_id="me")
 telemetry.client.flush(20, delivered=True)
-after = sorted(os.listdir("/proc/self/fd")), os.listdir("/proc/self/task")
+after = held()
 found = list(seen)
-children = open("/proc/self/task/%d/children" % os.getpid()).read()
+children = open("/proc/self/task/%d/children" % os.getpid()).read() if os.name == "posix" else ""
 say(before == after, found, children, telemetry.client.disabled)
 """
-YES = f'write(".config/{{app}}/telemetry.yaml", "id: {ID}\\ntelemetry: true\\n")'
-NO = 'write(".config/mytool/telemetry.yaml", "telemetry: false\\n")'
+YES = f'write(choice_path("{{app}}"), "id: {ID}\\ntelemetry: true\\n")'
+NO = 'write(choice_path("mytool"), "telemetry: false\\n")'
 WORK = 'os.makedirs(os.path.join(home, "work", ".git")); os.chdir(os.path.join(home, "work"))'
 
 
 class Way:
     """One way to say no: variables, or lines of a program before or after the `Telemetry` is made."""
 
-    def __init__(self, prepare="", *, app="mytool", options=", notice=None", then="", **variables):
+    def __init__(self, prepare="", *, app="mytool", options=", notice=None", then="", is_posix=False, **variables):
         self.app = app
+        self.is_posix = is_posix
         self.prepare = "\n".join((YES.format(app=app), prepare))
         self.options = options
         self.then = then
@@ -103,8 +112,8 @@ ROWS = {
     ],
     "`telemetry: false` in `~/.config/mytool/telemetry.yaml`": [
         Way(NO),
-        Way('write(".config/mytool/telemetry.yaml", "{telemetry: Off}  # never")'),
-        Way('write(".config/mytool/telemetry.yaml", "enabled: false")'),
+        Way('write(choice_path("mytool"), "{telemetry: Off}  # never")'),
+        Way('write(choice_path("mytool"), "enabled: false")'),
         Way(NO, options=""),
     ],
     "`[tool.mytool] telemetry = false` in a project's `pyproject.toml`": [
@@ -115,16 +124,17 @@ ROWS = {
     ],
     "`CI=true`": [Way(CI="true"), Way(CI="true", app="atopile")],
     "`telemetry: false` in `~/.atopile/telemetry.yaml`": [
-        Way('write(".atopile/telemetry.yaml", "telemetry: false")', app="atopile")
+        Way('write(".atopile/telemetry.yaml", "telemetry: false")', app="atopile", is_posix=True)
     ],
     "`sudo mytool`": [
         Way(
             'import pwd\nwrite("work/.config/mytool/telemetry.yaml", "telemetry: false")\n'
             "pwd.getpwuid = lambda _: pwd.struct_passwd(('a', 'x', 5, 5, '', os.path.join(home, 'work'), ''))",
+            is_posix=True,
             SUDO_UID="54321",
         )
     ],
-    "nothing at all": [Way('forget(".config")', options="")],
+    "nothing at all": [Way("forget_choices()", options="")],
     "`telemetry.client.disabled = True`": [Way(then="telemetry.client.disabled = True")],
 }
 
@@ -141,7 +151,12 @@ def test_every_row_of_the_readme_is_tested_here():
 
 
 @pytest.mark.parametrize(
-    ("row", "number"), [(row, number) for row, ways in ROWS.items() for number in range(len(ways))]
+    ("row", "number"),
+    [
+        pytest.param(row, number, marks=[pytest.mark.posix("places and accounts of POSIX")] * ways[number].is_posix)
+        for row, ways in ROWS.items()
+        for number in range(len(ways))
+    ],
 )
 def test_a_no_means_nothing_at_all(hosts, row, number):
     """No event, no thread, no process, no new descriptor, no connection, no file."""
@@ -161,7 +176,7 @@ def test_the_look_would_see_a_yes(hosts):
     way = Way()
     done = hosts.run(RUN.format(prepare=way.prepare, app="mytool", options=way.options, then=""))
     assert (done.returncode, done.stderr) == (0, "")
-    assert "posix_spawn" in done.stdout
+    assert "posix_spawn" in done.stdout or "_winapi.CreateProcess" in done.stdout
     assert done.stdout.startswith("False")
     assert len(hosts.server.wait_for_events(5)) == 5
     hosts.wait_until_no_sender()
@@ -169,7 +184,7 @@ def test_the_look_would_see_a_yes(hosts):
 
 def test_the_look_would_see_a_file(hosts):
     """And a first run that makes its file."""
-    done = hosts.run(RUN.format(prepare='forget(".config")', app="mytool", options=", notice=None", then=""))
+    done = hosts.run(RUN.format(prepare="forget_choices()", app="mytool", options=", notice=None", then=""))
     assert "os.mkdir" in done.stdout
     assert "telemetry.yaml" in done.stdout
     hosts.wait_until_no_sender()

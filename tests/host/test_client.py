@@ -411,7 +411,7 @@ atexit.register(lambda: began.append(time.monotonic()))
     # The hook that is registered first runs last.
     first = "import atexit, time; atexit.register(lambda: print(time.monotonic() - began[0], client.disabled))\n"
     done = subprocess.run(
-        [sys.executable, "-c", first + HOST.replace("sender_deadline=10", "sender_deadline=2") + source, server.url],
+        [sys.executable, "-c", first + HOST.replace("sender_deadline=30", "sender_deadline=2") + source, server.url],
         capture_output=True,
         text=True,
         timeout=30,

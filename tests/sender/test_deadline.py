@@ -16,7 +16,7 @@ from atotelemetry.sender.lanes import MAX_IN_FLIGHT
 from atotelemetry.sender.tally import counted
 from atotelemetry.testing import Answer, CaptureServer
 from atotelemetry.wire import Outcome
-from support_deadline import GRACE, SHORT, in_time
+from support_deadline import GRACE, SHORT, SLOWER, in_time
 from support_sender import (
     END,
     PATIENCE,
@@ -39,7 +39,7 @@ from support_sender import (
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="asks for a pipe's size")
 
 
-DEADLINE = 2.5
+DEADLINE = 2.5 * SLOWER
 
 
 HANGING_NAME_SERVER = """
@@ -150,7 +150,7 @@ def test_a_stalled_sender_is_gone_at_its_deadline(stalled, name):
         done = in_time(lambda: run_stalled(name), DEADLINE)
     print(f"{name}: gone {done.seconds:.2f} s after the end of input, deadline {DEADLINE} s")
     assert done.exit_code == 1
-    assert done.seconds >= DEADLINE - 1.0
+    assert done.seconds >= DEADLINE - 1.0 * SLOWER
     count = len(expected_names(name))
     assert done.summary.startswith(f"done: {counted(count)} read, 0 delivered, {count} dropped ")
 
@@ -203,7 +203,7 @@ import atotelemetry.sender.batch as batch
 import atotelemetry.sender.delivery as delivery
 {stuck} = lambda *arguments, **fields: threading.Event().wait()
 """
-    done = run_sender(events(3), arguments=to("http://127.0.0.1:1", deadline=4), patch=patch)
+    done = run_sender(events(3), arguments=to("http://127.0.0.1:1", deadline=4 * SLOWER), patch=patch)
     assert done.exit_code == 1
     assert "dropped 3 events: no answer before the deadline" in done.lines
     assert done.summary.startswith("done: 3 events read, 0 delivered, 3 dropped (3 x no answer before the deadline)")
@@ -218,7 +218,7 @@ import atotelemetry.sender.delivery as delivery
 buffer.Buffer.__init__.__defaults__ = (20_000,)
 delivery.Delivery.post = lambda *arguments: threading.Event().wait()
 """
-    done = run_sender(events(400), arguments=to("http://127.0.0.1:1", deadline=4), patch=patch)
+    done = run_sender(events(400), arguments=to("http://127.0.0.1:1", deadline=4 * SLOWER), patch=patch)
     assert done.exit_code == 1
     summary = re.match(r"done: (\d+) events read, 0 delivered, (\d+) dropped ", done.summary)
     assert summary is not None, done.summary
@@ -302,8 +302,9 @@ def test_the_deadline_holds_for_all_requests_together():
         accepted = {event["event"] for event in server.events}
     assert done.exit_code == 1
     assert 1 <= len(done.dropped()) < 40
-    # Those under way at the deadline may have been accepted after we gave up on them.
-    assert accepted | set(done.dropped()) == {"first", *(f"e{number}" for number in range(40))}
+    # Those under way at the deadline may have been accepted after we gave up on them. What a busy machine left between
+    # two steps is counted, not named.
+    assert accepted | set(done.dropped()) - {""} == {"first", *(f"e{number}" for number in range(40))}
     assert len(accepted & set(done.dropped())) <= MAX_IN_FLIGHT
 
 
@@ -312,7 +313,7 @@ def test_one_stuck_request_holds_up_a_living_host_for_its_own_attempts_only():
     with CaptureServer() as server:
         slow = Answer(status=500, trickle=0.1)  # each byte is in time, the whole of it is not
         server.script(slow, slow)
-        with RunningSender(*to(server.url, timeout=0.2, max_retries=1)) as sender:
+        with RunningSender(*to(server.url, timeout=0.2 * SLOWER, max_retries=1)) as sender:
             sender.write(event("stuck", 1))
             server.wait_for_requests(1)
             sender.write(event("next", 2))

@@ -296,7 +296,6 @@ def test_a_proxy_that_fails_is_tried_again(answer, scheme):
         assert len(proxy.asked) == (0 if scheme == "down" else 2)
 
 
-@pytest.mark.posix("variables whose case counts")
 def test_a_proxy_of_an_unknown_kind_is_final(server):
     """With the reason; and nothing goes around it."""
     done = run_sender(event("e"), arguments=to(server.url), env={"HTTP_PROXY": "nonsense://127.0.0.1:1"})

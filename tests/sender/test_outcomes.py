@@ -9,6 +9,7 @@ import pytest
 
 from atotelemetry.sender.lanes import MAX_IN_FLIGHT
 from atotelemetry.testing import Answer, CaptureServer
+from support_deadline import SLOWER
 from support_sender import END, KEY, PATIENCE, RunningSender, closed_port, event, events, hello, run_sender, to
 
 
@@ -66,7 +67,7 @@ def test_what_may_succeed_is_tried_again(server, failure):
 def test_a_timeout_is_tried_again(server):
     """A server that says nothing is asked once more."""
     server.script(Answer(hang=True))
-    done = run_sender(events(2), arguments=to(server.url, timeout=0.5))
+    done = run_sender(events(2), arguments=to(server.url, timeout=0.5 * SLOWER))
     assert done.exit_code == 0, done.stderr
     assert names(server.events) == ["e0", "e1"]
     assert len(server.requests) == 2

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import os
 import socket
+import sys
 import urllib.request
 
 import pytest
@@ -33,6 +34,8 @@ def except_for(no_proxy):
     return {**BY_PROXY, "NO_PROXY": no_proxy}
 
 
+CGI = ({"http_proxy": "http://{P}", "REQUEST_METHOD": "POST"}, PROXY)
+# Rows of Windows' own are below: it has one variable of a name, in whatever case that is written.
 # {P} is the proxy's host and port, {T} the server's port. Expected is a way, or a part of the reason for none.
 TABLE = [
     # which variable
@@ -48,7 +51,7 @@ TABLE = [
     (NAME, {"HTTP_PROXY": "http://{P}", "ALL_PROXY": "http://dead:1"}, PROXY),
     (NAME, {"HTTP_PROXY": "", "ALL_PROXY": "http://{P}"}, PROXY),
     (NAME, {**BY_PROXY, "REQUEST_METHOD": "POST"}, DIRECT),  # a CGI script
-    (NAME, {"http_proxy": "http://{P}", "REQUEST_METHOD": "POST"}, PROXY),
+    (NAME, *CGI),
     (SECURE, {"HTTPS_PROXY": "http://{P}"}, PROXY),
     (SECURE, {"https_proxy": "http://{P}", "HTTPS_PROXY": "http://dead:1"}, PROXY),
     (SECURE, {"https_proxy": "", "ALL_PROXY": "http://{P}"}, PROXY),
@@ -126,6 +129,9 @@ TABLE = [
     (NAME, except_for("10.0.0.0/99,<local>,telemetry.example"), DIRECT),
     (V4, except_for("127.0.0.0/8:x"), PROXY),
 ]
+if sys.platform == "win32":
+    TABLE = [row for row in TABLE if len({name.upper() for name in row[1]}) == len(row[1]) and row[1:] != CGI]
+    TABLE += [(NAME, CGI[0], DIRECT)]  # all that Python can tell there
 
 
 class Listener(Staller):
@@ -190,7 +196,6 @@ def delivery_to(host, lines):
         delivery.close()
 
 
-@pytest.mark.posix("variables whose case counts")
 @pytest.mark.parametrize(("host", "variables", "expected"), TABLE)
 def test_the_way(monkeypatch, proxy, server, host, variables, expected):
     """As the variables say, a request goes through the proxy, past it, or nowhere, with the reason."""
@@ -203,13 +208,12 @@ def test_the_way(monkeypatch, proxy, server, host, variables, expected):
     assert "secret" not in "".join(lines) + outcome.reason
     if expected not in (DIRECT, PROXY):
         assert (seen, outcome.kind) == ((0, 0), REJECTED)
-        assert expected in outcome.reason
+        assert expected in outcome.reason or (sys.platform == "win32" and expected.partition(" ")[2] in outcome.reason)
         return
     assert seen == ((1, 0) if expected == PROXY else (0, 1)), lines
     assert (f", through the proxy 127.0.0.1:{proxy.port}" in lines[-1]) == (expected == PROXY)
 
 
-@pytest.mark.posix("variables whose case counts")
 def test_unreadable_entries_are_said_once(monkeypatch, proxy, server):
     """One line for a whole sender, however many requests and connections it makes."""
     set_variables(monkeypatch, except_for("foo:*, ok.example, http://me:secret@[::1"), P=f"127.0.0.1:{proxy.port}")
@@ -223,7 +227,6 @@ def test_unreadable_entries_are_said_once(monkeypatch, proxy, server):
     assert said == ["NO_PROXY: skipped, because unreadable: 'foo:*', 'http://[::1'"]
 
 
-@pytest.mark.posix("variables whose case counts")
 @pytest.mark.parametrize(("host", "variables", "expected"), TABLE)
 def test_side_by_side_with_urllib(monkeypatch, host, variables, expected):
     """A server that urllib reaches without a proxy, we do; and the other way round, for entries in a form it knows."""
@@ -308,7 +311,7 @@ def test_the_settings_of_the_system(monkeypatch, proxy, server, settings, bypass
     if expected in (DIRECT, PROXY):
         assert (len(proxy.heads), len(server.heads)) == ((1, 0) if expected == PROXY else (0, 1))
     else:
-        assert expected in outcome.reason
+        assert expected in outcome.reason or (sys.platform == "win32" and expected.partition(" ")[2] in outcome.reason)
 
 
 # ---- SOCKS
@@ -352,7 +355,6 @@ def test_a_socks_proxy_with_a_password():
     assert "ret" not in done.stderr
 
 
-@pytest.mark.posix("variables whose case counts")
 def test_a_socks_proxy_without_the_extra():
     """The reason names the package to install, and the event goes nowhere else."""
     with Listener() as server:

@@ -204,8 +204,10 @@ def install_packages(home: Path, version: str, python: Path) -> None:
         requirements.write_text(needed)
         quietly(*into, "-r", requirements, cwd=home)
         mark.write_text(digest)
-    # pytest asks `platform`, which asks WMI since 3.12, and Wine 8 aborts. Senders run without `site`.
-    (site / "no_wmi.pth").write_text("import sys; sys.modules['_wmi'] = None\n")
+    # Wine 8 aborts where `platform` asks WMI, since 3.12, and has no CopyFile2, which `shutil` takes since then.
+    # Tests need both; senders run without `site`.
+    without = "import sys, _winapi; sys.modules['_wmi'] = None; vars(_winapi).pop('CopyFile2', None)\n"
+    (site / "wine.pth").write_text(without)
     with tempfile.TemporaryDirectory(dir=home) as temporary:
         quietly(UV, "build", "--quiet", "--wheel", "--out-dir", temporary, PROJECT)
         (wheel,) = Path(temporary).glob("*.whl")

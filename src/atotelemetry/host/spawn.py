@@ -17,6 +17,11 @@ import sys
 
 from atotelemetry.host.child import Sender
 
+if sys.platform == "win32":
+    # Here, not at the first start: the feeder's thread must not wait for the import lock, which a Ctrl-C in the wrong
+    # moment leaves locked.
+    from atotelemetry.host import spawn_windows
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -112,8 +117,6 @@ def start_sender(*, urgent: bool = False, watch: bool = False, dumps: int = -1) 
     """
     executable = sys.executable
     if sys.platform == "win32":
-        from atotelemetry.host import spawn_windows  # nobody else has the built-in module that it needs
-
         executable = spawn_windows.interpreter()
     if _START_DIRECTORY is not None:
         executable = os.path.join(_START_DIRECTORY, executable)  # a relative one; the host may have gone elsewhere

@@ -62,12 +62,13 @@ def find_way(scheme: str, host: str, port: int | None, environ: Mapping[str, str
 
 def _variable(environ: Mapping[str, str], name: str) -> tuple[str, str]:
     """Return how a variable is really spelt, and its value. Lower case wins, also when it is empty."""
-    if name in environ:
+    # Windows takes any case for the name of a variable, and Python lists all names there in upper case.
+    spellings = [spelling for spelling in environ if spelling.lower() == name]
+    if name in spellings:
         return name, environ[name].strip()
-    if name == "http_proxy" and "REQUEST_METHOD" in environ:
+    if not spellings or (name == "http_proxy" and "REQUEST_METHOD" in environ):
         return "", ""  # a CGI script: a client's header `Proxy:` sets HTTP_PROXY (CVE-2016-1000110)
-    spelling = next((spelling for spelling in environ if spelling.lower() == name), "")
-    return spelling, environ.get(spelling, "").strip()
+    return spellings[0], environ[spellings[0]].strip()
 
 
 def _way_through(variable: str, proxy: str) -> Way:
