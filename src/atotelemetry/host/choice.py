@@ -160,9 +160,6 @@ class FileChoice:
         where = f"{path}, line {self.line}" if self.line else path
         return f"damaged: {where}: {self.detail}" if self.state == "damaged" else f"{self.detail} in {where}"
 
-    def __repr__(self) -> str:
-        return f"FileChoice(state={self.state!r}, detail={self.detail!r}, line={self.line!r}, id={self.id!r})"
-
 
 def said(value: object) -> bool | None:
     """Return the meaning of a bool or of a person's word; None when it is neither yes nor no."""

@@ -13,7 +13,7 @@ import sys
 
 from atotelemetry.facts.places import MAX_NAME_BYTES
 from atotelemetry.facts.text import clip
-from atotelemetry.host.debug import debug
+from atotelemetry.host.debug import attempt, debug
 from atotelemetry.host.frames import Frames, chosen, stack_of_the_caller, traceback_entries
 from atotelemetry.host.guarded import (
     MAX_MESSAGE_BYTES,
@@ -369,9 +369,5 @@ def _qualified_name(exception: BaseException) -> str:
 
 def _adopt_traceback(exception: BaseException, traceback: object) -> None:
     """Give an exception the traceback that came beside it, where it has none of its own."""
-    if traceback is None or read(exception, "__traceback__", default=None) is not None:
-        return
-    try:
-        BaseException.with_traceback(exception, traceback)  # type: ignore[arg-type]
-    except TypeError:
-        return  # not a traceback
+    if traceback is not None and read(exception, "__traceback__", default=None) is None:
+        attempt(BaseException.with_traceback, exception, traceback, default=exception)  # it may be none

@@ -149,8 +149,8 @@ class Frames:
         frames = [gap_frame(-index) if index < 0 else self._frame(entries[index], summaries[index]) for index in plan]
         own = [number for number, frame in enumerate(frames) if frame["in_app"]]
         # The `<module>` frame of a script, of `-m` or of a console script differs, and some have none.
-        if len(own) > 1 and frames[own[0]]["function"] == "<module>" and _is_main(entries[plan[own[0]]]):
-            frames[own[0]]["in_app"] = False
+        if len(own) > 1 and frames[own[0]]["function"] == "<module>":
+            frames[own[0]]["in_app"] = _raw_module(entries[plan[own[0]]].tb_frame) != "__main__"
         return frames
 
     def innermost_own(self, entries: Sequence[TracebackType]) -> tuple[str, str]:
@@ -230,10 +230,6 @@ def _module(frame: FrameType) -> str | None:
     if name != "__main__":
         return name
     return read_text(dict.get(frame.f_globals, "__spec__"), "name") or name
-
-
-def _is_main(entry: TracebackType) -> bool:
-    return _raw_module(entry.tb_frame) == "__main__"
 
 
 def _lines(filename: str) -> list[str]:

@@ -37,9 +37,8 @@ _MAX_ITEMS_BYTES = 128 * 1024  # of JSON that somebody made earlier, or of an ar
 _SHORT = 32
 
 # Past a metaclass, which may run code of the host's for any of these.
-_mro, _namespace, name_of, _qualified_name, _module, _base = (
-    type.__dict__[name].__get__
-    for name in ("__mro__", "__dict__", "__name__", "__qualname__", "__module__", "__base__")
+_mro, _namespace, name_of, _qualified_name, _module = (
+    type.__dict__[name].__get__ for name in ("__mro__", "__dict__", "__name__", "__qualname__", "__module__")
 )
 _MISSING = object()
 _MEMBER = type(type(sys.flags).__dict__["debug"])  # the descriptor of a slot
@@ -302,15 +301,9 @@ def _attrs(walk: Walk, value: Any, depth: int) -> Any:
     # As in msgspec: everything public in `__dict__`, declared or not, then the filled public slots.
     walk.left -= len(_mro(type(value))) * 4  # all its classes are looked through for slots
     pairs = walk.copied(dict.items, _instance_dict(value), 2)
-    base: Any = type(value)
-    while base is not None:
-        for name, slot in tuple(_namespace(base).items()):
-            if type(slot) is _MEMBER:
-                try:
-                    pairs.append((name, slot.__get__(value)))
-                except AttributeError:
-                    continue
-        base = _base(base)
+    for base in _mro(type(value)):
+        slots = [name for name, slot in tuple(_namespace(base).items()) if type(slot) is _MEMBER]
+        pairs += [(name, _own(value, name, UNSET)) for name in slots]
     public = [(name, item) for name, item in pairs if type(name) is str and name[:1] != "_" and item is not UNSET]
     return walk.entries(public, 0, depth)
 

@@ -15,7 +15,9 @@ from atotelemetry.facts.run import run_id
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any
+    from typing import Any, TypeAlias
+
+    Text: TypeAlias = staticmethod[[], str | None]
 
 __all__ = ["PropertyLoaders", "TelemetryProperties", "ThinProperties"]
 
@@ -60,21 +62,13 @@ class PropertyLoaders:
     together, within a second. None means not known. Never raise, never print.
     """
 
-    email: staticmethod[[], str | None] = _loader("email", "git's `user.email`")
-    current_git_hash: staticmethod[[], str | None] = _loader(
-        "current_git_hash", "the commit checked out in the working directory"
-    )
-    project: staticmethod[[], str | None] = _loader(
-        "project", "the normalised URL of the remote `origin`: `github.com/acme/widget`"
-    )
-    project_id: staticmethod[[], str | None] = _loader("project_id", "the SHA-256 of `project`")
-    ci_provider: staticmethod[[], str | None] = _loader(
-        "ci_provider", "the name of the continuous integration service that this runs in"
-    )
+    email: Text = _loader("email", "git's `user.email`")
+    current_git_hash: Text = _loader("current_git_hash", "the commit checked out in the working directory")
+    project: Text = _loader("project", "the normalised URL of the remote `origin`: `github.com/acme/widget`")
+    project_id: Text = _loader("project_id", "the SHA-256 of `project`")
+    ci_provider: Text = _loader("ci_provider", "the name of the continuous integration service that this runs in")
     platform: staticmethod[[], str] = _loader("platform", "`sys.platform`")
-    via_docker: staticmethod[[], bool] = _loader(
-        "via_docker", "whether this runs in the app's own Docker image (`ATO_VIA_DOCKER`)"
-    )
+    via_docker: staticmethod[[], bool] = _loader("via_docker", "whether this runs in the app's Docker image")
 
     @staticmethod
     def via_vsce() -> bool:
@@ -86,15 +80,9 @@ class PropertyLoaders:
         """Return how atopile was installed: "pip", "uv-tool", "dev" and others (see `facts/installed.py`)."""
         return _fact("install_method") or "unknown"
 
-    github_action_repository: staticmethod[[], str | None] = _loader(
-        "github_action_repository", "`GITHUB_ACTION_REPOSITORY`: owner and repository of the action that runs"
-    )
-    github_repository_owner: staticmethod[[], str | None] = _loader(
-        "github_repository_owner", "`GITHUB_REPOSITORY_OWNER`"
-    )
-    github_repository: staticmethod[[], str | None] = _loader(
-        "github_repository", "`GITHUB_REPOSITORY`: owner and repository that the workflow runs for"
-    )
+    github_action_repository: Text = _loader("github_action_repository", "`GITHUB_ACTION_REPOSITORY`")
+    github_repository_owner: Text = _loader("github_repository_owner", "`GITHUB_REPOSITORY_OWNER`")
+    github_repository: Text = _loader("github_repository", "`GITHUB_REPOSITORY`: its owner and name")
 
     @staticmethod
     def run_id() -> str:

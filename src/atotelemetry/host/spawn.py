@@ -274,20 +274,17 @@ def _spawn(arguments: list[str], environment: Mapping[str, str], given: tuple[in
     if hasattr(posix, "POSIX_SPAWN_CLOSEFROM"):
         actions.append((posix.POSIX_SPAWN_CLOSEFROM, kept))
 
-    def spawn(**options: Any) -> int:  # noqa: ANN401 - as `posix_spawn`
-        # The feeder blocks every signal; its child must not. Only SIGTERM waits until the sender can answer it with a
-        # short drain: systemd and CI agents send it right after our exit.
-        mask = (signal.SIGTERM,)
-        return posix.posix_spawn(arguments[0], arguments, environment, file_actions=actions, setsigmask=mask, **options)
-
+    # The feeder blocks every signal; its child must not. Only SIGTERM waits until the sender can answer it with a short
+    # drain: systemd and CI agents send it right after our exit.
+    options: dict[str, Any] = {"file_actions": actions, "setsigmask": (signal.SIGTERM,)}
     try:
-        return spawn(setsid=True)
+        return posix.posix_spawn(arguments[0], arguments, environment, setsid=True, **options)
     except NotImplementedError:
-        return spawn()
+        pass
     except OSError as error:
         if error.errno not in _NO_SETSID:
             raise
-        return spawn()
+    return posix.posix_spawn(arguments[0], arguments, environment, **options)
 
 
 def _inheritable_descriptors() -> list[int]:

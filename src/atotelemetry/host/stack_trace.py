@@ -15,6 +15,7 @@ from itertools import groupby, islice
 from traceback import FrameSummary, StackSummary, TracebackException
 
 from atotelemetry.facts.text import clip
+from atotelemetry.host.debug import attempt
 from atotelemetry.host.guarded import MAX_LINE_BYTES, plain_type_name, read_text
 
 TYPE_CHECKING = False
@@ -36,6 +37,7 @@ _MAX_STATEMENT_CHARACTERS = 4_000  # 3.13 parses all of a statement for its care
 _MAX_FORMATTED_LINE_CHARACTERS = 2_000
 _MAX_SOURCE_FILE_BYTES = 4 * 1024 * 1024
 _SUGGESTED_FROM = ("name", "name_from", "obj")
+_MISSING = object()
 
 
 class _Alone:
@@ -71,12 +73,10 @@ class _Alone:
         if name in self._hidden:
             raise AttributeError(name)
         # Where a SyntaxError points to.
-        try:
-            return getattr(self._exception, name)
-        except KeyboardInterrupt:
-            raise
-        except BaseException:
-            raise AttributeError(name) from None
+        found = attempt(getattr, self._exception, name, default=_MISSING)
+        if found is _MISSING:
+            raise AttributeError(name)
+        return found
 
 
 def print_all(shown: Sequence[Shown], *, source_lines: bool) -> str:
@@ -117,13 +117,12 @@ def _rendering(node: Node, *, plain: bool, source_lines: bool) -> TracebackExcep
     """
     kind = type(node.exception)
     alone: Any = _Alone(node, source_lines=source_lines)
-    try:
-        return TracebackException(_plain_type(kind) if plain else kind, alone, None, lookup_lines=False)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:
-        # Its search for a better message (it lists an object's attributes) may raise; that is kept in.
-        return TracebackException(_plain_type(kind), alone, None, lookup_lines=False)
+
+    def make(kind: type[BaseException]) -> TracebackException:
+        return TracebackException(kind, alone, None, lookup_lines=False)
+
+    # Its search for a better message (it lists an object's attributes) may raise; that is kept in.
+    return (None if plain else attempt(make, kind, default=None)) or make(_plain_type(kind))
 
 
 def _format(shown: Sequence[Shown]) -> str:
