@@ -61,12 +61,19 @@ def run_at_once(source: str, *runs: Sequence[str]) -> list[str]:
             process.communicate()
 
 
-def wait_until(condition: Callable[[], object], told: Callable[[], object] = str, timeout: float = PATIENCE) -> None:
-    """Wait for what another process or thread does; `told` describes the state when it is waited for in vain."""
+def happens(condition: Callable[[], object], timeout: float = PATIENCE) -> bool:
+    """Wait for what another process or thread does; False when it does not happen in time."""
     ends_at = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < ends_at, f"waited {timeout:g} s in vain: {told()}"
+        if time.monotonic() > ends_at:
+            return False
         time.sleep(0.002)
+    return True
+
+
+def wait_until(condition: Callable[[], object], told: Callable[[], object] = str, timeout: float = PATIENCE) -> None:
+    """Wait for what another process or thread does; `told` describes the state when it is waited for in vain."""
+    assert happens(condition, timeout), f"waited {timeout:g} s in vain: {told()}"
 
 
 def new_mark() -> str:

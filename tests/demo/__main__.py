@@ -10,7 +10,6 @@ Exits with 0 when everything was right, with 1 otherwise, and names each problem
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import random
@@ -20,25 +19,21 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
-from tests.demo.verdict import EVENTS, Scene, problems, run_of, sender_problems, untried
-from tests.support_processes import MARK, new_mark, senders
+from tests.demo.verdict import EVENTS, Scene, problems, sender_problems, untried
+from tests.support_processes import MARK, happens, new_mark, senders
 
 from atotelemetry.testing import Answer, CaptureServer
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from atotelemetry.testing import RecordedRequest
 
 ROUNDS = 9
 HEALTHY_DELAY = 0.1
@@ -48,25 +43,16 @@ SENDERS_GONE_WITHIN = 15.0 + 10.0  # their deadline, and a margin for a busy mac
 EXAMPLE = str(Path(__file__).with_name("example.py"))
 NOBODY = "http://127.0.0.1:9"  # where nobody listens
 OUTPUT = "built blinky, 7 parts\n"
+INTRODUCTION = f"""
+A small CLI captures {len(EVENTS)} events a run. Its server is healthy (it answers after \
+{HEALTHY_DELAY * 1000:.0f} ms), or hangs, or is down. Wall times are medians of {{}} rounds; each round runs the CLI \
+with telemetry off and against every server, in turn. Single runs on a busy machine differ by more than telemetry \
+costs: compare the medians, and look at the spread.
 
-
-def scenes() -> list[Scene]:
-    """Return the rows of the table: telemetry off, then each server, then each way to die."""
-    healthy = Answer(delay=HEALTHY_DELAY)
-    return [
-        Scene(title="none (telemetry off)", events=()),
-        Scene(title="healthy", answer=healthy, delivers=True),
-        Scene(title="hangs (never answers)", answer=Answer(hang=True)),
-        Scene(title="down (nobody listens)"),
-        Scene(title="healthy, but CLI killed", answer=healthy, delivers=True, argument="--was-killed"),
-        *([] if sys.platform == "win32" else [crashing(healthy)]),
-    ]
-
-
-def crashing(answer: Answer) -> Scene:
-    """Return the scene of a CLI that crashes: its sender adds a report."""
-    events = (*EVENTS, "$exception")
-    return Scene(title="healthy, but CLI crashes", answer=answer, delivers=True, argument="--crashed", events=events)
+At last the CLI is killed (SIGKILL) after its last event was handed over. Handed over means: the event is in the pipe \
+to the sender, some milliseconds after its capture. From then on the CLI's death cannot lose it. Then it crashes \
+(SIGSEGV) with `report_crash=True`: its sender adds a report with the stack.
+"""
 
 
 class Demo:
@@ -75,11 +61,19 @@ class Demo:
     def __init__(self, directory: Path, cleanup: contextlib.ExitStack) -> None:
         self.directory = directory
         self.mark = os.environ.setdefault(MARK, new_mark())  # by which our processes are known
-        self.scenes = scenes()
-        for scene in self.scenes:
+        healthy = Answer(delay=HEALTHY_DELAY)
+        self.off = Scene("none (telemetry off)", events=())
+        self.hanging = Scene("hangs (never answers)", Answer(hang=True))
+        self.servers = [Scene("healthy", healthy), self.hanging, Scene("down (nobody listens)")]
+        self.deaths = [Scene("healthy, but CLI killed", healthy, "--was-killed")]
+        if sys.platform != "win32":
+            self.deaths.append(Scene("healthy, but CLI crashes", healthy, "--crashed", (*EVENTS, "$exception")))
+        self.measured = self.servers + self.deaths
+        for scene in self.measured:
             if scene.answer:
                 scene.server = cleanup.enter_context(CaptureServer())
                 scene.server.respond(scene.answer)
+        self.expected = 0  # senders so far
         for home in ("home", "home-off", "cache"):
             (directory / home).mkdir()
 
@@ -88,11 +82,12 @@ class Demo:
 
         Each round has an order of its own, so a burst of load on the machine meets every row of the table.
         """
-        self.run(self.scenes[0])  # compiles the CLI's modules
-        self.scenes[0].wall.clear()
-        turns = [scene for scene in self.scenes if not scene.argument]
-        rounds = [random.sample(turns, len(turns)) for _ in range(ROUNDS)]
-        for scene in [*itertools.chain(*rounds), *self.scenes[len(turns) :]]:
+        self.run(self.off)  # compiles the CLI's modules
+        self.off.wall.clear()
+        for _ in range(ROUNDS):
+            for scene in random.sample([self.off, *self.servers], 1 + len(self.servers)):
+                self.run(scene)
+        for scene in self.deaths:
             self.run(scene)
 
     def run(self, scene: Scene) -> None:
@@ -106,8 +101,8 @@ class Demo:
         if (done.returncode != 0, done.stdout, done.stderr) != (scene.argument != "", OUTPUT, ""):
             said = f"a run of the CLI ended with {done.returncode} and printed {done.stdout + done.stderr!r:.200}"
             scene.oddities.append(said)
-        if not wait(lambda: self.has_settled(scene), PATIENCE):
-            scene.oddities.append(f"after run {len(scene.wall)}: too little happened within {PATIENCE:g} s")
+        self.expected += scene is not self.off
+        happens(lambda: self.has_settled(scene), PATIENCE)  # what does not is named at the end
 
     def environment(self, scene: Scene) -> dict[str, str]:
         """Return this process's environment with a home of the demo's, and nothing else that decides on telemetry."""
@@ -126,14 +121,9 @@ class Demo:
 
     def has_settled(self, scene: Scene) -> bool:
         """Whether the runs have had their effect, so that the next one has the machine to itself."""
-        if scene.delivers:
-            return len(scene.accepted) >= scene.captured
+        if scene.deliverable:
+            return len(scene.accepted) >= scene.deliverable
         return len(self.heard()) >= self.expected and (not scene.server or len(scene.requests) >= len(scene.wall))
-
-    @property
-    def expected(self) -> int:
-        """How many senders there should have been so far."""
-        return sum(len(scene.wall) for scene in self.scenes if scene.events)
 
     def heard(self, word: str = "") -> set[str]:
         """Return the process ids of all senders that logged `word` at the start of a line; at their end it is done."""
@@ -143,26 +133,15 @@ class Demo:
 
     def problems(self) -> list[str]:
         """Wait for the last sender to end, and return every problem of the whole demo."""
-        wait(lambda: len(self.heard("done:")) >= self.expected and not senders(self.mark), SENDERS_GONE_WITHIN)
-        off, *others = self.scenes
-        found = list(off.oddities)
-        for scene in others:
-            missing = untried(scene) if scene.server and not scene.delivers else []
-            found += [f"{scene.title}: {problem}" for problem in problems(scene, off.wall) + missing]
+        happens(lambda: len(self.heard("done:")) >= self.expected and not senders(self.mark), SENDERS_GONE_WITHIN)
+        found = list(self.off.oddities)
+        for scene in self.measured:
+            found += [f"{scene.title}: {problem}" for problem in problems(scene, self.off.wall)]
+        found += [f"{self.hanging.title}: {problem}" for problem in untried(self.hanging)]
         if any((self.directory / "home-off").iterdir()):
             found.append("telemetry that was off left something behind")
-        found += sender_problems(self.expected, len(self.heard()), len(self.heard("done:")), len(senders(self.mark)))
-        return found
-
-
-def wait(condition: Callable[[], object], within: float) -> bool:
-    """Wait until a condition holds; False when it does not within these seconds."""
-    ends_at = time.monotonic() + within
-    while not condition():
-        if time.monotonic() > ends_at:
-            return False
-        time.sleep(0.005)
-    return True
+        started, ended, alive = len(self.heard()), len(self.heard("done:")), len(senders(self.mark))
+        return found + sender_problems(self.expected, started, ended, alive)
 
 
 # ---- the report
@@ -170,107 +149,82 @@ def wait(condition: Callable[[], object], within: float) -> bool:
 
 def show_table(console: Console, off: Scene, others: list[Scene]) -> None:
     """Print a row for each scene: wall time, the cost of telemetry, and how many events arrived."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    table.add_column("server")
+    table = Table("server", box=box.SIMPLE_HEAD, show_edge=False)
     for name in ("wall time", "gained by telemetry", "delivered / captured"):
         table.add_column(name, justify="right")
-    table.add_row(off.title, spread(off.wall), "", "")
+    table.add_row(off.title, spread(off.wall))
     for scene in others:
         gained = [on - without for on, without in zip(scene.wall, off.wall, strict=False)]
-        cost = "-" if scene.argument else spread(gained, "+")
         verdict = ("not ok", "bold red") if problems(scene, off.wall) else ("ok", "green")
         delivered = Text.assemble(f"{len(scene.accepted)} / {scene.captured}  ", verdict)
-        table.add_row(scene.title, spread(scene.wall), cost, delivered)
+        table.add_row(scene.title, spread(scene.wall), "-" if scene.argument else spread(gained, "+"), delivered)
     console.print(table)
 
 
-def spread(seconds: Sequence[float], sign: str = "") -> str:
+def spread(seconds: list[float], sign: str = "") -> str:
     """Return the median, and in parentheses the least and the most, in milliseconds."""
     middle, *ends = (f"{value * 1000:{sign}.0f}" for value in (median(seconds), min(seconds), max(seconds)))
     return f"{middle} ms" + (f" ({' to '.join(ends)})" if len(seconds) > 1 else "")
 
 
 def show_events(console: Console, shown: dict[str, Scene]) -> None:
-    """Print the events of the last run of each scene; properties that all share come once, at the end."""
-    requests: dict[str, list[RecordedRequest]] = {}
-    for title, scene in shown.items():
-        accepted = [request for request in scene.requests if request.accepted]
-        requests[title] = [r for r in accepted if run_of(r.events[0]) == run_of(accepted[-1].events[0])]
-    everywhere = common(event for accepted in requests.values() for request in accepted for event in request.events)
-    for title, accepted in requests.items():
+    """Print the requests of the last run of each scene; properties that all share come once, at the end."""
+    last = {title: scene.runs[-1] if scene.runs else [] for title, scene in shown.items()}
+    every = [properties(event) for run in last.values() for request in run for event in request.events]
+    shared = {key: value for key, value in (every or [{}])[0].items() if all(it.get(key, it) == value for it in every)}
+    for title, run in last.items():
         console.print(f"\nWhat arrived of the {title}", style="bold")
-        of_run = common(event for request in accepted for event in request.events)
-        for request in accepted:
+        for request in run:
             after = (request.received_at - shown[title].ended_at) * 1000
             when = f"{abs(after):.0f} ms {'after' if after >= 0 else 'before'} the end of the CLI"
             console.print(f"  {request.method} {request.path} with {len(request.events)} events, {when}", style="dim")
             for event in request.events:
-                name = event["event"].ljust(max(map(len, EVENTS)))
-                console.print(Text.assemble("    ", (name, "cyan"), "  ", (str(event.get("timestamp")), "dim")))
-                for key, value in event["properties"].items():
-                    if key == "$exception_stack_trace":
-                        console.print(Padding(Text(f"{key}:\n{value.rstrip()}"), (0, 0, 0, 6)))
-                    elif key != "$exception_list" and key not in of_run:
-                        console.print(f"      {key}: {as_json(value)}")
-        show_properties(console, "of this run:", {key: of_run[key] for key in of_run if key not in everywhere})
-    console.print()
-    show_properties(console, "all events:", everywhere)
+                console.print(f"    {event['event']:{max(map(len, EVENTS))}}  {event.get('timestamp')}", style="cyan")
+                for key, value in properties(event).items():
+                    if key not in {*shared, "run_id", "$exception_list"}:
+                        console.print(textwrap.indent(f"{key}: {as_text(value)}", " " * 6))
+        if run:
+            console.print(
+                f"    of this run: run_id={as_text(run[0].events[0]['properties'].get('run_id'))}", style="dim"
+            )
+    words = " ".join(["all events:", *(f"{key}={as_text(value)}" for key, value in shared.items())])
+    console.print("", Padding(words, (0, 0, 0, 4)), style="dim")
 
 
-def show_properties(console: Console, title: str, properties: dict[str, Any]) -> None:
-    """Print properties, as many to a line as fit."""
-    if properties:
-        words = " ".join([title, *(f"{key}={as_json(value)}" for key, value in properties.items())])
-        console.print(Padding(Text(words, "dim"), (0, 0, 0, 4)))
+def properties(event: dict[str, Any]) -> dict[str, Any]:
+    """Return what an event says, its `distinct_id` first."""
+    return {"distinct_id": event.get("distinct_id"), **event["properties"]}
 
 
-def common(events: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Return the properties that all these events share, their `distinct_id` first."""
-    first, *others = [{"distinct_id": event.get("distinct_id"), **event["properties"]} for event in events] or [{}]
-    return {key: value for key, value in first.items() if all(other.get(key, other) == value for other in others)}
-
-
-def as_json(value: Any) -> str:
-    """Return a value as JSON; a float with the microseconds that a clock knows."""
+def as_text(value: Any) -> str:
+    """Return a value as JSON, but a float with the microseconds that a clock knows, and lines as lines."""
+    if isinstance(value, str) and "\n" in value:
+        return "\n" + value.rstrip()
     return json.dumps(round(value, 6) if isinstance(value, float) else value, ensure_ascii=False)
-
-
-INTRODUCTION = f"""
-A small CLI captures {len(EVENTS)} events a run. Its server is healthy (it answers after \
-{HEALTHY_DELAY * 1000:.0f} ms), or hangs, or is down. Wall times are medians of {{}} rounds; each round runs the CLI \
-with telemetry off and against every server, in turn. Single runs on a busy machine differ by more than telemetry \
-costs: compare the medians, and look at the spread.
-
-At last the CLI is killed (SIGKILL) after its last event was handed over. Handed over means: the event is in the pipe \
-to the sender, some milliseconds after its capture. From then on the CLI's death cannot lose it. Then it crashes \
-(SIGSEGV) with `report_crash=True`: its sender adds a report with the stack.
-"""
 
 
 def main() -> int:
     """Run the demo; return the exit status."""
     for number in (signal.SIGINT, signal.SIGTERM):  # neither the CLIs nor the files of a demo outlive it
         signal.signal(number, lambda number, _: sys.exit(128 + number))
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a property may hold what the terminal cannot show
+    sys.stdout.reconfigure(errors="backslashreplace")  # a property may hold what the terminal cannot show
     console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 100)
     console.print("atotelemetry demo", style="bold")
     console.print(INTRODUCTION.format(ROUNDS))
     with contextlib.ExitStack() as cleanup:
         directory = Path(tempfile.mkdtemp(prefix="atotelemetry-demo-"))
         # Again when a sender that has just started put its log there meanwhile.
-        cleanup.callback(wait, lambda: shutil.rmtree(directory, ignore_errors=True) or not directory.exists(), 2.0)
+        cleanup.callback(happens, lambda: shutil.rmtree(directory, ignore_errors=True) or not directory.exists(), 2.0)
         waits = f"{ROUNDS} rounds, and a wait for the senders of the server that hangs to give up"
         status = cleanup.enter_context(console.status(waits, refresh_per_second=2))
         demo = Demo(directory, cleanup)
         demo.measure()
-        off, healthy, hanging, *others = demo.scenes
-        show_table(console, off, [healthy, hanging, *others])
-        died = {f"run that {scene.argument[2:].replace('-', ' ')}": scene for scene in others if scene.argument}
-        show_events(console, {"last run with the healthy server": healthy, **died})
+        show_table(console, demo.off, demo.measured)
+        died = {f"run that {scene.argument[2:].replace('-', ' ')}": scene for scene in demo.deaths}
+        show_events(console, {"last run with the healthy server": demo.servers[0], **died})
         found = demo.problems()
         status.stop()
-        last = f"those of the hanging server {time.time() - hanging.ended_at:.0f} s after their CLI"
+        last = f"those of the hanging server {time.time() - demo.hanging.ended_at:.0f} s after their CLI"
         right = [
             "every event arrived exactly once where a server took it, also those of a CLI that died",
             "the CLI printed the same in every run, and no run waited for a server",

@@ -28,7 +28,7 @@ def main() -> int:
     )
     telemetry.capture_event("cli:start", {"arguments": len(sys.argv) - 1})
     with telemetry.capture("build:start", "build:end", {"board": "blinky"}):
-        parts = build()
+        parts = sum(number % 7 == 0 for number in range(100_000)) % 12 + 1  # its work
     print(f"built blinky, {parts} parts", flush=True)
     telemetry.capture_event("cli:end", {"parts": parts})
     if len(sys.argv) > 1:  # the demo's: an end at once after the last event was handed over
@@ -38,11 +38,6 @@ def main() -> int:
             crash()
         os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
     return 0
-
-
-def build() -> int:
-    """Do some work; return the number of parts."""
-    return sum(number % 7 == 0 for number in range(100_000)) % 12 + 1
 
 
 def crash() -> None:

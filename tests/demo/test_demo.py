@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from tests.demo.verdict import EVENTS, Scene, problems, sender_problems, untried
 
-from atotelemetry.testing import RecordedRequest
+from atotelemetry.testing import Answer, RecordedRequest
 from support_processes import MARK, PATIENCE, describe, marked, new_mark, wait_for_end, wait_for_senders
 
 # The senders of a server that hangs give up after eleven seconds.
@@ -223,7 +223,7 @@ def server(*requests):
 def healthy(**changes):
     good = Scene(
         title="healthy",
-        delivers=True,
+        answer=Answer(),
         server=server(request(*run_of("a")), request(*run_of("b"))),
         wall=[0.15, 0.2],
     )
@@ -232,7 +232,7 @@ def healthy(**changes):
 
 def hanging(**changes):
     refused = server(request(*run_of("a"), status=None), request(*run_of("b"), status=None))
-    return healthy(**{"delivers": False, "server": refused, **changes})
+    return healthy(**{"answer": Answer(hang=True), "server": refused, **changes})
 
 
 def judged(scene, wall_off=(0.1, 0.1)):
