@@ -160,6 +160,15 @@ def exception_properties(
     the types and the in-app frames' `filename`, `module` and `function`. Without a `stacktrace` it holds the message,
     so an exception that was never raised gets the reporting code's stack.
     """
+    # Where the recursion limit is so near that nothing can be called, this is all.
+    properties: dict[str, object] = {
+        "$exception_message": "",
+        "$exception_type": "Exception",
+        "$exception_stack_trace": "",
+        "$exception_person": distinct_id,
+        "$exception_list": [{"type": "Exception", "value": "", "module": None, "mechanism": {"type": "generic"}}],
+        "$exception_level": "error",
+    }
     try:
         message = clip(text_of(exception, "exception"), MAX_MESSAGE_BYTES)
         try:
@@ -172,23 +181,14 @@ def exception_properties(
             entries = [{"type": name, "value": message, "module": None, "mechanism": mechanism}]
         claimed = read_text(read(exception, "__class__", default=None), "__name__")  # as the old dashboards show it
         return {
+            **properties,
             "$exception_message": message,
             "$exception_type": clip(claimed or plain_type_name(type(exception)), _MAX_TYPE_BYTES),
             "$exception_stack_trace": clip_middle(stack_trace, _MAX_STACK_TRACE_BYTES),
-            "$exception_person": distinct_id,
             "$exception_list": entries,
-            "$exception_level": "error",
         }
     except Exception:
-        # The recursion limit is so near that nothing can be called: no call, then.
-        return {
-            "$exception_message": "",
-            "$exception_type": "Exception",
-            "$exception_stack_trace": "",
-            "$exception_person": distinct_id,
-            "$exception_list": [{"type": "Exception", "value": "", "module": None, "mechanism": {"type": "generic"}}],
-            "$exception_level": "error",
-        }
+        return properties
 
 
 def _describe(
@@ -267,33 +267,27 @@ def _walk(exception: BaseException, message: str) -> tuple[Node, bool]:
     complete = True
     while waiting:
         node = waiting.pop()
-        cause = _linked(node.exception, "__cause__", found)
-        if cause is not None:
-            found.add(id(cause))
-        context = _linked(node.exception, "__context__", found)
+        cause, context = (_linked(node.exception, name, found) for name in ("__cause__", "__context__"))
         members, width = _members(node.exception)
         if count >= _MAX_WALKED:
             complete = complete and cause is None and context is None and not members
             continue
-        if cause is not None:
-            node.cause = Node(cause)
-            waiting.append(node.cause)
-        if context is not None:
-            found.add(id(context))
-            node.context = Node(context)
-            waiting.append(node.context)
+        node.cause, node.context = cause, context
         if members:
             found.update(map(id, members))
-            node.members = list(map(Node, members))
-            node.width = width
-            waiting.extend(node.members)
-        count += (cause is not None) + (context is not None) + len(members)
+            node.members, node.width = list(map(Node, members)), width
+        others = [other for other in (cause, context, *node.members) if other is not None]
+        waiting += others
+        count += len(others)
     return root, complete
 
 
-def _linked(exception: BaseException, name: str, found: set[int]) -> BaseException | None:
+def _linked(exception: BaseException, name: str, found: set[int]) -> Node | None:
     value = read(exception, name, default=None)
-    return value if is_exception(value) and id(value) not in found else None
+    if not is_exception(value) or id(value) in found:
+        return None
+    found.add(id(value))
+    return Node(value)
 
 
 def _members(exception: BaseException) -> tuple[list[BaseException], int]:
