@@ -24,6 +24,7 @@ __all__ = [
     "OFF_WORDS",
     "ON_WORDS",
     "FileChoice",
+    "beginning",
     "choice_path",
     "config_directory",
     "create",
@@ -170,29 +171,27 @@ def said(value: object) -> bool | None:
 
 
 def read_bytes(path: str) -> bytes | None:
-    """Return the content of the regular file `path`, None when nothing has that name.
-
-    Raises OSError when it cannot be read, ValueError when it is no regular file or too large.
-    """
+    """Return the beginning of the regular file `path`, None when nothing has that name. Raises as `beginning`."""
     try:
-        # Without O_NONBLOCK, opening a named pipe would wait for somebody to write into it.
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        descriptor = os.open(path, flags)
+        return beginning(path)
     except (FileNotFoundError, NotADirectoryError):
         _refuse_dangling_link(path)
         return None
+
+
+def beginning(path: str) -> bytes:
+    """Return the first MAX_FILE_BYTES of the regular file `path`, and one byte more if it is longer.
+
+    Raises OSError when it cannot be read, ValueError when it is no regular file.
+    """
+    # Without O_NONBLOCK, opening a named pipe would wait for somebody to write into it.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ValueError("not a regular file")
-        if status.st_size > MAX_FILE_BYTES:
-            raise ValueError(f"larger than {MAX_FILE_BYTES} bytes")
-        # The file may have grown meanwhile, so this limit counts.
         raw = b""
         while chunk := os.read(descriptor, MAX_FILE_BYTES + 1 - len(raw)):
             raw += chunk
-            if len(raw) > MAX_FILE_BYTES:
-                raise ValueError(f"larger than {MAX_FILE_BYTES} bytes")
         return raw
     finally:
         os.close(descriptor)

@@ -8,7 +8,6 @@ it, and `choice_yaml` any other YAML: importing PyYAML costs more than the rest 
 from __future__ import annotations
 
 import os
-import stat
 from time import monotonic
 
 from atotelemetry.facts.text import environment_prefix, printable, shortened
@@ -17,6 +16,7 @@ from atotelemetry.host.choice import (
     OFF_WORDS,
     ON_WORDS,
     FileChoice,
+    beginning,
     choice_path,
     create,
     file_content,
@@ -44,9 +44,8 @@ LOOK_AGAIN = 60.0
 # https://consoledonottrack.com names only "1"; these few values are the ones that people set to take it back.
 _NOT_SET = frozenset(("", "0", "false", "no", "off"))
 _SWITCHES = ("_TELEMETRY_DISABLED", "_TELEMETRY_OPTOUT", "_NO_TELEMETRY", "_DISABLE_TELEMETRY")
-# How far up, and how much of a file, a project's no is looked for.
+# How far up a project's no is looked for.
 _PROJECT_LEVELS = 10
-_PROJECT_BYTES = 64 * 1024
 
 # Random ids of this process, by application, for when there is no file to keep one in.
 _run_ids: dict[str, str] = {}
@@ -257,13 +256,13 @@ def choice_in(raw: bytes) -> FileChoice:
     if len(raw) > MAX_FILE_BYTES:
         return FileChoice("damaged", f"larger than {MAX_FILE_BYTES} bytes")
     try:
-        choice = read_plain(raw)
-        if choice is None:
-            # PyYAML takes tens of milliseconds to import. Only files edited by hand need it.
-            from atotelemetry.host.choice_yaml import interpret
+        plain = read_plain(raw)
+        if plain is not None:
+            return plain
+        # PyYAML takes tens of milliseconds to import. Only files edited by hand need it.
+        from atotelemetry.host.choice_yaml import interpret
 
-            choice = interpret(raw)
-        return choice
+        return interpret(raw)
     except Exception as error:
         return FileChoice("damaged", f"{type(error).__name__}: {error}")
 
@@ -354,24 +353,14 @@ def _project_files(app: str) -> Iterator[tuple[str, bytes]]:
     for _ in range(_PROJECT_LEVELS):
         for name in names:
             path = os.path.join(place, name)
-            raw = _beginning(path)
-            if raw:
-                yield path, raw
+            try:
+                yield path, beginning(path)
+            except (OSError, ValueError):
+                continue  # there is none, or it is unreadable
         parent = os.path.dirname(place)
         if parent == place or os.path.lexists(os.path.join(place, ".git")):
             return
         place = parent
-
-
-def _beginning(path: str) -> bytes:
-    """Return the first 64 KiB of a regular file, and one byte more if it is longer; nothing if it is unreadable."""
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return b""
-        with open(path, "rb", buffering=0) as file:
-            return file.read(_PROJECT_BYTES + 1) or b""
-    except OSError:
-        return b""
 
 
 def _signature(path: str) -> tuple[int, ...] | None:

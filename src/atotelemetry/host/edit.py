@@ -70,7 +70,7 @@ def write(path: str, *, enabled: bool) -> str:
 
     Raises OSError or ValueError, with a text for people, when the choice could not be stored.
     """
-    word = "true" if enabled else "false"
+    new = file_content(uuid4(), enabled=enabled)
     is_ours = may_create(path)
     # Dotfile managers keep a link here, and the person edits the file behind it. In another user's directory no link is
     # followed: its owner could point one at a file of ours meanwhile.
@@ -80,8 +80,8 @@ def write(path: str, *, enabled: bool) -> str:
     place = _Place(target, no_links=not is_ours)
     try:
         # Created exclusively, so that a first run at the same moment is not overwritten.
-        if not place.exists() and is_ours and place.create(place.name, file_content(uuid4(), enabled=enabled)):
-            done = f"created {path} with telemetry: {word}"
+        if not place.exists() and is_ours and create(place.name, new, dir_fd=place.directory):
+            done = f"created {path} with telemetry: {'true' if enabled else 'false'}"
         else:
             done = _rewrite(place, enabled=enabled)
     finally:
@@ -137,9 +137,6 @@ class _Place:
             return False
         return True
 
-    def create(self, name: str, content: bytes) -> bool:
-        return create(name, content, dir_fd=self.directory)
-
     def read(self) -> tuple[bytes, os.stat_result]:
         """Return content and status of one and the same file."""
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
@@ -185,7 +182,7 @@ class _Place:
     def keep_copy(self, raw: bytes) -> str:
         """Store `raw` under a name that nothing has yet, and return the path. Raises OSError."""
         end, number = ".bak", 1
-        while not self.create(f"{self.name}{end}", raw):
+        while not create(f"{self.name}{end}", raw, dir_fd=self.directory):
             number += 1
             end = f".bak{number}"
         return f"{self.target}{end}"
