@@ -15,8 +15,6 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-import pytest
-
 import support_processes
 from atotelemetry import wire
 from atotelemetry.host import attempts, child, spawn, stream
@@ -26,7 +24,7 @@ from support_processes import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.posix("system calls, and modules that POSIX loads")
+    import pytest
 
 PROPERTIES = {"command": "build", "ok": True, "targets": 3}
 TEN = {**PROPERTIES, "a": 1.5, "b": None, "c": "text", "d": [1, 2], "e": {"f": "g"}, "h": 10**12, "i": "é"}

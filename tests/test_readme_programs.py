@@ -103,6 +103,7 @@ def post_worker_init(worker):
 """
 
 
+@pytest.mark.posix("gunicorn")
 @pytest.mark.parametrize(
     ("more", "workers"),
     [([], 2), (["--preload"], 2), (["--max-requests=1"], 6)],
@@ -134,6 +135,7 @@ def test_gunicorn(hosts, more, workers):
     assert not re.search("Traceback|WARNING|ERROR|CRITICAL", log + done.stdout), log + done.stdout
 
 
+@pytest.mark.posix("a terminal with two ends")
 def test_at_a_terminal(hosts):
     """`is_tty` is true where stdout is a terminal."""
     path, _ = program(hosts, "argparse")

@@ -18,14 +18,14 @@ from atotelemetry.testing import CaptureServer
 from support_processes import PATIENCE
 
 # A suite in the background of a shell hands an ignored SIGINT on to its children; a foreground `serve` has it working.
-# Windows sends Ctrl-C to all processes of a console, so there the end of stdin stands for it.
+# Windows sends Ctrl-C to all processes of a console, so there a line on stdin stands for it.
 PROGRAM = """
 import signal, sys
 from atotelemetry.__main__ import main
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if sys.platform == "win32":
     import _thread, threading
-    threading.Thread(target=lambda: (sys.stdin.read(), _thread.interrupt_main()), daemon=True).start()
+    threading.Thread(target=lambda: sys.stdin.readline() and _thread.interrupt_main(), daemon=True).start()
 sys.exit(main(["serve", *sys.argv[1:]]))
 """
 
@@ -80,7 +80,8 @@ class Serving:
 
     def send(self, how=signal.SIGINT):
         if sys.platform == "win32":
-            self.stdin.close()
+            self.stdin.write("\n")
+            self.stdin.flush()
         else:
             self.process.send_signal(how)
 

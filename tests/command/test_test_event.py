@@ -204,6 +204,7 @@ def test_the_persons_log(hosts):
     assert lines[-1] in hosts.run_command(status, environment={"ATO_TELEMETRY_LOG": str(log)}).stdout
 
 
+@pytest.mark.posix("named pipes in a directory")
 def test_a_log_that_is_a_pipe_nobody_reads(hosts):
     """It keeps nobody: the result is there, and then what is wrong with the log."""
     log = hosts.directory / "log"

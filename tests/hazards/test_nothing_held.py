@@ -35,6 +35,7 @@ def open_files(pid):
     return {int(name): os.readlink(f"{directory}/{name}") for name in os.listdir(directory)}
 
 
+@pytest.mark.posix("a shell")
 @pytest.mark.parametrize("shell", ['out=$({}); echo "got: $out"', "{} | cat", "{} 2>&1 | cat", "{} |& cat"])
 def test_a_shell_that_reads_the_cli_is_done_when_the_cli_is(hosts, shell):
     """`out=$(cli)` and `cli | cat` end with the CLI, although its sender still waits for a server that hangs."""
@@ -240,6 +241,7 @@ gc.collect()
     )
 
 
+@pytest.mark.posix("a shell")
 def test_the_exit_codes_of_the_hosts_children_are_its_own(hosts):
     """`subprocess` in the host gets the exit codes of its own children: we wait for ours, and never for any child."""
     hosts.assert_runs(
@@ -260,6 +262,7 @@ say(ended.wait())
     )
 
 
+@pytest.mark.posix("mounts")
 def test_the_directory_where_the_host_ran_can_be_unmounted_and_removed(hosts):
     """The sender does not sit in the host's working directory: an unmount, or a removal on Windows, would fail."""
     done = hosts.run(CLI)

@@ -37,8 +37,6 @@ def tell_and_leave(code):
 os._exit = tell_and_leave
 """
 
-pytestmark = pytest.mark.posix("forks and signals; test_windows.py holds a sender on Windows")
-
 needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="looks at processes through /proc")
 
 
@@ -49,6 +47,7 @@ def server():
         yield running
 
 
+@pytest.mark.posix("signals")
 @pytest.mark.parametrize("number", ["SIGINT", "SIGHUP"])
 def test_the_terminals_signals_do_not_end_it(server, number):
     """Ctrl-C and a closed window are about the host."""
@@ -64,6 +63,7 @@ def test_the_terminals_signals_do_not_end_it(server, number):
 # ---- nobody's child
 
 
+@pytest.mark.posix("forks")
 def test_the_process_that_was_started_leaves_at_once(server):
     """With status 0, before the sender has read anything; its child is the sender."""
     with RunningSender(detached=True) as sender:
@@ -72,6 +72,7 @@ def test_the_process_that_was_started_leaves_at_once(server):
         assert sender.finish().outcome == Outcome(delivered=1, last=True)
 
 
+@pytest.mark.posix("forks")
 def test_it_forks_before_it_loads_anything_costly():
     """The first process is somebody's child for as short as possible."""
     patch = """
@@ -92,6 +93,7 @@ os.fork = tell_and_fork
     assert not loaded & {"typing", "signal", "threading", "msgspec", "re", "enum"}
 
 
+@pytest.mark.posix("forks")
 def test_a_sender_that_cannot_fork_says_so_at_once():
     """The process limit is reached: the host tries again later."""
     patch = """
@@ -154,6 +156,7 @@ def test_a_host_that_says_nothing_any_more_is_left(server):
     assert done.outcome == Outcome(delivered=1, last=True)
 
 
+@pytest.mark.posix("descriptors")
 def test_it_holds_nothing_of_the_hosts(server):
     """A pipe that the host made inheritable ends when the host lets go of it."""
     read_end, write_end = os.pipe()

@@ -17,7 +17,8 @@ def block_signals() -> None:
         # The built-in half of `signal`, which every interpreter has loaded: nothing to wait for, see `_wait_writable`.
         import _signal as signal  # type: ignore[import-not-found]
 
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        if hasattr(signal, "pthread_sigmask"):  # Windows runs handlers on the main thread, and interrupts no other
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     except Exception as error:
         debug("the feeder's signals stay unblocked: %s", error)
 
