@@ -441,6 +441,14 @@ def test_a_text_is_cut():
     assert Walk().text("a" * 1024) == "a" * 1024
 
 
+def test_huge_properties_leave_room_for_the_small_ones_behind_them():
+    """Each may use half of the rest, so none behind it is left out, however many they are."""
+    huge = {f"huge {number}": [[item] for item in range(20_000)] for number in range(40)}
+    result = Walk().properties({**huge, "small": 1})
+    assert list(result) == [*huge, "small"]
+    assert result["small"] == 1
+
+
 def test_nothing_is_loaded():
     """On behalf of values nothing is imported but msgspec: no numpy, pydantic, attrs or unittest.mock."""
     program = (

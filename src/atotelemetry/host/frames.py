@@ -134,8 +134,6 @@ def _is_hidden(frame: FrameType) -> bool:
 class Frames:
     """Describes frames for one event: each file is read once, and all source lines share one budget."""
 
-    __slots__ = ("_budget", "_known", "_own", "_source_lines")
-
     def __init__(self, own: Sequence[str], *, source_lines: bool) -> None:
         self._own = tuple(own)
         self._source_lines = source_lines

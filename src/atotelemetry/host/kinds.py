@@ -248,13 +248,14 @@ def _struct(walk: Walk, value: Any, depth: int) -> Any:
     fields = [_own(value, name, UNSET) for name in kind.__struct_fields__]
     tag = [(config.tag_field, config.tag)] * (config.tag is not None)
     if config.array_like:
-        return walk.items([*(text for _, text in tag), *(None if item is UNSET else item for item in fields)], 0, depth)
+        values = [*(text for _, text in tag), *(None if item is UNSET else item for item in fields)]
+        return walk.items(values, len(values), depth)
     # Defaults belong to the last fields.
     defaults = [*kind.__struct_defaults__] if config.omit_defaults else []
     defaults[:0] = [_MISSING] * (len(fields) - len(defaults))
     known = zip(kind.__struct_encode_fields__, fields, defaults, strict=True)
     pairs = [(name, item) for name, item, default in known if item is not UNSET and not _is_default(item, default)]
-    return walk.entries(tag + pairs, 0, depth)
+    return walk.entries(tag + pairs, len(tag + pairs), depth)
 
 
 def _is_default(item: Any, default: Any) -> bool:
@@ -281,7 +282,7 @@ def _dataclass(walk: Walk, value: Any, depth: int) -> Any:
             item = _field(walk, value, name, is_computed=is_computed)
         if item is not UNSET:
             pairs.append((name, item))
-    return walk.entries(pairs, 0, depth)
+    return walk.entries(pairs, len(pairs), depth)
 
 
 def _field(walk: Walk, value: Any, name: str, *, is_computed: bool) -> Any:
@@ -305,7 +306,7 @@ def _attrs(walk: Walk, value: Any, depth: int) -> Any:
         slots = [name for name, slot in tuple(_namespace(base).items()) if type(slot) is _MEMBER]
         pairs += [(name, _own(value, name, UNSET)) for name in slots]
     public = [(name, item) for name, item in pairs if type(name) is str and name[:1] != "_" and item is not UNSET]
-    return walk.entries(public, 0, depth)
+    return walk.entries(public, len(public), depth)
 
 
 def _own(value: object, name: str, default: Any) -> Any:

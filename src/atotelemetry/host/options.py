@@ -24,12 +24,8 @@ def _is_a(*kinds: type) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, kinds)
 
 
-def _is_whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _is_number(value: object, least: float, most: float) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
+def _is_number(least: float, most: float = float("inf"), kinds: Any = (int, float)) -> Callable[[Any], bool]:  # noqa: ANN401
+    return lambda value: isinstance(value, kinds) and not isinstance(value, bool) and least <= value <= most
 
 
 def _are_names(value: object) -> bool:
@@ -39,8 +35,7 @@ def _are_names(value: object) -> bool:
 def _are_run_properties(value: object) -> bool:
     if value is None or value == ():
         return True
-    known = _run_properties()
-    return isinstance(value, (tuple, list)) and all(name in known for name in value)
+    return isinstance(value, (tuple, list)) and all(name in _run_properties() for name in value)
 
 
 def _run_properties() -> tuple[str, ...]:
@@ -50,7 +45,7 @@ def _run_properties() -> tuple[str, ...]:
 
 
 def _is_duration(value: object) -> bool:
-    return _is_number(value, 0, _LONGEST) and value != 0
+    return _is_number(0, _LONGEST)(value) and value != 0
 
 
 _NONE = type(None)
@@ -68,8 +63,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str | Callable[[], str]]] = {
     "host": _TEXT_OR_NONE,
     "endpoint": (lambda value: value in _ENDPOINTS, f"one of {', '.join(_ENDPOINTS)}"),
     "protocol": (lambda value: value in _PROTOCOLS, f"one of {', '.join(_PROTOCOLS)}"),
-    "queue_size": (lambda value: _is_whole(value, 1), "a whole number from 1"),
-    "max_retries": (lambda value: _is_whole(value, 0), "a whole number from 0"),
+    "queue_size": (_is_number(1, kinds=int), "a whole number from 1"),
+    "max_retries": (_is_number(0, kinds=int), "a whole number from 0"),
     "request_timeout": _SECONDS,
     "sender_deadline": _SECONDS,
     "before_send": _FUNCTION,
@@ -90,7 +85,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str | Callable[[], str]]] = {
         "True, False or the name of an event",
     ),
     "report_hang_after": (lambda value: value is None or _is_duration(value), "a positive number of seconds, or None"),
-    "sample_rate": (lambda value: _is_number(value, 0, 1), "a number from 0 to 1"),
+    "sample_rate": (_is_number(0, 1), "a number from 0 to 1"),
 }
 
 

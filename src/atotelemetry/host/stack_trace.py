@@ -46,8 +46,6 @@ class _Alone:
     The chain is linked by `_format` instead: `TracebackException` would follow it without bounds.
     """
 
-    __slots__ = ("__notes__", "__suppress_context__", "_exception", "_hidden", "_message")
-
     __cause__ = None
     __context__ = None
     exceptions = ()

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from atotelemetry.host.stats import Stats
     from atotelemetry.host.status import Report
 
+    Properties = Mapping[str, Any] | None
     Parameters = ParamSpec("Parameters")
     Result = TypeVar("Result")
 
@@ -300,7 +301,7 @@ class Telemetry:
         if self._hooks is not None:
             self._hooks.uninstall()
 
-    def _left(self, error: BaseException, end: str, properties: Mapping[str, Any] | None, since: float) -> None:
+    def _left(self, error: BaseException, end: str, properties: Properties, since: float) -> None:
         """Capture how a block ended that `error` comes out of."""
         exit_properties = self._exit_properties(error)
         if exit_properties is None:
@@ -319,13 +320,7 @@ class Telemetry:
         known: dict[str, Any] | None = attempt(function, default=None, why="an exception is taken for a failure: %r")
         return known
 
-    def _event(
-        self,
-        event: str,
-        properties: Mapping[str, Any] | None,
-        since: float | None,
-        more: dict[str, Any] | None = None,
-    ) -> str | None:
+    def _event(self, event: str, properties: Properties, since: float | None, more: Properties = None) -> str | None:
         client = self.client
         try:
             installation = self._installation()
@@ -340,9 +335,7 @@ class Telemetry:
                 raise
             return None
 
-    def _exception(
-        self, exc: object, properties: Mapping[str, Any] | None, since: float, *, handled: bool = True
-    ) -> str | None:
+    def _exception(self, exc: object, properties: Properties, since: float, *, handled: bool = True) -> str | None:
         client = self.client
         try:
             installation = self._installation()
@@ -419,7 +412,7 @@ class Telemetry:
         return status.choose(self.app, enabled=False, **self._rules)
 
     def _person_and_properties(
-        self, installation: str, properties: Mapping[str, Any] | None, since: float | None
+        self, installation: str, properties: Properties, since: float | None
     ) -> tuple[str, dict[str, Any]]:
         """Return the distinct id, and `duration` and `run_id` with the caller's properties, which win."""
         known: dict[str, Any] = {"duration": 0.0 if since is None else time.perf_counter() - since, "run_id": run_id()}

@@ -258,13 +258,12 @@ class Walk:
         raise RuntimeError("changes all the time")
 
     def items(self, taken: Iterable[Any], size: int, depth: int) -> list[Any]:
-        """Convert values that were taken of a container of `size` values (0: all of them)."""
+        """Convert values that were taken of a container of `size` values."""
         self.left -= _CONTAINER
         result: list[Any] = []
         for item in taken:
             self.left -= 1
             if self.left < 0 and len(result) >= _ALWAYS:
-                size = size or len(result) + 1
                 break
             result.append(self.value(item, depth + 1))
         if len(result) < size:
@@ -272,14 +271,13 @@ class Walk:
         return result
 
     def entries(self, taken: Iterable[tuple[Any, Any]], size: int, depth: int) -> dict[str, Any]:
-        """Convert keys and values that were taken of a mapping of `size` entries (0: all of them)."""
+        """Convert keys and values that were taken of a mapping of `size` entries."""
         self.left -= _CONTAINER
         result: dict[str, Any] = {}
         clashes: dict[str, int] = {}
         for key, item in taken:
             self.left -= 1
-            if self.left < 0 and len(result) >= _ALWAYS:
-                size = size or len(result) + 1
+            if depth and self.left < 0 and len(result) >= _ALWAYS:
                 break
             name = self.name(key, result, clashes)
             if depth:
