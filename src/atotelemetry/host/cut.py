@@ -5,6 +5,7 @@ Pure. Runs in the host, on the thread that captures.
 
 from __future__ import annotations
 
+from atotelemetry.host.debug import attempt
 from atotelemetry.wire import encode
 
 TYPE_CHECKING = False
@@ -65,10 +66,7 @@ def cut_to_fit(properties: dict[str, Any], limit_bytes: int, cut: Iterable[str] 
     its size. If that is not enough (a hundred thousand small properties), the last ones are left out. The property
     `CUT_PROPERTY` lists all that were cut. Never raises an `Exception`.
     """
-    try:
-        return _cut_to_fit(properties, limit_bytes, cut)
-    except Exception:
-        return {}
+    return attempt(_cut_to_fit, properties, limit_bytes, cut, default={})
 
 
 def _cut_to_fit(properties: dict[str, Any], limit_bytes: int, already: Iterable[str]) -> dict[str, Any]:

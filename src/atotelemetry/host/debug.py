@@ -60,7 +60,8 @@ def attempt(function: Callable[..., Result], *arguments: object, default: Result
     try:
         return function(*arguments)
     except BaseException as error:
-        if is_for_the_host(error):
+        # At the end of the stack there is no room for a call.
+        if not issubclass(type(error), Exception) and is_for_the_host(error):
             raise
         if why:
             debug(why, error)

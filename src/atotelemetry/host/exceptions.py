@@ -115,10 +115,8 @@ def _is_marked(exception: BaseException, name: str) -> bool:
 
 
 def _marks(exception: BaseException) -> dict[str, object]:
-    try:
-        return _attributes_of(exception)  # type: ignore[no-any-return]
-    except Exception:
-        return {}  # no exception: two reports of one are better than none
+    # Of no exception there are none: two reports of one are better than none.
+    return attempt(_attributes_of, exception, default={})
 
 
 def _leaves(exception: BaseException) -> Iterator[BaseException]:

@@ -19,6 +19,7 @@ from atotelemetry.facts.places import (
     standard_library,
 )
 from atotelemetry.facts.text import clip
+from atotelemetry.host.debug import attempt
 from atotelemetry.host.guarded import MAX_LINE_BYTES, read, read_text
 
 TYPE_CHECKING = False
@@ -233,10 +234,8 @@ def _module(frame: FrameType) -> str | None:
 def _lines(filename: str) -> list[str]:
     import linecache  # loaded along with `traceback`
 
-    try:
-        return linecache.getlines(filename)
-    except Exception:
-        return []  # a loader of the host's fails, or an importer: on 3.15 archives are asked, too
+    # A loader of the host's may fail, or an importer: on 3.15 archives are asked, too.
+    return attempt(linecache.getlines, filename, default=[])
 
 
 def _clipped(line: str) -> str:

@@ -51,9 +51,6 @@ class _File:
         """Return the descriptor. `faulthandler` asks once."""
         return self._descriptor
 
-    def flush(self) -> None:
-        """Do nothing: nobody writes here but `faulthandler`."""
-
 
 class LastWords:
     """The reports of its own end that one application wants.

@@ -25,7 +25,8 @@ def give(app: str, path: str, text: str, *, watched: bool) -> bool:
     file can be created every run would print it again.
     """
     try:
-        if _completes() or not _has_terminal() or not path or not may_create(path):
+        is_seen = sys.stderr is not None and sys.stderr.isatty() and not _completes()
+        if not is_seen or not path or not may_create(path):
             return False
         if read_choice(path).state != "missing":
             return False
@@ -69,10 +70,6 @@ def _completes() -> bool:
         name in ("COMP_LINE", "_ARGCOMPLETE") or (name.startswith("_") and name.endswith("_COMPLETE"))
         for name in os.environ
     )
-
-
-def _has_terminal() -> bool:
-    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def _print(text: str) -> None:

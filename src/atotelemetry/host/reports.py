@@ -35,9 +35,7 @@ class Reports:
     """
 
     def __init__(self, app: str, maker: str, in_app: Sequence[str], source_lines: bool) -> None:
-        self._app = app
-        self._maker = maker
-        self._in_app = in_app
+        self._application = app, maker, in_app
         self._source_lines = source_lines
         self._repeats = Repeats()
 
@@ -68,7 +66,7 @@ class Reports:
     """Let a claimed exception be reported again: its event was lost."""
 
     def _own(self) -> tuple[str, ...]:
-        return own_packages(self._app, self._maker, self._in_app)
+        return own_packages(*self._application)
 
 
 class Repeats:
