@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Mapping
 from decimal import Decimal
 from enum import Enum
+from gc import get_referents
 from uuid import UUID
 
 from msgspec import UNSET, Raw, Struct, to_builtins
@@ -35,6 +36,7 @@ __all__ = ["EXACT", "HARMLESS", "Times", "attribute", "enum_value", "handler", "
 _MAX_ARRAY = 10_000
 _MAX_ITEMS_BYTES = 128 * 1024  # of JSON that somebody made earlier, or of an array
 _SHORT = 32
+_READ_ATTEMPTS = 5
 
 # Past a metaclass, which may run code of the host's for any of these.
 _mro, _namespace, name_of, _qualified_name, _module = (
@@ -92,6 +94,11 @@ def _is_from(module: str, name: str) -> Callable[[type], bool]:
     return test
 
 
+def _is_exactly(module: str, name: str) -> Callable[[type], bool]:
+    """Return a test for a class of the standard library, without subclasses, whose methods may be the host's."""
+    return lambda kind: vars(sys.modules.get(module, sys)).get(name) is kind
+
+
 def _described(walk: Walk, value: Any, _depth: int) -> Any:
     return walk.described(value)
 
@@ -115,7 +122,21 @@ def _dict(walk: Walk, value: Any, depth: int) -> Any:
 
 
 def _mapping(walk: Walk, value: Any, depth: int) -> Any:
-    return walk.entries(*walk.yielded(lambda: value.items()), depth)  # noqa: PLW0108 - the look-up is the host's code, too
+    for _ in range(_READ_ATTEMPTS):
+        try:
+            return walk.entries(walk.steps(value), 0, depth)
+        except RecursionError:
+            raise
+        except RuntimeError:
+            continue  # it changed while it was read
+    return walk.described(value)
+
+
+def _chain_map(walk: Walk, value: Any, depth: int) -> Any:
+    merged: dict[str, Any] = {}
+    for table in reversed(walk.copied(list.__iter__, vars(value)["maps"])):
+        merged.update(walk.value(table, depth + 1))
+    return merged
 
 
 # ---- texts and bytes
@@ -410,6 +431,10 @@ _TABLE: list[tuple[type | Callable[[type], bool], Handler]] = [
     # By its attributes: asking pydantic for BaseModel may import half of it.
     (lambda kind: _has("__pydantic_validator__")(kind) and _has("model_dump")(kind), _pydantic),
     (os.PathLike, _path),
+    (type(type.__dict__), lambda walk, value, depth: walk.value(get_referents(value)[0], depth)),  # a MappingProxyType
+    (_is_exactly("collections", "UserDict"), lambda walk, value, depth: walk.value(vars(value)["data"], depth)),
+    (_is_exactly("collections", "ChainMap"), _chain_map),
+    (_is_exactly("os", "_Environ"), lambda walk, value, depth: walk.entries([*value.items()], len(value), depth)),
     (Mapping, _mapping),
 ]
 EXACT = {id(kind): found for kind, found in _TABLE if isinstance(kind, type)}

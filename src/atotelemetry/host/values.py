@@ -17,6 +17,7 @@ from itertools import islice
 from time import thread_time
 from uuid import UUID
 
+from atotelemetry.host.clock import monotonic
 from atotelemetry.host.cut import MAX_REPR, clipped, cut_mark, unused, without_surrogates
 from atotelemetry.host.debug import debug, is_for_the_host
 from atotelemetry.host.kinds import EXACT, HARMLESS, Times, attribute, enum_value, handler, name_of, utc_moment, uuid
@@ -25,7 +26,7 @@ from atotelemetry.wire import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     from atotelemetry.host.kinds import Handler
@@ -44,8 +45,8 @@ _MAX_BYTES = 1_800_000  # of texts in one event, as JSON; more than the 900 KiB 
 _SHORT = 32  # characters; a shorter text is never cut
 _MAX_CALLS = 64  # into the host's own code
 _MAX_SECONDS = 0.025  # of CPU, after which no call into the host's own code begins
+_MAX_WAIT = 0.2  # seconds by the clock, spent in such calls: the host's code may wait for a network
 _MAX_INTEGER_BITS = 3400  # a thousand digits; below the interpreter's limit on turning integers into text
-_PORTION = 256  # values that the host's code yields between two looks at the clock
 _READ_ATTEMPTS = 5
 
 _SMALLEST_INTEGER, _LARGEST_INTEGER = -(2**63), 2**64 - 1
@@ -67,7 +68,7 @@ class Raised(Exception):
 class Walk:
     """The conversion of one event, and how much it may still cost."""
 
-    __slots__ = ("bytes", "calls", "cut", "ends_at", "kinds", "known", "left", "marks", "open")
+    __slots__ = ("bytes", "calls", "cut", "ends_at", "kinds", "known", "left", "marks", "open", "wait")
 
     def __init__(self) -> None:
         self.left = _UNITS
@@ -75,6 +76,7 @@ class Walk:
         # A value that captures itself while it is converted would be converted without end.
         self.calls = 0 if getattr(_thread, "asking", False) else _MAX_CALLS
         self.ends_at = thread_time() + _MAX_SECONDS
+        self.wait = _MAX_WAIT
         self.marks = 0
         self.cut: dict[str, None] = {}
         """The properties in which something was left out."""
@@ -185,10 +187,12 @@ class Walk:
         return found
 
     def ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call into the host's own code, and let out no more than an `Exception`."""
-        if self.calls <= 0 or thread_time() > self.ends_at:
+        """Call into the host's own code, and let out no more than an `Exception`. All such calls are made here."""
+        if self.calls <= 0 or self.wait <= 0 or thread_time() > self.ends_at:
+            self.marks += 1
             raise NotAsked
         self.calls -= 1
+        began = monotonic()
         _thread.asking = True
         try:
             return function(*arguments)
@@ -198,6 +202,7 @@ class Walk:
             raise Raised(type(error)) from None
         finally:
             _thread.asking = False
+            self.wait -= monotonic() - began
 
     def described(self, value: object) -> str:
         """Return `repr(value)`, cut; if that fails, a text that says so."""
@@ -212,7 +217,6 @@ class Walk:
                 # `str.__str__` makes an exact str of a subclass with methods of its own.
                 return clipped(str.__str__(repr(value) if is_harmless else self.ask(repr, value)))
             except NotAsked:
-                self.marks += 1
                 return clipped(f"<{name} object (not asked)>")
             except Exception as error:
                 reason = error.args[0] if type(error) is Raised else type(error)
@@ -234,28 +238,11 @@ class Walk:
             return taken
         raise RuntimeError("changes all the time")
 
-    def yielded(self, make: Callable[[], Iterable[Any]]) -> tuple[list[Any], int]:
-        """Copy values yielded by the host's own code; also return their number, one more if there are more."""
-        for _ in range(_READ_ATTEMPTS):
-            taken: list[Any] = []
-            try:
-                iterator = self.ask(lambda: iter(make()))
-                while len(taken) < self.left >> 1:
-                    self.calls += 1  # all portions are one call
-                    portion = self.ask(_portion, iterator)
-                    taken += portion
-                    if len(portion) < _PORTION:
-                        return taken, len(taken)
-                return taken, len(taken) + 1
-            except NotAsked:
-                if not taken:
-                    raise
-                return taken, len(taken) + 1
-            except RecursionError:
-                raise
-            except RuntimeError:
-                continue  # it changed while it was read
-        raise RuntimeError("changes all the time")
+    def steps(self, value: Any) -> Iterator[tuple[Any, Any]]:
+        """Yield the entries of a Mapping of the host's. Each is a call, and made plain before the next is read."""
+        iterator = self.ask(lambda: iter(value.items()))
+        while (entry := self.ask(_step, iterator)) is not None:
+            yield entry
 
     def items(self, taken: Iterable[Any], size: int, depth: int) -> list[Any]:
         """Convert values that were taken of a container of `size` values."""
@@ -271,26 +258,32 @@ class Walk:
         return result
 
     def entries(self, taken: Iterable[tuple[Any, Any]], size: int, depth: int) -> dict[str, Any]:
-        """Convert keys and values that were taken of a mapping of `size` entries."""
+        """Convert keys and values that were taken of a mapping of `size` entries (0: nobody knows)."""
         self.left -= _CONTAINER
         result: dict[str, Any] = {}
         clashes: dict[str, int] = {}
-        for key, item in taken:
-            self.left -= 1
-            if depth and self.left < 0 and len(result) >= _ALWAYS:
-                break
-            name = self.name(key, result, clashes)
-            if depth:
-                result[name] = self.value(item, depth + 1)
-                continue
-            # Each property may use half of the rest. So a huge one (or a small one with a million references to itself)
-            # leaves enough for those behind it, and together they stay within the whole.
-            marks, left = self.marks, self.left
-            self.left = left // 2
-            result[name] = self.value(item, 1)
-            self.left += left - left // 2
-            if self.marks != marks:
-                self.cut[name] = None
+        try:
+            for key, item in taken:
+                self.left -= 1
+                if depth and self.left < 0 and len(result) >= _ALWAYS:
+                    size = max(size, len(result) + 1)
+                    break
+                name = self.name(key, result, clashes)
+                if depth:
+                    result[name] = self.value(item, depth + 1)
+                    continue
+                # Each property may use half of the rest. So a huge one (or a small one with a million references to
+                # itself) leaves enough for those behind it, and together they stay within the whole.
+                marks, left = self.marks, self.left
+                self.left = left // 2
+                result[name] = self.value(item, 1)
+                self.left += left - left // 2
+                if self.marks != marks:
+                    self.cut[name] = None
+        except NotAsked:
+            if not result:
+                raise
+            size = len(result) + 1
         if len(result) < size:
             result[unused(_TOO_MANY, result, clashes)] = self.rest(size - len(result))
         return result
@@ -362,5 +355,7 @@ class Walk:
             return self.described(key)  # the key's own code failed
 
 
-def _portion(iterator: Iterable[Any]) -> list[Any]:
-    return list(islice(iterator, _PORTION))
+def _step(iterator: Iterator[Any]) -> tuple[Any, Any] | None:
+    for key, item in iterator:
+        return key, item
+    return None

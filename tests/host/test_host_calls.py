@@ -1,0 +1,101 @@
+"""Calls into the host's code are counted and timed, whatever shape the code has; unread parts are marked."""
+
+from __future__ import annotations
+
+import collections
+import collections.abc
+import os
+import tracemalloc
+import types
+
+from atotelemetry.host import values
+from support_values import plain
+
+CALLS: list[object] = []
+
+
+class Remote(collections.abc.Mapping):
+    """Fetches each of its values from somewhere."""
+
+    def __init__(self, size=3000, make=lambda: 1):
+        self.size, self.make = size, make
+
+    def __getitem__(self, key):
+        CALLS.append(key)
+        return self.make()
+
+    def __iter__(self):
+        return iter(range(self.size))
+
+    def __len__(self):
+        return self.size
+
+    def __repr__(self):
+        return "Remote()"
+
+
+def calls_for(value):
+    CALLS.clear()
+    return plain(value), len(CALLS)
+
+
+def peak_of(value):
+    """Return the memory in bytes that the walk takes beside the value itself."""
+    tracemalloc.start()
+    try:
+        plain(value)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+# Mappings
+
+
+def test_each_step_of_a_mapping_is_a_call():
+    """A Mapping of the host's is read one entry at a time, within the 64 calls of the event; then it says so."""
+    result, calls = calls_for([Remote(), Remote(5), Remote(3)])
+    assert calls == 63
+    assert result[0] == {**{str(number): 1 for number in range(63)}, "<too many values>": "<1 more>"}
+    assert result[1:] == ["<Remote object (not asked)>"] * 2
+    assert calls_for({"a": Remote(5)}) == ({"a": {str(number): 1 for number in range(5)}}, 5)
+
+
+def test_a_mapping_that_waits_is_not_asked_for_long(monkeypatch):
+    """Waiting costs no CPU: a fifth of a second by the clock is enough, too."""
+    now = [100.0]
+    monkeypatch.setattr(values, "monotonic", lambda: now[0])
+
+    class Slow(Remote):
+        def __getitem__(self, key):
+            now[0] += 0.06
+            return super().__getitem__(key)
+
+    result, calls = calls_for([Slow(), Slow()])
+    assert calls == 4
+    assert len(result[0]) == 5
+    assert result[1] == "<Slow object (not asked)>"
+
+
+def test_a_mappings_values_are_cut_one_by_one():
+    """No more than one of its values is held whole."""
+    assert peak_of({"a": Remote(make=lambda: bytes(1_000_000))}) < 8_000_000
+
+
+def test_mappings_without_code_of_the_hosts_are_no_calls():
+    """The standard library's own keep their values in dicts, which are read as any dict."""
+    many = {f"k{number}": number for number in range(300)}
+    proxy = types.MappingProxyType(many)
+    chain = collections.ChainMap(many, {"k1": 2, "last": 3})
+    result = plain([proxy, types.MappingProxyType(Remote(2)), collections.UserDict(many), chain, *[proxy] * 70])
+    assert result[0] == result[2] == result[-1] == many
+    assert result[1] == {"0": 1, "1": 1}
+    assert result[3] == dict(chain)
+    assert list(result[3]) == list(chain)
+
+
+def test_the_environment_is_read_whole(monkeypatch):
+    """Also one with more variables than calls."""
+    for number in range(100):
+        monkeypatch.setenv(f"VARIABLE_{number}", "x")
+    assert plain({"e": os.environ})["e"].items() >= dict(os.environ).items()
