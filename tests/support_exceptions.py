@@ -141,6 +141,26 @@ def raise_(error):
     raise error
 
 
+def caught_with_odd_globals(kind):
+    """Return an exception out of a module with a key that raises `kind`, and a function that ends this."""
+    armed = []
+
+    class Key:
+        def __hash__(self):
+            return hash("__name__")
+
+        def __eq__(self, other):
+            if armed:
+                raise kind
+            return False
+
+    names = {Key(): 1}
+    exec("def odd():\n    1 / 0", names)
+    error = caught(names["odd"])
+    armed.append(1)
+    return error, armed.clear
+
+
 class Mute(Exception):
     def __str__(self):
         raise RuntimeError("no words")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import linecache
 import os
 import tokenize
@@ -12,6 +13,7 @@ import pytest
 
 from support_exceptions import (
     caught,
+    caught_with_odd_globals,
     chained,
     described,
     fail,
@@ -215,7 +217,8 @@ class TestSource:
 
     def test_no_source_lines(self, tmp_path, monkeypatch):
         """On demand no line of source is told, or even read: not in the frames, the text, or a SyntaxError."""
-        monkeypatch.setattr(linecache, "getlines", lambda *args: pytest.fail("read"))
+        read = []
+        monkeypatch.setattr(linecache, "getlines", lambda *args: read.append(args) or [])
         for function in (fail_with_cause, fail_with_syntax, fail_over_lines):
             properties = described(caught(function), source_lines=False)
             for frame in properties["$exception_list"][0]["stacktrace"]["frames"]:
@@ -224,6 +227,7 @@ class TestSource:
             assert "function(*arguments)" not in text
             assert "value = (1 +" not in text
             assert f", in {function.__name__}\n" in text
+        assert not read
 
     def test_context_has_a_budget(self, tmp_path):
         """Lines around are told of the innermost frames first; the line that failed is told of all."""
@@ -240,6 +244,12 @@ class TestSource:
         assert around[-1] == 10
         assert around[0] == 0
         assert around == sorted(around)
+
+
+class Disguised(BaseException):
+    @property
+    def __class__(self):
+        raise SystemExit(4)
 
 
 class TestOddFrames:
@@ -292,6 +302,33 @@ class TestOddFrames:
 
         error = caught(exec, compile("fail()", "/nonexistent.py", "exec"), Names(fail=fail))
         assert [frame["function"] for frame in frames_of(error)] == ["caught", "<module>", "fail"]
+
+    @pytest.mark.parametrize("kind", [LookupError, SystemExit, GeneratorExit, Disguised])
+    def test_whatever_is_raised(self, recorder, kind):
+        """Keys, file names and loaders of the host's may raise anything: the event arrives with all its frames."""
+
+        class Loader:
+            def get_source(self, name):
+                raise kind
+
+        class Name(str):
+            __slots__ = ()
+
+            def __hash__(self):
+                raise kind
+
+        odd, disarm = caught_with_odd_globals(kind)
+        function = types.FunctionType(self.code(co_filename=Name("/nonexistent")), {"fail_in_turns": fail_now})
+        named = caught(function, 0)
+        function = types.FunctionType(self.code(co_filename="/nonexistent"), {"fail_in_turns": fail_now})
+        function.__globals__.update({"__name__": "loaded", "__loader__": Loader()})
+        for error in (odd, named, caught(function, 0)):
+            assert recorder.client.capture_exception(error, distinct_id="me")
+            (entry,) = json.loads(recorder.lines[-1])["properties"]["$exception_list"]
+            names = [frame["function"] for frame in entry["stacktrace"]["frames"]]
+            assert names == ["caught", "odd", "fail_now", "fail"][: len(names)]
+            assert len(names) == (2 if error is odd else 4)
+        disarm()
 
     @pytest.mark.parametrize(("lasti", "lineno"), [(1 << 20, -1), (1 << 20, 3), (-1, 3), (-1, -1), (1, 0)])
     def test_traceback_entries_made_by_hand(self, lasti, lineno):

@@ -6,7 +6,7 @@ import pytest
 
 from atotelemetry.host.reports import Repeats, Reports
 from atotelemetry.host.stats import Lost
-from support_exceptions import caught
+from support_exceptions import caught, caught_with_odd_globals
 
 
 class Clock:
@@ -84,15 +84,30 @@ def test_a_kind_is_the_type_and_the_place():
     assert reports.claim(ValueError("never raised"))
 
 
-def test_what_is_dropped_counts_as_reported():
-    """It is in the count, so a hook that sees it after a block does not count it again."""
+def test_what_is_dropped_may_come_again(monkeypatch):
+    """An exception that came too often is not reported: a hook that sees it again, when there is room, reports it."""
+    clock = Clock()
+    monkeypatch.setattr("atotelemetry.host.reports.Repeats", lambda: Repeats(clock))
     reports = Reports("app", "", (), True)
     for _ in range(10):
         reports.claim(caught(fail))
     error = caught(fail)
-    with pytest.raises(Lost):
-        reports.claim(error)
+    for _ in range(2):
+        with pytest.raises(Lost, match="repeated"):
+            reports.claim(error)
+    clock.now += 10.1
+    assert reports.claim(error) == (error, 2)
     assert reports.claim(error) is None
+
+
+def test_interrupted():
+    """An exception that Ctrl-C kept from the queue is not reported either."""
+    reports = Reports("app", "", (), True)
+    error, disarm = caught_with_odd_globals(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        reports.claim(error)
+    disarm()
+    assert reports.claim(error) == (error, 0)
 
 
 def test_released():

@@ -13,7 +13,7 @@ import sys
 
 from atotelemetry.facts.places import MAX_NAME_BYTES
 from atotelemetry.facts.text import clip
-from atotelemetry.host.debug import attempt, debug
+from atotelemetry.host.debug import attempt, debug, is_for_the_host
 from atotelemetry.host.frames import Frames, chosen, stack_of_the_caller, traceback_entries
 from atotelemetry.host.guarded import (
     MAX_MESSAGE_BYTES,
@@ -168,13 +168,16 @@ def exception_properties(
         "$exception_level": "error",
     }
     try:
+        handled = attempt(bool, handled, default=True)
         message = clip(text_of(exception, "exception"), MAX_MESSAGE_BYTES)
         try:
             stack_trace, entries = _describe(exception, message, handled, own, source_lines)
-        except Exception as error:
+        except BaseException as error:
+            if is_for_the_host(error):
+                raise
             debug("an exception could not be described in full: %s", type(error).__name__)
             name = clip(_qualified_name(exception), _MAX_TYPE_BYTES)
-            mechanism = {"type": "generic", "handled": bool(handled), "exception_id": 0}
+            mechanism = {"type": "generic", "handled": handled, "exception_id": 0}
             stack_trace = f"{name}: {message}\n"
             entries = [{"type": name, "value": message, "module": None, "mechanism": mechanism}]
         claimed = read_text(read(exception, "__class__", default=None), "__name__")  # as the old dashboards show it
@@ -226,7 +229,7 @@ class Node:
         self.context: Node | None = None
         self.members: list[Node] = []
         self.width: int | None = None  # of an exception group, before it was cut
-        self.suppressed = bool(read(exception, "__suppress_context__", default=False))
+        self.suppressed = read(exception, "__suppress_context__", default=False) is True
         self.entries: list[TracebackType] = traceback_entries(exception)  # the crash site last
         self.was_raised = True  # or else `entries` are not of its traceback
         self.plan: list[int] = []  # which frames are listed: see `frames.chosen`
@@ -331,7 +334,7 @@ def _entries(listed: Sequence[Shown], *, handled: bool, frames: Frames) -> list[
     for number, (node, parent, source) in enumerate(listed):
         mechanism: dict[str, object] = {
             "type": "chained" if parent else "generic",
-            "handled": bool(handled),
+            "handled": handled,
             "exception_id": number,
         }
         if parent is not None:

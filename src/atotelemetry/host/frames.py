@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
     from typing import Any
 
-__all__ = ["Frames", "chosen", "own_packages", "stack_of_the_caller", "traceback_entries"]
+__all__ = ["Frames", "chosen", "function_of", "own_packages", "stack_of_the_caller", "traceback_entries"]
 
 _CONTEXT_LINES = 5  # on each side, as PostHog's UI shows them
 _MAX_CONTEXT_BYTES = 64 * 1024  # of an event, without the lines that failed
@@ -122,14 +122,11 @@ def chosen(entries: Sequence[TracebackType], count: int) -> list[int]:
 
 
 def _is_hidden(frame: FrameType) -> bool:
-    try:
-        if _raw_module(frame) == _DECORATOR:
-            return True
-        # Only a function's local variables: a module's or a class's namespace may be an object of the host's.
-        names = frame.f_code.co_varnames
-        return "__tracebackhide__" in names and frame.f_locals.get("__tracebackhide__") is True
-    except Exception:
-        return False
+    if _raw_module(frame) == _DECORATOR:
+        return True
+    # Only a function's local variables: a module's or a class's namespace may be an object of the host's.
+    names = frame.f_code.co_varnames
+    return "__tracebackhide__" in names and frame.f_locals.get("__tracebackhide__") is True
 
 
 class Frames:
@@ -154,17 +151,12 @@ class Frames:
 
     def innermost_own(self, entries: Sequence[TracebackType]) -> tuple[str, str]:
         """Return file and function of the innermost frame of the application, or else of the innermost."""
-        for entry in reversed(entries[-_MAX_CALLERS:]):
-            try:
-                code = entry.tb_frame.f_code
-                if self._place_of(code.co_filename, _module(entry.tb_frame))[2] and not _is_hidden(entry.tb_frame):
-                    return code.co_filename, code.co_name
-            except Exception:  # noqa: S112 - one odd frame costs that frame alone
-                continue
-        if not entries:
-            return "", ""
-        code = entries[-1].tb_frame.f_code
-        return code.co_filename, code.co_name
+        frames = [entry.tb_frame for entry in reversed(entries[-_MAX_CALLERS:])]
+        for frame in frames:
+            name = function_of(frame)
+            if self._place_of(name[0], _module(frame))[2] and not _is_hidden(frame):
+                return name
+        return function_of(frames[0]) if frames else ("", "")
 
     def add_context(self, frames: Sequence[dict[str, Any]], summaries: Sequence[FrameSummary | None]) -> None:
         """Add the lines around each line that failed, while the budget lasts: the application's frames first."""
@@ -176,38 +168,25 @@ class Frames:
                     self._add_context(frame, summary.filename)
 
     def _add_context(self, frame: dict[str, Any], filename: str) -> None:
-        lineno = frame["lineno"]
-        try:
-            lines = _lines(filename)
-            before = [_clipped(line) for line in lines[max(lineno - 1 - _CONTEXT_LINES, 0) : lineno - 1]]
-            after = [_clipped(line) for line in lines[lineno : lineno + _CONTEXT_LINES]]
-        except Exception:
-            return  # a loader of the host's
+        first = frame["lineno"] - 1
+        before = _lines(filename, max(first - _CONTEXT_LINES, 0), first)
+        after = _lines(filename, first + 1, first + 1 + _CONTEXT_LINES)
         size = sum(map(len, before)) + sum(map(len, after))
         if size <= self._budget:
             self._budget -= size
             frame["pre_context"], frame["post_context"] = before, after
 
     def _frame(self, entry: TracebackType, summary: FrameSummary) -> dict[str, Any]:
-        module: str | None = None
-        try:
-            module = _module(entry.tb_frame)
-            filename, path, in_app = self._place_of(summary.filename, module)
-        except Exception:
-            filename, path, in_app = "<unknown>", None, False
-        return new_frame((filename, path, in_app), summary.name, module, summary.lineno, self._line(summary))
+        module = _module(entry.tb_frame)
+        where = self._place_of(summary.filename, module)
+        return new_frame(where, summary.name, module, summary.lineno, self._line(summary))
 
     def _line(self, summary: FrameSummary) -> str | None:
         """Return the line that failed, with its indentation."""
         if not self._source_lines or not summary.lineno or not summary.line:
             return None
-        try:
-            lines = _lines(summary.filename)
-            if summary.lineno <= len(lines):
-                return _clipped(lines[summary.lineno - 1])
-        except Exception:
-            pass  # the summary has it, without the indentation
-        return clip(summary.line, MAX_LINE_BYTES)
+        lines = _lines(summary.filename, summary.lineno - 1, summary.lineno)
+        return lines[0] if lines else clip(summary.line, MAX_LINE_BYTES)  # that has no indentation
 
     def _place_of(self, filename: str, module: str | None) -> tuple[str, str | None, bool]:
         key = filename, module
@@ -217,9 +196,18 @@ class Frames:
         return known
 
 
+def function_of(frame: FrameType) -> tuple[str, str]:
+    """Return file and name of a frame's function; both may be of a class that is derived from `str`."""
+    return str.__str__(frame.f_code.co_filename), str.__str__(frame.f_code.co_name)
+
+
+def _global(frame: FrameType, name: str) -> Any:  # noqa: ANN401 - whatever it is
+    # `exec` takes subclasses of dict, with a `get` of their own. Keys of the host's are compared all the same.
+    return attempt(dict.get, frame.f_globals, name, None, default=None)
+
+
 def _raw_module(frame: FrameType) -> str | None:
-    # `exec` takes subclasses of dict, which may have a `get` of their own.
-    name = dict.get(frame.f_globals, "__name__")
+    name = _global(frame, "__name__")
     return name if type(name) is str else None
 
 
@@ -228,15 +216,15 @@ def _module(frame: FrameType) -> str | None:
     name = _raw_module(frame)
     if name != "__main__":
         return name
-    return read_text(dict.get(frame.f_globals, "__spec__"), "name") or name
+    return read_text(_global(frame, "__spec__"), "name") or name
 
 
-def _lines(filename: str) -> list[str]:
+def _lines(filename: str, first: int, end: int) -> list[str]:
+    """Return some lines of a file, counted from 0."""
     import linecache  # loaded along with `traceback`
 
+    def clipped() -> list[str]:
+        return [clip(str.rstrip(line), MAX_LINE_BYTES) for line in linecache.getlines(filename)[first:end]]
+
     # A loader of the host's may fail, or an importer: on 3.15 archives are asked, too.
-    return attempt(linecache.getlines, filename, default=[])
-
-
-def _clipped(line: str) -> str:
-    return clip(line.rstrip(), MAX_LINE_BYTES)
+    return attempt(clipped, default=[])

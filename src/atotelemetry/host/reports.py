@@ -46,15 +46,22 @@ class Reports:
         event counts it.
         """
         caught = current_exception(exception)
-        if caught is None or not mark_reported(caught):
+        if caught is None:
             return None
+        try:
+            return (caught, self._admit(caught)) if mark_reported(caught) else None
+        except BaseException:  # also Ctrl-C: nothing was queued
+            unmark_reported(caught)
+            raise
+
+    def _admit(self, caught: BaseException) -> int:
         kind = type(caught)
         # Packages may be imported meanwhile, so they are looked for each time.
         place = Frames(self._own(), source_lines=False).innermost_own(traceback_entries(caught))
         repeated = self._repeats.admit(read_text(kind, "__module__") or "", plain_type_name(kind), *place)
         if repeated is None:
             raise Lost("repeated")
-        return caught, repeated
+        return repeated
 
     def describe(self, caught: BaseException, distinct_id: str, *, handled: bool) -> dict[str, object]:
         """Return the properties that describe `caught`. Never raises."""

@@ -15,7 +15,8 @@ from itertools import groupby, islice
 from traceback import FrameSummary, StackSummary, TracebackException
 
 from atotelemetry.facts.text import clip
-from atotelemetry.host.debug import attempt
+from atotelemetry.host.debug import attempt, is_for_the_host
+from atotelemetry.host.frames import function_of
 from atotelemetry.host.guarded import MAX_LINE_BYTES, plain_type_name, read_text
 
 TYPE_CHECKING = False
@@ -91,9 +92,9 @@ def print_all(shown: Sequence[Shown], *, source_lines: bool) -> str:
             node.rendering.stack = stack
         try:
             return _format(shown)
-        except Exception:
+        except BaseException as error:
             # A SyntaxError with fields that are no numbers, for instance, breaks the standard library's formatting.
-            if plain:
+            if plain or is_for_the_host(error):
                 raise
     raise AssertionError
 
@@ -213,11 +214,10 @@ class _PrintableStack(StackSummary):
         text = self.texts.get(key)
         if text is not None:
             return text
-        try:
-            text = super().format_frame_summary(frame_summary, **options)
-        except Exception:
-            # The file changed since it was imported, or its loader fails.
-            text = '  File "{}", line {}, in {}\n'.format(*place)
+        format_frame = super().format_frame_summary
+        # Without source if the file changed since it was imported, or if its loader fails.
+        bare = '  File "{}", line {}, in {}\n'.format(*place)
+        text = attempt(lambda: format_frame(frame_summary, **options), default=bare)
         if not frame_summary.filename.startswith("<"):  # one name may stand for several sources
             self.texts[key] = text
         return text
@@ -225,22 +225,24 @@ class _PrintableStack(StackSummary):
 
 def _summary(entry: TracebackType, *, source_lines: bool) -> FrameSummary:
     """Summarise one traceback entry as the standard library does, without odd or huge parts."""
-    frame = entry.tb_frame
-    code = frame.f_code
     lineno, end_lineno, colno, end_colno = _position(entry)
-    place = str.__str__(code.co_filename), lineno, str.__str__(code.co_name)
+    filename, name = function_of(entry.tb_frame)
+    bare = FrameSummary(filename, lineno, name, line="")
     if not source_lines:
-        return FrameSummary(*place, line="")
-    try:
+        return bare
+
+    def extracted() -> FrameSummary:
         # It also tells `linecache` of the module's loader. `limit`, because of `sys.tracebacklimit`.
-        where: Any = iter([(frame, lineno)])
+        where: Any = iter([(entry.tb_frame, lineno)])
         (summary,) = StackSummary.extract(where, limit=1, lookup_lines=False)
+        summary.filename, summary.name = filename, name
         if end_lineno is not None:
             summary.end_lineno, summary.colno, summary.end_colno = end_lineno, colno, end_colno
-    except Exception:
-        # Odd globals, or a loader with attributes that raise.
-        summary = FrameSummary(*place, lookup_line=False)
-    return _tamed(summary)
+        return summary
+
+    # Odd globals, or a loader with attributes that raise, cost the columns; a loader without the source costs that.
+    summary = attempt(extracted, default=FrameSummary(filename, lineno, name, lookup_line=False))
+    return attempt(_tamed, summary, default=bare)
 
 
 def _position(entry: TracebackType) -> tuple[int | None, int | None, int | None, int | None]:
@@ -258,18 +260,14 @@ def _position(entry: TracebackType) -> tuple[int | None, int | None, int | None,
 def _tamed(summary: FrameSummary) -> FrameSummary:
     """Return `summary`, or one without the part of its source that would cost too much to print."""
     place = summary.filename, summary.lineno, summary.name
-    try:
-        if _costs_too_much_to_read(summary.filename):
-            return FrameSummary(*place, line="")
-        if _is_long_statement(summary):
-            summary = FrameSummary(*place, lookup_line=False)
-        line = summary.line or ""
-        if len(line) > _MAX_FORMATTED_LINE_CHARACTERS:
-            return FrameSummary(*place, line=clip(line, MAX_LINE_BYTES))
-        return summary
-    except Exception:
-        # A loader of the host's that cannot give the source.
+    if _costs_too_much_to_read(summary.filename):
         return FrameSummary(*place, line="")
+    if _is_long_statement(summary):
+        summary = FrameSummary(*place, lookup_line=False)
+    line = summary.line or ""
+    if len(line) > _MAX_FORMATTED_LINE_CHARACTERS:
+        return FrameSummary(*place, line=clip(line, MAX_LINE_BYTES))
+    return summary
 
 
 def _is_long_statement(summary: FrameSummary) -> bool:
