@@ -169,6 +169,42 @@ def test_captured_output_ends_with_the_host(hosts, server):
     assert not hosts.wait_for_sender().wait(0)
 
 
+# The last words
+
+WATCHED = """
+telemetry = atotelemetry.Telemetry(
+    app="host", api_key="phc_test", host=os.environ["TEST_SERVER"], notice=None, report_crash=True, run_properties=()
+)
+telemetry.capture_event("built")
+handed_over(telemetry.client, 1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "signal"),
+    [("hear()", None), ("os._exit(0xC0000005 - 2**32)", "0xC0000005")],
+    ids=["TerminateProcess", "access violation"],
+)
+def test_a_host_that_somebody_ends_is_reported_once(hosts, end, signal):
+    """The exit code of a process that an exception ends is the exception's; of any other, only that it is not 0."""
+    host = hosts.start(WATCHED + f"say('ready')\n{end}")
+    assert host.hear() == "ready"
+    if end == "hear()":
+        host.process.kill()
+    host.finish()
+    hosts.assert_arrived_once("built", "run_vanished")
+    (told,) = (event["properties"] for event in hosts.server.events if event["event"] == "run_vanished")
+    assert told.get("signal") == signal
+    assert told["outcome"] == ("unknown" if signal is None else "killed")
+
+
+@pytest.mark.parametrize("end", ["", "sys.exit(3)", "1 / 0", "os._exit(0)"])
+def test_a_host_that_ends_by_itself_leaves_no_report(hosts, end):
+    """Its own code and traceback are no news."""
+    hosts.run(WATCHED + end)
+    hosts.assert_arrived_once("built")
+
+
 # A sender that does not read
 
 
