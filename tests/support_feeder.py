@@ -15,8 +15,7 @@ import types
 
 import pytest
 
-from atotelemetry.host import attempts as attempts_module
-from atotelemetry.host import feeder as feeder_module
+from atotelemetry.host import transport as transport_module
 from atotelemetry.host.child import Sender
 from atotelemetry.host.feeder import Feeder
 from atotelemetry.host.spawn import CannotSpawn
@@ -160,9 +159,9 @@ def told(lines: list[bytes]) -> list[tuple[bytes, int]]:
 @pytest.fixture
 def spawner(monkeypatch):
     made = Spawner()
-    monkeypatch.setattr(attempts_module, "start_sender", made)
-    monkeypatch.setattr(feeder_module, "_RETRY_SPAWN", 0.001)
-    monkeypatch.setattr(feeder_module, "_LOOK_INTERVAL", 0.005)
+    monkeypatch.setattr(transport_module, "start_sender", made)
+    monkeypatch.setattr(transport_module, "_RETRY_SPAWN", 0.001)
+    monkeypatch.setattr(transport_module, "_LOOK_INTERVAL", 0.005)
     yield made
     for sender in made.senders:
         sender.die()
@@ -196,6 +195,7 @@ def new_feeder(spawner, threads):
             holds=holds,
             network_pause=lambda: 0.0,
             last_words=last_words,
+            patient=False,
             listen=lambda: -1 if last_words is None else last_words.listen(),
             mute=lambda: last_words and last_words.mute(),
             watch_no_longer=lambda: last_words and last_words.disable(),

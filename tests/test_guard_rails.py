@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import support_processes
 from atotelemetry import wire
-from atotelemetry.host import attempts, child, spawn, stream
+from atotelemetry.host import child, spawn, stream, transport
 from support_hosts import needs_proc
 from support_processes import wait_until
 
@@ -196,7 +196,7 @@ def test_a_run_of_two_events_is_three_writes(server, new_client, monkeypatch):
 def test_a_run_of_many_events_starts_one_sender(server, new_client, monkeypatch):
     """However many events a run captures, it starts one process."""
     started: list[object] = []
-    monkeypatch.setattr(attempts, "start_sender", lambda **options: started.append(1) or spawn.start_sender(**options))
+    monkeypatch.setattr(transport, "start_sender", lambda **options: started.append(1) or spawn.start_sender(**options))
     client = new_client(server.url)
     for _ in range(20):
         client.capture("one of many", distinct_id="me", properties=PROPERTIES)

@@ -13,7 +13,7 @@ import pytest
 
 import atotelemetry
 from atotelemetry import wire
-from atotelemetry.host import client, default, feeder, telemetry
+from atotelemetry.host import client, default, telemetry, transport
 
 SENDER = Path(atotelemetry.__file__).parent / "sender"
 
@@ -192,7 +192,7 @@ def test_the_numbers_are_those_of_the_design():
     assert of_the_sender("RETRY_DELAY") == 0.5
     assert of_client["max_retries"] == 1
     assert of_client["sender_deadline"] == 15.0
-    assert (of_the_sender("SENDER_IDLE"), feeder.FEEDER_IDLE) == (60.0, 10.0)
+    assert (of_the_sender("SENDER_IDLE"), transport.FEEDER_IDLE) == (60.0, 10.0)
     assert wire.MAX_EVENT_BYTES == 900 * 1024
     assert of_the_sender("MAX_REQUEST_EVENTS") == 1000
     assert of_the_sender("MAX_REQUEST_BYTES") == 4 * 1024 * 1024

@@ -20,7 +20,7 @@ TIMES = int(os.environ.get("LAST_WORDS_TIMES", "10"))
 
 WATCHED = """
 import ctypes, faulthandler
-import atotelemetry.host.feeder as feeder
+import atotelemetry.host.transport as transport
 from atotelemetry import Telemetry
 
 def new_telemetry(**settings):
@@ -45,7 +45,7 @@ CRASHES = {
     "SIGSEGV after a flush": ("assert telemetry.flush(); segfault()", "SIGSEGV", "segfault"),
     "SIGSEGV after a delivery": ("assert telemetry.flush(20, delivered=True); segfault()", "SIGSEGV", "segfault"),
     "SIGSEGV after idle time": (
-        "feeder.FEEDER_IDLE = 0.01; telemetry.capture_event('more'); delivered(2); segfault()",
+        "transport.FEEDER_IDLE = 0.01; telemetry.capture_event('more'); delivered(2); segfault()",
         "SIGSEGV",
         "segfault",
     ),
@@ -133,7 +133,10 @@ def test_a_crash_arrives_with_its_stack(hosts, end, kind, function):
 
 @pytest.mark.parametrize(
     "quiet",
-    ["feeder.FEEDER_IDLE = 0.01; telemetry.capture_event('more'); delivered(2)", "telemetry.flush(20, delivered=True)"],
+    [
+        "transport.FEEDER_IDLE = 0.01; telemetry.capture_event('more'); delivered(2)",
+        "telemetry.flush(20, delivered=True)",
+    ],
     ids=["idle time", "a flush"],
 )
 def test_a_kill_after_quiet_time_arrives(hosts, quiet):

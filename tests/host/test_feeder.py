@@ -7,9 +7,9 @@ import threading
 import pytest
 
 from atotelemetry.host import child as child_module
-from atotelemetry.host import feeder as feeder_module
+from atotelemetry.host import transport as transport_module
 from atotelemetry.host.child import ENDED, FEEDING, GONE, STARTING
-from atotelemetry.host.feeder import FEEDER_IDLE
+from atotelemetry.host.transport import FEEDER_IDLE
 from support_feeder import END, HELLO, PATIENCE, PipeSender, event, events, told, wait_until
 
 
@@ -44,7 +44,7 @@ def test_a_stream_is_hello_then_events_in_order_then_end(feeder, spawner):
     lines = events(100)
     assert all(feeder.put(line) for line in lines)
     assert feeder.flush(PATIENCE)
-    assert feeder.handed_over == 100
+    assert feeder.counts.handed_over == 100
     assert spawner.sender(1).read_to_end() == [HELLO, *lines, END]
     assert spawner.calls == 1
 
@@ -55,7 +55,7 @@ def test_an_event_is_written_without_a_flush(feeder, spawner):
     assert spawner.sender(1).read(event(1)) == [HELLO, event(1)]
     feeder.put(event(2))
     assert spawner.sender(1).read(event(2)) == [HELLO, event(1), event(2)]
-    wait_until(lambda: feeder.handed_over == 2)
+    wait_until(lambda: feeder.counts.handed_over == 2)
 
 
 def test_what_was_queued_meanwhile_is_one_write(feeder, spawner, writes):
@@ -99,7 +99,7 @@ def test_the_next_stream_has_its_own_hello(feeder, spawner):
         feeder.put(event(number))
         assert feeder.flush(PATIENCE)
         assert spawner.sender(number).read_to_end() == [HELLO, event(number), END]
-    assert feeder.handed_over == 2
+    assert feeder.counts.handed_over == 2
 
 
 # The queue
@@ -126,7 +126,7 @@ def test_a_slow_sender_fills_the_queue_and_then_it_goes_on(new_feeder, spawner):
     assert not feeder.flush(0.05)
     assert told(spawner.sender(1).read_to_end()) == told([HELLO, *kept, END])
     assert feeder.flush(PATIENCE)
-    assert feeder.handed_over == len(kept)
+    assert feeder.counts.handed_over == len(kept)
     assert feeder.counts.dropped == {}, "a refused event is for the caller of `put` to count"
 
 
@@ -136,7 +136,7 @@ def test_a_slow_sender_fills_the_queue_and_then_it_goes_on(new_feeder, spawner):
 def test_an_idle_sender_is_ended_and_the_next_event_starts_another(feeder, spawner, monkeypatch, threads):
     """A sender that was fed nothing for FEEDER_IDLE reads `end`; the feeder stays and goes on when there is more."""
     assert FEEDER_IDLE == 10.0
-    monkeypatch.setattr(feeder_module, "FEEDER_IDLE", 0.05)
+    monkeypatch.setattr(transport_module, "FEEDER_IDLE", 0.05)
     feeder.put(event(1))
     assert spawner.sender(1).read_to_end() == [HELLO, event(1), END]
     assert threads() == 1
@@ -148,8 +148,8 @@ def test_an_idle_sender_is_ended_and_the_next_event_starts_another(feeder, spawn
 def test_a_sender_that_is_fed_is_not_idle(feeder, spawner, monkeypatch):
     """Idle time counts from the last event, not from the sender's start."""
     now = 1000.0
-    monkeypatch.setattr(feeder_module, "monotonic", lambda: now)
-    monkeypatch.setattr(feeder_module, "FEEDER_IDLE", 0.05)
+    monkeypatch.setattr(child_module, "monotonic", lambda: now)
+    monkeypatch.setattr(transport_module, "FEEDER_IDLE", 0.05)
     for number in range(20):
         feeder.put(event(number))
         spawner.sender(1).read(event(number))
@@ -196,7 +196,7 @@ def test_flush_waits_for_everything_put_before_it(feeder, spawner):
     for thread in threads:
         thread.join()
     assert results == [True] * 100
-    assert feeder.handed_over == 100
+    assert feeder.counts.handed_over == 100
     read = [line for sender in spawner.senders for line in sender.read_to_end()]
     assert len([line for line in read if line not in (HELLO, END)]) == 100
     assert spawner.fed_at_once == [1] * len(spawner.senders)
@@ -230,7 +230,7 @@ def test_delivered_is_false_when_a_sender_lost_an_event(feeder, spawner, answer,
     feeder.put(event(1))
     sender = spawner.sender(1)
     sender.answers_itself = False
-    wait_until(lambda: feeder.handed_over == 1)
+    wait_until(lambda: feeder.counts.handed_over == 1)
     if answer:
         sender.answer(**answer)
     else:
@@ -255,8 +255,9 @@ def test_counts_are_cumulative_and_the_last_line_decides(feeder, spawner):
     sender.answer(delivered=3, dropped={"status 500": 2}, last=True)
     wait_until(lambda: feeder.fate() == (3, {"status 500": 2}))
     assert sender.life == GONE
-    wait_until(feeder._senders.are_settled)
-    wait_until(lambda: feeder.fate() == (3, {"status 500": 2}))
+    for _ in range(3):
+        assert feeder.flush(PATIENCE)  # closes the sender's account
+        assert feeder.fate() == (3, {"status 500": 2})
 
 
 def test_a_sender_has_a_life(feeder, spawner):
@@ -289,7 +290,7 @@ def test_losses_are_told_on_the_feeders_thread(new_feeder, spawner, raised):
         feeder.put(event(number))
     sender = spawner.sender(1)
     sender.answers_itself = False
-    wait_until(lambda: feeder.handed_over == 5)
+    wait_until(lambda: feeder.counts.handed_over == 5)
     sender.answer(dropped={"status 400": 1})
     wait_until(lambda: len(heard) == 1)
     sender.answer(delivered=1, dropped={"status 400": 3})

@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-from atotelemetry.host import attempts as attempts_module
-from atotelemetry.host.attempts import MAX_FAILURES
+from atotelemetry.host import transport as transport_module
 from atotelemetry.host.child import GONE
 from atotelemetry.host.feeder import QUEUE_FULL
 from atotelemetry.host.spawn import CannotSpawn
+from atotelemetry.host.transport import MAX_FAILURES
 from support_feeder import END, HELLO, PATIENCE, event, told, wait_until
 
 # Failures
@@ -28,7 +28,7 @@ def test_a_sender_that_died_is_replaced(feeder, spawner, monkeypatch):
     assert feeder.flush(PATIENCE)
     assert spawner.sender(2).read_to_end() == [HELLO, event(2), event(3), END]
     wait_until(lambda: feeder.fate() == (2, {"sender died": 1}))
-    assert (feeder.handed_over, feeder.counts.dropped) == (3, {})
+    assert (feeder.counts.handed_over, feeder.counts.dropped) == (3, {})
 
 
 def test_a_line_that_a_dying_sender_took_in_part_goes_to_the_next(feeder, spawner, monkeypatch):
@@ -45,7 +45,7 @@ def test_a_line_that_a_dying_sender_took_in_part_goes_to_the_next(feeder, spawne
         first.received += os.read(first.read_end, 65536)
     first.die()
     assert told(spawner.sender(2).read(large)) == told([HELLO, large])
-    wait_until(lambda: feeder.handed_over == 3)
+    wait_until(lambda: feeder.counts.handed_over == 3)
     assert feeder.counts.dropped == {}
 
 
@@ -72,13 +72,13 @@ def test_three_failures_in_a_row_are_the_end(feeder, spawner, plan):
     assert not feeder.put(event(2))
     assert not feeder.flush(PATIENCE)
     assert feeder.counts.dropped == {"no sender": 1}
-    assert (spawner.calls, feeder.handed_over) == (3, 0)
+    assert (spawner.calls, feeder.counts.handed_over) == (3, 0)
 
 
 @pytest.mark.parametrize("shortage", [errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM])
 def test_a_shortage_is_tried_again_after_a_while(feeder, spawner, monkeypatch, shortage):
     """No descriptors, no processes, no memory: the event waits, and telemetry is not over."""
-    monkeypatch.setattr(attempts_module, "_SHORTAGE_PAUSE", 0.05)
+    monkeypatch.setattr(transport_module, "_SHORTAGE_PAUSE", 0.05)
     spawner.plan = [OSError(shortage, "none left")] * 7
     feeder.put(event(1))
     assert spawner.sender(1).read(event(1)) == [HELLO, event(1)]
@@ -126,7 +126,7 @@ def test_senders_that_die_at_once_end_telemetry_though_their_pipes_took_everythi
         feeder.put(event(number))
         sender = spawner.sender(number)
         sender.read(event(number))
-        wait_until(lambda number=number: feeder.handed_over == number)
+        wait_until(lambda number=number: feeder.counts.handed_over == number)
         sender.die()
         wait_until(lambda sender=sender: sender.life == GONE)
     wait_until(lambda: feeder.refusal == "gave up")
@@ -142,9 +142,9 @@ def test_a_sender_that_reads_wipes_out_the_failures_before_it(feeder, spawner):
         sender = spawner.sender(number)
         sender.answers_itself = False
         sender.read(event(number))
-        wait_until(lambda number=number: feeder.handed_over == number)
+        wait_until(lambda number=number: feeder.counts.handed_over == number)
         sender.die()
-        wait_until(lambda: feeder._attempts._failures == 0)
+        wait_until(lambda sender=sender: sender.pipe < 0)
     assert (spawner.calls, feeder.refusal) == (9, QUEUE_FULL)
 
 

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from atotelemetry.host import feeder as feeder_module
+from atotelemetry.host import transport as transport_module
 from support_feeder import END, HELLO, PATIENCE, event, events, told, wait_until
 
 # Without a thread of its own
@@ -46,10 +47,10 @@ def test_without_threads_a_flush_is_still_over_in_time(feeder, spawner):
     assert 0.09 < time.monotonic() - started < 2
     arrived = spawner.sender(1).read_to_end()
     whole = [line for line in arrived[1:] if line in lines]
-    assert feeder.handed_over == len(whole)
+    assert feeder.counts.handed_over == len(whole)
     assert set(feeder.counts.dropped) == {"flush timed out"}
     queued = feeder.qsize() - 1  # the flush itself still waits, too
-    assert feeder.handed_over + sum(feeder.counts.dropped.values()) + queued == 100
+    assert feeder.counts.handed_over + sum(feeder.counts.dropped.values()) + queued == 100
 
 
 @pytest.mark.usefixtures("no_threads")
@@ -70,7 +71,7 @@ def test_a_fork_waits_for_what_is_queued_and_finds_no_thread(feeder, spawner, th
     for line in lines:
         feeder.put(line)
     feeder.before_fork()
-    assert feeder.handed_over == 500
+    assert feeder.counts.handed_over == 500
     wait_until(lambda: not threads())
     feeder.after_fork_in_parent()
     feeder.put(event(500))
@@ -81,7 +82,7 @@ def test_a_fork_waits_for_what_is_queued_and_finds_no_thread(feeder, spawner, th
 def test_a_parent_that_captures_nothing_more_still_ends_its_sender(feeder, spawner, monkeypatch, threads, may_start):
     """Where Python does not count the threads after the fork, the feeder goes on at once; else with the next event."""
     monkeypatch.setattr(feeder_module, "_MAY_START_AFTER_FORK", may_start)
-    monkeypatch.setattr(feeder_module, "FEEDER_IDLE", 0.5)
+    monkeypatch.setattr(transport_module, "FEEDER_IDLE", 0.5)
     feeder.put(event(1))
     sender = spawner.sender(1)
     sender.read(event(1))
@@ -104,11 +105,11 @@ def test_a_fork_stops_the_thread_in_the_middle_of_a_line(feeder, spawner, thread
     wait_until(spawner.sender(1).is_full)
     feeder.before_fork()
     wait_until(lambda: not threads())
-    assert (feeder.handed_over, spawner.sender(1).is_full(), feeder.qsize() > 0) == (0, True, True)
+    assert (feeder.counts.handed_over, spawner.sender(1).is_full(), feeder.qsize() > 0) == (0, True, True)
     feeder.after_fork_in_parent()
     feeder.put(event(99))
     assert told(spawner.sender(1).read(event(99))) == told([HELLO, *lines, event(99)])
-    wait_until(lambda: feeder.handed_over == 22)
+    wait_until(lambda: feeder.counts.handed_over == 22)
 
 
 def test_a_sender_that_died_during_a_fork_gets_no_half_line(feeder, spawner):
@@ -145,7 +146,7 @@ def test_an_end_that_a_full_pipe_refuses_waits_for_the_fork(feeder, spawner, thr
     feeder.put(event(0))
     sender = spawner.sender(1)
     sender.read(event(0))
-    wait_until(lambda: feeder.handed_over == 1)
+    wait_until(lambda: feeder.counts.handed_over == 1)
     ballast = 0
     with contextlib.suppress(BlockingIOError):
         while True:

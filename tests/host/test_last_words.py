@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from atotelemetry.host import feeder as feeder_module
+from atotelemetry.host import child as child_module
+from atotelemetry.host import transport as transport_module
 from atotelemetry.host.consent import Consent
 from atotelemetry.host.last_words import LastWords
 from atotelemetry.host.outbox import Outbox
@@ -80,8 +81,8 @@ def test_no_pipe_without_last_words(feeder, spawner):
 def test_an_idle_sender_listens_on(watched, spawner, monkeypatch):
     """No idle time ends it, also none that passes while a fork has taken the thread away."""
     now = 1000.0
-    monkeypatch.setattr(feeder_module, "monotonic", lambda: now)
-    monkeypatch.setattr(feeder_module, "FEEDER_IDLE", 0.02)
+    monkeypatch.setattr(child_module, "monotonic", lambda: now)
+    monkeypatch.setattr(transport_module, "FEEDER_IDLE", 0.02)
     watched.put(event(1))
     spawner.sender(1).read(event(1))
     watched.before_fork()
@@ -181,7 +182,7 @@ def test_the_mark_of_a_fork_tears_no_line(watched, spawner):
     watched.put(event(2))
     done.join(PATIENCE)
     assert sender.received.splitlines() == [HELLO, big, FORKED, event(2)]
-    wait_until(lambda: watched.handed_over == 2)
+    wait_until(lambda: watched.counts.handed_over == 2)
 
 
 def test_a_mark_may_come_while_its_event_is_written():

@@ -19,12 +19,11 @@ def test_every_event_reaches_one_pipe_as_a_whole(lines: list[bytes], steps: list
     for line in lines:
         outbox.add(line)
     pipes = [b""]
-    outbox.greet(b"hello")
+    outbox.begin(b"hello")
     counted = 0
     for step in [*steps, 10_000]:
         if step is None:
-            outbox.start_again()
-            outbox.greet(b"hello")
+            outbox.begin(b"hello")
             pipes.append(b"")
             continue
         taken = bytes(outbox.rest()[:step])
@@ -43,7 +42,7 @@ def test_dropped_and_counted_are_all(lines: list[bytes], size_bytes: int) -> Non
     outbox = Outbox()
     for line in lines:
         outbox.add(line)
-    outbox.greet(b"hello")
+    outbox.begin(b"hello")
     taken = outbox.rest()[:size_bytes]
     counted = outbox.wrote(len(taken))
     assert counted + outbox.clear() == len(lines)
@@ -53,7 +52,7 @@ def test_dropped_and_counted_are_all(lines: list[bytes], size_bytes: int) -> Non
 def test_a_line_that_is_cut_is_given_up():
     """The pipe has a part of it: it counts as one event, nothing of the rest is written, and the next pipe is whole."""
     outbox = Outbox()
-    outbox.greet(b"hello")
+    outbox.begin(b"hello")
     outbox.add(b"first")
     outbox.add(b"second")
     assert outbox.cut() == 0
@@ -63,14 +62,14 @@ def test_a_line_that_is_cut_is_given_up():
     assert outbox.cut_off
     assert outbox.clear() == 1
     assert bytes(outbox.rest()) == b""
-    outbox.greet(b"hello")
+    outbox.begin(b"hello")
     assert not outbox.cut_off
 
 
 def test_a_hello_that_is_cut_is_no_event():
     """It is given up all the same."""
     outbox = Outbox()
-    outbox.greet(b"hello")
+    outbox.begin(b"hello")
     outbox.add(b"first")
     outbox.wrote(2)
     assert (outbox.cut(), outbox.cut_off, len(outbox)) == (0, True, 1)

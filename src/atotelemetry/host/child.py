@@ -12,11 +12,10 @@ from _thread import RLock
 from time import sleep
 
 from atotelemetry.host.clock import monotonic
+from atotelemetry.host.threads import is_owned
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from atotelemetry.wire import AnswerDecoder
 
 __all__ = ["ENDED", "FEEDING", "GONE", "STARTING", "Sender", "Senders", "add_counts", "identity"]
@@ -41,7 +40,8 @@ class Sender:
     def __init__(self, pid: int, pipe: int, answers: int) -> None:
         self.group = pid
         """The process group of the sender: the spawned process leads it, and leaves."""
-        self.started_at = self.ended_at = monotonic()
+        self.started_at = monotonic()
+        self._fed_at = self.started_at  # when the pipe last took something, or was closed
         self.given = 0
         """Number of events that the pipe took as a whole."""
         self.added = 0
@@ -98,17 +98,23 @@ class Sender:
 
     def write(self, data: memoryview) -> int:
         """Write as much as the pipe takes now; return how many bytes. Raises `BlockingIOError` when it is full."""
-        return os.write(self.pipe, data)
+        count = self._write(self.pipe, data)
+        self._fed_at = monotonic()
+        return count
 
     def close(self) -> None:
         """Close the pipe: end of input for the sender."""
         pipe, self._pipe = self.pipe, -1
-        self.ended_at = monotonic()
+        self._fed_at = monotonic()
         self._close(pipe)
+
+    def idle_for(self) -> float:
+        """Return for how long it was fed nothing, or for how long its input has been closed."""
+        return monotonic() - self._fed_at
 
     def look(self) -> None:
         """Read its answers, and reap its process if it has ended. Never waits."""
-        if _is_owned(self._looking):
+        if is_owned(self._looking):
             return  # a signal handler or a finalizer, in the middle of this
         try:
             if self._looking.acquire(False):  # else another thread looks
@@ -116,7 +122,7 @@ class Sender:
                 self._read_answers()
         finally:
             # Asked for here, since a Ctrl-C may come between the lock and any note of it.
-            if _is_owned(self._looking):
+            if is_owned(self._looking):
                 self._looking.release()
 
     def abandon(self, reason: str = "no answer") -> None:
@@ -192,6 +198,9 @@ class Sender:
 
     # ---- the ends of its pipes
 
+    def _write(self, end: int, data: memoryview) -> int:
+        return os.write(end, data)
+
     def _read(self, end: int, at_most: int) -> bytes:
         """Read a pipe's content; nothing at its end. Raises `BlockingIOError` when there is nothing yet."""
         return os.read(end, at_most)
@@ -226,7 +235,8 @@ class Senders:
             sender.look()
 
     def fate(self) -> tuple[int, dict[str, int]]:
-        """Return the counts of delivered events, and of lost ones by reason, as far as they were read."""
+        """Read all answers; return how many events were delivered so far, and how many were lost by reason."""
+        self.look()
         delivered, settled, senders, _ = self._accounts
         lost = dict(settled)
         for sender in senders:
@@ -235,7 +245,7 @@ class Senders:
         return delivered, lost
 
     def added(self) -> int:
-        """Return how many events are reports of the senders' own."""
+        """Return how many events senders have made: the reports of hangs."""
         _, _, senders, added = self._accounts
         return added + sum(sender.added for sender in senders)
 
@@ -246,11 +256,11 @@ class Senders:
         """
         delivered, settled, senders, added = self._accounts
         ended = [sender for sender in senders if sender is not fed]
-        too_many, long_ago = ended[:-_MAX_UNANSWERED], monotonic() - _NO_ANSWER
+        too_many = ended[:-_MAX_UNANSWERED]
         closed, judged = [], []
         for sender in ended:
             is_one_too_many = sender in too_many and sender.life != GONE
-            if sender in too_many or sender.ended_at < long_ago:
+            if sender in too_many or sender.idle_for() > _NO_ANSWER:
                 sender.abandon()
             elif sender.life != GONE or not sender.reaped:
                 continue
@@ -298,12 +308,6 @@ def add_counts(to: dict[str, int], counts: dict[str, int]) -> dict[str, int]:
     for reason, count in counts.items():
         to[reason] = to.get(reason, 0) + count
     return to
-
-
-def _is_owned(lock: Any) -> bool:  # noqa: ANN401 - an RLock, whose type has no public name
-    """Whether this thread holds a reentrant lock."""
-    owned: bool = lock._is_owned()  # noqa: SLF001 - what `threading.Condition` asks it
-    return owned
 
 
 def identity(descriptor: int) -> tuple[int, int] | None:

@@ -116,7 +116,6 @@ class TelemetryClient:
             queue_size=queue_size,
             stream=self.stream,
             on_error=on_error,
-            patient=patient,
             wait_for_delivery=wait_for_delivery,
         )
         self.counts = self._feeder.counts
@@ -350,7 +349,7 @@ class TelemetryClient:
         # Read the counters last stage first, so an event that moves meanwhile is never counted twice.
         delivered, lost = self._feeder.fate()
         added = self._feeder.added()
-        handed_over = self._feeder.handed_over + added
+        handed_over = self.counts.handed_over + added
         dropped = self.counts.dropped
         return Stats(self.counts.captured + added, handed_over, dropped, delivered, lost)
 

@@ -40,12 +40,12 @@ class _Diversion:
         except Exception as error:
             debug("an event went nowhere: %r", error)
             return False
-        self._feeder.handed_over += 1
+        self._feeder.counts.handed_over += 1
         return True
 
     def fate(self) -> tuple[int, dict[str, int]]:
         """Return the counts as `Feeder.fate` does: each event that was taken has arrived."""
-        return self._feeder.handed_over, {}
+        return self._feeder.counts.handed_over, {}
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a feeder has
         """Leave the rest to the feeder, which has nothing to do."""

@@ -30,9 +30,9 @@ class Outbox:
         """Put a line that counts as no event behind the last event."""
         self._lines[-1] += b"\n" + mark
 
-    def greet(self, hello: bytes) -> None:
-        """Begin a new pipe: this line goes first, and counts as no event."""
-        self._hello = [hello]
+    def begin(self, *hello: bytes) -> None:
+        """Begin a new pipe, in which the lines start again; a `hello` goes first, and counts as no event."""
+        self._hello = [*hello]
         self._written = 0
         self.cut_off = False
 
@@ -53,12 +53,6 @@ class Outbox:
                 events += 1
             del self._lines[:events]
         return events
-
-    def start_again(self) -> None:
-        """Forget that a pipe took a part of a line: nobody can read that part any more."""
-        self._hello = []
-        self._written = 0
-        self.cut_off = False
 
     def clear(self) -> int:
         """Drop every event; return how many there were."""

@@ -48,18 +48,17 @@ class WindowsSender(Sender):
         super().__init__(pid, pipe, answers)
         self.left_alone = self.reaped = True  # Windows has no zombies
 
-    def write(self, data: memoryview) -> int:
-        """Write as much as the pipe takes now; return how many bytes. Raises `BlockingIOError` when it is full."""
-        count, _ = _winapi.WriteFile(self.pipe, data[:_WRITE_BYTES])
-        if not count:
-            raise BlockingIOError
-        return count
-
     def wait_writable(self, at_most: float) -> None:
         """Wait a moment; the next write tells."""
         from time import sleep
 
         sleep(min(at_most, _LOOK_UP))
+
+    def _write(self, end: int, data: memoryview) -> int:
+        count = int(_winapi.WriteFile(end, data[:_WRITE_BYTES])[0])
+        if not count:
+            raise BlockingIOError
+        return count
 
     def _read(self, end: int, at_most: int) -> bytes:
         available = int(_winapi.PeekNamedPipe(end, 0)[0])  # raises when the other end is closed, and all was read

@@ -77,13 +77,15 @@ class Stats:
 
 
 class Counts:
-    """One client's counts in this process, without its feeder's."""
+    """One client's counts in this process, without its senders'."""
 
     def __init__(self) -> None:
         self._captured = Counter()
         self._dropped: dict[str, Counter] = {}
         self.capture = self._captured.add
         """Count one captured event."""
+        self.handed_over = 0
+        """Number of events that a pipe took as a whole; only the thread that feeds it counts them."""
 
     @property
     def captured(self) -> int:

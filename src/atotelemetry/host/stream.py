@@ -26,10 +26,6 @@ __all__ = ["Stream"]
 _MAX_PATH_ENTRIES = 500
 
 
-def _always() -> bool:
-    return True
-
-
 class Stream:
     """The messages to one client's senders beside the events.
 
@@ -39,7 +35,9 @@ class Stream:
     def __init__(self, settings: dict[str, Any], properties: dict[str, Any]) -> None:
         self.settings = settings
         self.properties = properties
-        self.holds: Callable[[], bool] = _always
+        self.patient: bool = settings["patient"]
+        """Whether a sender that holds events is not ended while the host lives."""
+        self.holds: Callable[[], bool] = lambda: True
         """Whether the person still agrees. Asked on the thread that feeds, before events are written."""
         self.last_words: LastWords | None = None
         """The reports wanted of the host's end. With any, a sender listens as long as the host lives."""

@@ -12,7 +12,21 @@ from time import sleep
 
 from atotelemetry.host.clock import monotonic
 
-__all__ = ["Deadline", "Work", "is_sub_interpreter", "reason_not_to_start_threads", "wait_for_end_of_thread"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+__all__ = [
+    "Deadline",
+    "Interrupted",
+    "OutOfTime",
+    "Work",
+    "is_owned",
+    "is_sub_interpreter",
+    "reason_not_to_start_threads",
+    "wait_for_end_of_thread",
+]
 
 _FOR_EVER = 1e6  # a longer timeout than a lock takes is for ever
 _FORK_INSISTENCE = 2.0  # how long a fork waits for the work to stop anywhere; the machine may be busy
@@ -36,11 +50,25 @@ class Deadline:
         return self._end is not None and monotonic() >= self._end
 
 
-class Work:
-    """The right to do the feeder's work: one thread at a time. A fork takes it, and gives it back."""
+class Interrupted(Exception):
+    """A fork wants the work. The next thread to have it goes on where it stopped."""
 
-    def __init__(self) -> None:
+
+class OutOfTime(Exception):
+    """The deadline passed while a sender's pipe was full."""
+
+
+class Work:
+    """The right to do the feeder's work: one thread at a time. A fork takes it, and gives it back.
+
+    `qsize` tells how many events are queued.
+    """
+
+    def __init__(self, qsize: Callable[[], int]) -> None:
         self._lock = RLock()  # reentrant, because a signal handler may fork in the middle of the work
+        self._qsize = qsize
+        self.deadline: Deadline | None = None
+        """Until when it is done; None on the feeder's own thread, which does it for ever."""
         self._worker = 0  # the thread that does it; not one that forks
         self._forks = 0  # that have, or want, the work
         self._forker = 0  # the thread of the last one
@@ -54,14 +82,25 @@ class Work:
         """Give it back."""
         self._lock.release()
 
-    def begin(self) -> None:
-        """Note that this thread, which has the work, does it."""
+    def begin(self, deadline: Deadline | None) -> None:
+        """Note that this thread, which has the work, does it until a deadline."""
         assert self.is_mine()  # noqa: S101 - every change of the feeder's state relies on it
-        self._worker = get_ident()
+        self._worker, self.deadline = get_ident(), deadline
 
     def end(self) -> None:
         """Note that nobody does it."""
         self._worker = 0
+
+    def within(self, seconds: float) -> float:
+        """Return the time that is left for it, but no more than `seconds`."""
+        return seconds if self.deadline is None else self.deadline.remaining(seconds)
+
+    def check(self) -> None:
+        """Raise if it must stop here: out of time, or a fork that has waited long enough for the queue to drain."""
+        if self.deadline is not None and self.deadline.passed():
+            raise OutOfTime
+        if self.fork_is_due() and (not self._qsize() or monotonic() > self._insists_at):
+            raise Interrupted
 
     def is_done_here(self) -> bool:
         """Whether this thread does it, further up its stack."""
@@ -91,10 +130,6 @@ class Work:
         """Whether another thread forks, or waits to."""
         return self._forker != get_ident() and self.is_forking()
 
-    def fork_insists(self) -> bool:
-        """Whether that fork has waited long enough for the queue to drain."""
-        return monotonic() > self._insists_at
-
     def recover(self) -> None:
         """Release the work after a fork that did not: a signal handler may raise in the middle of one."""
         while self.is_mine():
@@ -103,8 +138,13 @@ class Work:
 
     def is_mine(self) -> bool:
         """Whether this thread has the work."""
-        mine: bool = self._lock._is_owned()  # type: ignore[attr-defined]  # noqa: SLF001 - as `threading.Condition` asks
-        return mine
+        return is_owned(self._lock)
+
+
+def is_owned(lock: Any) -> bool:  # noqa: ANN401 - an RLock, whose type has no public name
+    """Whether this thread holds a reentrant lock."""
+    owned: bool = lock._is_owned()  # noqa: SLF001 - what `threading.Condition` asks it
+    return owned
 
 
 def reason_not_to_start_threads() -> str:
