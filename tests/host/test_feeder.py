@@ -1,4 +1,4 @@
-"""The feeder: what it writes, to whom, when it starts and ends senders, and what a flush waits for."""
+"""The feeder with senders that read: writes, their number, idle time, flushes, answers."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_an_event_is_written_without_a_flush(feeder, spawner):
 
 
 def test_what_was_queued_meanwhile_is_one_write(feeder, spawner, writes):
-    """However many events came while the feeder was busy, it wakes the sender once for them."""
+    """Events that came while the feeder was busy wake the sender once."""
     spawner.may_go_on.clear()
     feeder.put(event(0))
     assert spawner.called.wait(PATIENCE)
@@ -72,7 +72,7 @@ def test_what_was_queued_meanwhile_is_one_write(feeder, spawner, writes):
 
 @pytest.mark.posix("the size of a write")
 def test_a_write_gathers_about_a_pipes_capacity(feeder, spawner, writes):
-    """What would not fit into the pipe anyway is left in the queue, where a full queue still counts it."""
+    """More is left in the queue, which refuses events when it is full."""
     spawner.may_go_on.clear()
     feeder.put(event(0))
     assert spawner.called.wait(PATIENCE)
@@ -94,7 +94,7 @@ def test_a_line_larger_than_the_pipe_arrives_whole(feeder, spawner):
 
 
 def test_the_next_stream_has_its_own_hello(feeder, spawner):
-    """After a flush the next event goes to another sender, which is greeted and ended like the first."""
+    """After a flush the next event goes to another sender, with a hello and an end like the first."""
     for number in (1, 2):
         feeder.put(event(number))
         assert feeder.flush(PATIENCE)
@@ -106,7 +106,7 @@ def test_the_next_stream_has_its_own_hello(feeder, spawner):
 
 
 def test_a_full_queue_says_no_and_never_waits(new_feeder, spawner):
-    """With the feeder held up, `put` takes as many as the queue holds and refuses the rest at once."""
+    """While the feeder is busy, `put` takes as many events as the queue holds and refuses the rest at once."""
     feeder = new_feeder(queue_size=5)
     spawner.may_go_on.clear()
     feeder.put(event(0))
@@ -118,7 +118,7 @@ def test_a_full_queue_says_no_and_never_waits(new_feeder, spawner):
 
 
 def test_a_slow_sender_fills_the_queue_and_then_it_goes_on(new_feeder, spawner):
-    """Backpressure: a full pipe holds up the feeder, not who captures; once it is read, everything kept arrives."""
+    """Backpressure: a full pipe stops the feeder, not `put`. Once it is read, every queued event arrives."""
     feeder = new_feeder(queue_size=20)
     kept = [line for line in events(200, 5000) if feeder.put(line)]
     while feeder.put(event(-1)):
@@ -128,6 +128,18 @@ def test_a_slow_sender_fills_the_queue_and_then_it_goes_on(new_feeder, spawner):
     assert feeder.flush(PATIENCE)
     assert feeder.counts.handed_over == len(kept)
     assert feeder.counts.dropped == {}, "a refused event is for the caller of `put` to count"
+
+
+def test_a_no_does_not_wait_for_a_full_pipe(feeder, spawner):
+    """The events behind it are dropped at once; the sender reads a part of a line that ends, and the end."""
+    feeder.put(event(0, 700_000))
+    wait_until(spawner.sender(1).is_full)
+    feeder.put(event(1))
+    feeder.discard()
+    wait_until(lambda: feeder.counts.dropped == {"disabled": 1})
+    assert feeder.counts.handed_over == 1, "the sender answers for the line that it cannot read"
+    hello, part, end = spawner.sender(1).read_to_end()
+    assert (hello, part[:4], part[-1:], end) == (HELLO, event(0)[:4], b"\xff", END)
 
 
 # Idle
@@ -182,7 +194,7 @@ def test_at_most_one_sender_is_fed(feeder, spawner, monkeypatch):
 
 
 def test_flush_waits_for_everything_put_before_it(feeder, spawner):
-    """When it returns, every event put before it is in the pipe; also when many threads flush at once."""
+    """When it returns, every earlier event is in the pipe; also when many threads flush at once."""
     results: list[bool] = []
 
     def work() -> None:
@@ -203,7 +215,7 @@ def test_flush_waits_for_everything_put_before_it(feeder, spawner):
 
 
 def test_delivered_waits_for_the_last_answer(feeder, spawner):
-    """With `delivered` a flush also waits for the sender's last words, and is False when its time is up before."""
+    """With `delivered` a flush also waits for the sender's last answer; it is False when its time is up before."""
     feeder.put(event(1))
     sender = spawner.sender(1)
     sender.answers_itself = False
@@ -226,7 +238,7 @@ def test_delivered_waits_for_the_last_answer(feeder, spawner):
     ids=["dropped", "one more than it was given", "not read", "died"],
 )
 def test_delivered_is_false_when_a_sender_lost_an_event(feeder, spawner, answer, fate):
-    """It says so, or does not account for one; the flush after it speaks of what came since."""
+    """The sender says so, or does not account for an event. The next flush speaks of later events."""
     feeder.put(event(1))
     sender = spawner.sender(1)
     sender.answers_itself = False
@@ -242,7 +254,7 @@ def test_delivered_is_false_when_a_sender_lost_an_event(feeder, spawner, answer,
 
 
 def test_counts_are_cumulative_and_the_last_line_decides(feeder, spawner):
-    """A line that a full pipe swallowed changes nothing; nor does an end of file that somebody holds back."""
+    """An answer that a full pipe lost changes nothing; nor does an end of file that never comes."""
     for number in range(5):
         feeder.put(event(number))
     sender = spawner.sender(1)
@@ -261,7 +273,7 @@ def test_counts_are_cumulative_and_the_last_line_decides(feeder, spawner):
 
 
 def test_a_sender_has_a_life(feeder, spawner):
-    """Starting, feeding once it reads, ended when its input is, gone when it has said all."""
+    """Starting, feeding once it reads, ended with its input, gone after its last answer."""
     spawner.plan = ["live"]
     feeder.put(event(1))
     sender = spawner.sender(1)
@@ -277,7 +289,7 @@ def test_a_sender_has_a_life(feeder, spawner):
 
 @pytest.mark.parametrize("raised", [RuntimeError, SystemExit])
 def test_losses_are_told_on_the_feeders_thread(new_feeder, spawner, raised):
-    """`on_error` hears each reason with the number of new losses; what it raises is not heard of."""
+    """`on_error` is told each reason with the number of new losses; its exceptions go nowhere."""
     heard: list[tuple[str, int, bool]] = []
     main = threading.get_ident()
 
@@ -301,7 +313,7 @@ def test_losses_are_told_on_the_feeders_thread(new_feeder, spawner, raised):
 
 
 def test_a_sender_that_never_answers_is_given_up(feeder, spawner, monkeypatch):
-    """After a long time, or when there are too many of them: each costs the host a descriptor."""
+    """After a long time, or when there are too many: each costs the host a descriptor."""
     monkeypatch.setattr(child_module, "_MAX_UNANSWERED", 2)
     for number in range(1, 5):
         feeder.put(event(number))
@@ -327,7 +339,7 @@ def test_too_many_senders_that_are_still_starting_are_no_failures(feeder, spawne
 
 
 def test_delivered_is_false_after_a_full_queue(new_feeder, spawner):
-    """An event that was refused, as its client counts it, was not delivered."""
+    """A refused event, which the client counts, was not delivered."""
     feeder = new_feeder(queue_size=1)
     spawner.may_go_on.clear()
     feeder.put(event(0))
@@ -340,7 +352,7 @@ def test_delivered_is_false_after_a_full_queue(new_feeder, spawner):
 
 
 def test_stop_ends_the_thread_and_an_event_after_it_starts_another(feeder, spawner):
-    """A stopped feeder holds nothing, and is not broken by an event that comes late."""
+    """A stopped feeder holds nothing; a late event starts it again."""
     feeder.put(event(1))
     assert feeder.flush(PATIENCE, stop=True)
     wait_until(feeder.is_over)

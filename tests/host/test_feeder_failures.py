@@ -19,7 +19,7 @@ from support_feeder import END, HELLO, PATIENCE, event, told, wait_until
 
 
 def test_a_sender_that_died_is_replaced(feeder, spawner, monkeypatch):
-    """What the dead one did not take goes to its successor, once; nothing is dropped."""
+    """Its successor gets the events that the dead sender did not take, once; nothing is dropped."""
     feeder.put(event(1))
     spawner.sender(1).read(event(1))
     spawner.sender(1).die()
@@ -32,7 +32,7 @@ def test_a_sender_that_died_is_replaced(feeder, spawner, monkeypatch):
 
 
 def test_a_line_that_a_dying_sender_took_in_part_goes_to_the_next(feeder, spawner, monkeypatch):
-    """Half a line is worth nothing to who died with it: the successor gets all of it, and the ones before only once."""
+    """The successor gets the whole line, and no line that the dead sender took as a whole."""
     spawner.may_go_on.clear()
     feeder.put(event(0))
     assert spawner.called.wait(PATIENCE)
@@ -50,7 +50,7 @@ def test_a_line_that_a_dying_sender_took_in_part_goes_to_the_next(feeder, spawne
 
 
 def test_a_sender_that_cannot_be_started_is_tried_again(feeder, spawner):
-    """A process limit may be a moment's: the event waits and goes to the one that starts."""
+    """A process limit may be a moment's: the event waits for a sender that starts."""
     spawner.plan = [OSError("no processes left"), BlockingIOError("still none")]
     feeder.put(event(1))
     assert feeder.flush(PATIENCE)
@@ -64,7 +64,7 @@ def test_a_sender_that_cannot_be_started_is_tried_again(feeder, spawner):
     ids=["cannot be started", "die at once", "both"],
 )
 def test_three_failures_in_a_row_are_the_end(feeder, spawner, plan):
-    """Then telemetry is over for this process: all events are counted as dropped, those that come later, too."""
+    """Then telemetry is over for this process: all events are dropped and counted, later ones, too."""
     assert MAX_FAILURES == 3
     spawner.plan = list(plan)
     feeder.put(event(1))
@@ -86,7 +86,7 @@ def test_a_shortage_is_tried_again_after_a_while(feeder, spawner, monkeypatch, s
 
 
 def test_a_flush_in_a_shortage_tries_once_more(feeder, spawner):
-    """Three attempts, then it is False, and what it was about is dropped; the next flush may have more luck."""
+    """After three attempts it is False, and its events are dropped. The next flush tries again."""
     spawner.plan = [OSError(errno.EMFILE, "none left")] * 6
     feeder.put(event(1))
     wait_until(lambda: spawner.calls == 3)
@@ -98,7 +98,7 @@ def test_a_flush_in_a_shortage_tries_once_more(feeder, spawner):
 
 
 def test_a_pause_keeps_a_bounded_number_of_events(new_feeder, spawner):
-    """While no sender can be started, as many events wait as the queue holds; more are dropped, with the reason."""
+    """While no sender can be started, as many events wait as the queue holds; others are dropped with the reason."""
     feeder = new_feeder(queue_size=5)
     spawner.plan = [OSError(errno.EAGAIN, "none left")] * 6
     for number in range(40):
@@ -110,7 +110,7 @@ def test_a_pause_keeps_a_bounded_number_of_events(new_feeder, spawner):
 
 
 def test_failures_are_only_counted_in_a_row(feeder, spawner):
-    """A sender that was fed to its end wipes out the failures before it."""
+    """A sender that worked to its end wipes out the failures before it."""
     for number in (1, 2, 3):
         spawner.plan = [OSError("no"), OSError("no")]
         feeder.put(event(number))
@@ -120,7 +120,7 @@ def test_failures_are_only_counted_in_a_row(feeder, spawner):
 
 
 def test_senders_that_die_at_once_end_telemetry_though_their_pipes_took_everything(feeder, spawner):
-    """The next event may come much later, and a pipe takes what nobody will read: so somebody looks after them."""
+    """The feeder notices without a further event: a pipe takes events that nobody will read."""
     spawner.plan = ["live"] * 9
     for number in range(1, MAX_FAILURES + 1):
         feeder.put(event(number))
@@ -135,7 +135,7 @@ def test_senders_that_die_at_once_end_telemetry_though_their_pipes_took_everythi
 
 
 def test_a_sender_that_reads_wipes_out_the_failures_before_it(feeder, spawner):
-    """Failures far apart are not failures in a row, also where the server accepts nothing in between."""
+    """Also if it is killed before the server has accepted anything."""
     for number in (1, 2, 3):
         spawner.plan = [OSError("no"), OSError("no")]
         feeder.put(event(number))
@@ -149,7 +149,7 @@ def test_a_sender_that_reads_wipes_out_the_failures_before_it(feeder, spawner):
 
 
 def test_a_process_that_can_never_have_a_sender_is_not_asked_again(feeder, spawner):
-    """`CannotSpawn` ends it at the first attempt."""
+    """`CannotSpawn` ends telemetry at the first attempt."""
     spawner.plan = [CannotSpawn("frozen")]
     feeder.put(event(1))
     assert not feeder.flush(PATIENCE)

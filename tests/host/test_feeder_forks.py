@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from atotelemetry.host import child as child_module
 from atotelemetry.host import feeder as feeder_module
 from atotelemetry.host import transport as transport_module
 from support_feeder import END, HELLO, PATIENCE, event, events, told, wait_until
@@ -38,7 +39,7 @@ def test_without_threads_events_wait_for_a_flush(feeder, spawner):
 
 @pytest.mark.usefixtures("no_threads")
 def test_without_threads_a_flush_is_still_over_in_time(feeder, spawner):
-    """With a sender that does not read it gives up at its timeout, and counts what it had taken as dropped."""
+    """With a sender that does not read it gives up at its timeout; the events that it took are counted as dropped."""
     lines = events(100, 10_000)
     for line in lines:
         feeder.put(line)
@@ -55,7 +56,7 @@ def test_without_threads_a_flush_is_still_over_in_time(feeder, spawner):
 
 @pytest.mark.usefixtures("no_threads")
 def test_without_threads_or_a_sender_a_flush_says_so(feeder, spawner):
-    """Three failures end it here, too."""
+    """Three failures end telemetry here, too."""
     spawner.plan = [OSError("no")] * 5
     feeder.put(event(1))
     assert not feeder.flush(PATIENCE)
@@ -65,7 +66,7 @@ def test_without_threads_or_a_sender_a_flush_says_so(feeder, spawner):
 # Forks
 
 
-def test_a_fork_waits_for_what_is_queued_and_finds_no_thread(feeder, spawner, threads):
+def test_a_fork_waits_for_the_queue_and_finds_no_thread(feeder, spawner, threads):
     """At the moment of a fork everything is in the pipe and the thread has ended; the next event starts another."""
     lines = events(500)
     for line in lines:
@@ -80,7 +81,7 @@ def test_a_fork_waits_for_what_is_queued_and_finds_no_thread(feeder, spawner, th
 
 @pytest.mark.parametrize("may_start", [True, False])
 def test_a_parent_that_captures_nothing_more_still_ends_its_sender(feeder, spawner, monkeypatch, threads, may_start):
-    """Where Python does not count the threads after the fork, the feeder goes on at once; else with the next event."""
+    """Where Python counts threads before the fork, the feeder goes on at once; else with the next event."""
     monkeypatch.setattr(feeder_module, "_MAY_START_AFTER_FORK", may_start)
     monkeypatch.setattr(transport_module, "FEEDER_IDLE", 0.5)
     feeder.put(event(1))
@@ -98,7 +99,7 @@ def test_a_parent_that_captures_nothing_more_still_ends_its_sender(feeder, spawn
 
 
 def test_a_fork_stops_the_thread_in_the_middle_of_a_line(feeder, spawner, threads):
-    """A full pipe holds up no fork; afterwards the line goes on where it was, and nothing is sent twice or lost."""
+    """A full pipe delays no fork; afterwards the line goes on where it was, and nothing is sent twice or lost."""
     lines = [event(0, 700_000), *events(20, 10_000)]
     for line in lines:
         feeder.put(line)
@@ -110,6 +111,20 @@ def test_a_fork_stops_the_thread_in_the_middle_of_a_line(feeder, spawner, thread
     feeder.put(event(99))
     assert told(spawner.sender(1).read(event(99))) == told([HELLO, *lines, event(99)])
     wait_until(lambda: feeder.counts.handed_over == 22)
+
+
+def test_a_line_goes_on_however_long_the_fork_took(feeder, spawner, monkeypatch):
+    """A sender that has half a line is not idle."""
+    now = 1000.0
+    monkeypatch.setattr(child_module, "monotonic", lambda: now)
+    line = event(0, 700_000)
+    feeder.put(line)
+    wait_until(spawner.sender(1).is_full)
+    feeder.before_fork()
+    now += 100
+    feeder.after_fork_in_parent()
+    feeder.put(event(1))
+    assert told(spawner.sender(1).read(event(1))) == told([HELLO, line, event(1)])
 
 
 def test_a_sender_that_died_during_a_fork_gets_no_half_line(feeder, spawner):
@@ -125,7 +140,7 @@ def test_a_sender_that_died_during_a_fork_gets_no_half_line(feeder, spawner):
 
 
 def test_a_flush_goes_on_after_a_fork_of_another_thread(feeder, spawner):
-    """A flush that waits for a full pipe is not forgotten because a fork ended the thread that worked on it."""
+    """A flush that waits for a full pipe goes on after a fork has ended the thread that worked on it."""
     line = event(0, 700_000)
     feeder.put(line)
     wait_until(spawner.sender(1).is_full)
@@ -164,8 +179,8 @@ def test_an_end_that_a_full_pipe_refuses_waits_for_the_fork(feeder, spawner, thr
 
 
 @pytest.mark.posix("forks")
-def test_a_child_forgets_what_its_parent_was_writing(feeder, spawner):
-    """After a fork the child has no line, no sender and no queue; the parent's pipe has one holder less."""
+def test_a_child_forgets_the_events_of_its_parent(feeder, spawner):
+    """After a fork the child has no line, no sender and no queue, and does not hold the parent's pipe open."""
     feeder.put(event(0, 700_000))
     wait_until(spawner.sender(1).is_full)
     feeder.put(event(1))

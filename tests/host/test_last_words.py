@@ -57,7 +57,7 @@ def watched(new_feeder, words):
 
 
 def test_the_thread_of_the_first_event_enables(watched, words):
-    """It is the host's own, which gets the alternate stack; and the sender is given the pipe of the dumps."""
+    """It is the host's own, which gets the alternate stack. The sender gets the pipe of the dumps."""
     assert words.threads == []
     watched.put(event(1))
     assert words.threads == [get_ident()]
@@ -65,7 +65,7 @@ def test_the_thread_of_the_first_event_enables(watched, words):
 
 
 def test_the_sender_is_started_with_the_pipe(watched, spawner):
-    """Whoever has no last words starts it without one."""
+    """A host with last words gives it the pipe of its dumps."""
     watched.put(event(1))
     spawner.sender(1)
     assert (spawner.watch, spawner.dumps) == (True, 17)
@@ -79,17 +79,18 @@ def test_no_pipe_without_last_words(feeder, spawner):
 
 
 def test_an_idle_sender_listens_on(watched, spawner, monkeypatch):
-    """No idle time ends it, also none that passes while a fork has taken the thread away."""
+    """No idle time ends it, not even one without a thread after a fork."""
     now = 1000.0
     monkeypatch.setattr(child_module, "monotonic", lambda: now)
     monkeypatch.setattr(transport_module, "FEEDER_IDLE", 0.02)
     watched.put(event(1))
     spawner.sender(1).read(event(1))
     watched.before_fork()
-    now += 100
     watched.after_fork_in_parent()
+    now += 100
     watched.put(event(2))
     assert spawner.sender(1).read(event(2)) == [HELLO, event(1), FORKED, event(2)]
+    now += 100
     assert not threading.Event().wait(0.1), "five times as long as it may be idle"
     assert spawner.sender(1).pipe >= 0
     assert spawner.calls == 1
@@ -105,7 +106,7 @@ def test_a_flush_leaves_the_sender(watched, spawner):
 
 
 def test_a_delivered_flush_waits_for_the_answers(watched, spawner):
-    """As the sender goes on, its answers decide, not its end."""
+    """The sender goes on, so its answers decide, not its end."""
     watched.put(event(1))
     sender = spawner.sender(1)
     sender.read(event(1))
@@ -170,7 +171,7 @@ def test_an_unwatched_host_marks_no_fork(feeder, spawner):
 
 
 def test_the_mark_of_a_fork_tears_no_line(watched, spawner):
-    """With a line half in a pipe that is full, it comes behind that line, and counts as no event."""
+    """When a full pipe has half a line, the mark comes behind that line, and counts as no event."""
     big = event(1, 200_000)
     watched.put(big)
     sender = spawner.sender(1)

@@ -1,6 +1,6 @@
 """Senders as their host knows them: a pipe to each, a pipe for its answers, the fate of its events.
 
-Runs in the host. Only the thread with the feeder's work adds, writes, closes and settles. Any thread may read answers.
+Runs in the host. Only the thread that has the work adds, writes, closes and settles. Any thread may read answers.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ class Sender:
         self.group = pid
         """The process group of the sender: the spawned process leads it, and leaves."""
         self.started_at = monotonic()
-        self._fed_at = self.started_at  # when the pipe last took something, or was closed
+        self._fed_at = self.started_at  # the last time that the pipe took something, or was closed
         self.given = 0
         """Number of events that the pipe took as a whole."""
         self.added = 0
-        """Number of its own reports, which count as events of this process."""
+        """Number of events that the sender made, its reports. They count as events of this process."""
         self.delivered = 0
         self.dropped: dict[str, int] = {}
         self.ready = False
-        """Whether it answered `ready`. A sender that ends without that never worked."""
+        """Whether it answered `ready`. A sender that ends without never worked."""
         self.left_alone = False
-        """Whether the process that was spawned has left: the sender itself is nobody's child."""
+        """Whether the spawned process has left: the sender itself is nobody's child."""
         self.could_not_fork = False
         """Whether the process limit kept it from forking."""
         self.reaped = False
@@ -61,7 +61,7 @@ class Sender:
         self._answers = answers
         self._answers_identity = self._identity(answers)
         self._decoder: AnswerDecoder | None = None
-        self._unanswered = ""  # why events without an answer are lost; says that it is gone
+        self._unanswered = ""  # the reason by which events without an answer are lost; set when the sender is gone
         self._looking = RLock()
 
     @property
@@ -92,8 +92,8 @@ class Sender:
     @property
     def pipe(self) -> int:
         """The descriptor to write to; -1 when it is closed."""
-        # A host that closes every descriptor (to become a daemon) closes ours, too, and its next file gets the number.
-        # No event may end up in that file.
+        # A host that closes every descriptor (to become a daemon) closes ours, too. Its next file gets the number, and
+        # no event may end up in that file.
         return self._pipe if self._identity(self._pipe) == self._pipe_identity else -1
 
     def write(self, data: memoryview) -> int:
@@ -109,7 +109,7 @@ class Sender:
         self._close(pipe)
 
     def idle_for(self) -> float:
-        """Return for how long it was fed nothing, or for how long its input has been closed."""
+        """Return the seconds since its pipe took something, or was closed."""
         return monotonic() - self._fed_at
 
     def look(self) -> None:
@@ -121,7 +121,7 @@ class Sender:
                 self._reap()
                 self._read_answers()
         finally:
-            # Asked for here, since a Ctrl-C may come between the lock and any note of it.
+            # The lock knows: a Ctrl-C may come between `acquire` and any note of it.
             if is_owned(self._looking):
                 self._looking.release()
 
@@ -136,8 +136,8 @@ class Sender:
         """Wait until the pipe takes more or its reader is gone, but no longer than `at_most` seconds."""
         try:
             if "select" not in sys.modules and lock_held():
-                # Another thread imports something. Or it did: Ctrl-C in the wrong moment of an import leaves the import
-                # lock locked for good, and the next import waits for ever.
+                # Another thread imports something. Or a Ctrl-C in the middle of an import has left its lock locked for
+                # good, and the next import waits for ever.
                 raise ImportError  # noqa: TRY301 - the handler below has the answer
             import select  # only a full pipe needs it
 
@@ -145,7 +145,7 @@ class Sender:
             poll.register(self.pipe, select.POLLOUT)
             poll.poll(at_most * 1000)
         except Exception:
-            # No select module (no descriptor left to load it), or the descriptor is gone: the next write tells.
+            # No descriptor is left to load `select`, or the pipe's descriptor is gone: the next write tells.
             sleep(min(at_most, 0.01))
 
     def _read_answers(self) -> None:
@@ -220,8 +220,8 @@ class Senders:
     """The senders of one client: the sums of the settled ones, and the open accounts."""
 
     def __init__(self) -> None:
-        # Delivered, lost by reason, open, added by settled ones. Replaced as a whole, so that another thread counts no
-        # event twice.
+        # The counts of settled senders (delivered, lost by reason), the open senders, the settled ones' reports.
+        # Replaced as a whole, so that another thread counts no event twice.
         self._accounts: tuple[int, dict[str, int], tuple[Sender, ...], int] = (0, {}, (), 0)
 
     def add(self, sender: Sender) -> None:
@@ -250,9 +250,9 @@ class Senders:
         return added + sum(sender.added for sender in senders)
 
     def settle(self, fed: Sender | None) -> list[Sender]:
-        """Close the accounts of senders that are gone or will not answer; return the latter.
+        """Close the accounts of senders that are gone, silent for too long, or too many; return the first two kinds.
 
-        Without those that are let go for their number: they did nothing wrong.
+        The third did nothing wrong.
         """
         delivered, settled, senders, added = self._accounts
         ended = [sender for sender in senders if sender is not fed]
@@ -276,7 +276,7 @@ class Senders:
         return judged
 
     def let_go(self) -> None:
-        """Close every descriptor: in a process that was forked, these senders are the parent's."""
+        """Close every descriptor: in a forked process, these senders are the parent's."""
         for sender in self._accounts[2]:
             sender.close()
             sender.abandon()
@@ -286,16 +286,16 @@ class Senders:
         return all(sender.left_alone for sender in self._accounts[2])
 
     def are_starting(self) -> bool:
-        """Whether a spawned process is about to leave."""
+        """Whether a spawned process will leave in a moment."""
         now = monotonic()
         return any(not sender.left_alone and now - sender.started_at < _STARTING_UP for sender in self._accounts[2])
 
     def owe_answers(self, fed: Sender | None) -> bool:
-        """Whether anything is to be heard of any of them."""
+        """Whether an answer is due, or a spawned process has yet to leave."""
         return any(sender is not fed or sender.on_the_way or not sender.left_alone for sender in self._accounts[2])
 
     def have_answered(self) -> bool:
-        """Whether all that were ended have said all."""
+        """Whether every ended sender has given its last answer."""
         return not any(sender.life == ENDED for sender in self._accounts[2])
 
     def are_settled(self) -> bool:

@@ -1,15 +1,15 @@
 """The bounded queue, and the thread that empties it into a sender's pipe.
 
 Runs in the host. Any thread may call `put`, also a signal handler, or a `__del__` in the middle of another `put`. So it
-takes no lock of ours (`SimpleQueue.put` is reentrant by contract). Everything else is *the work*: it takes items from
-the queue, gives events to the `Transport`, and obeys requests. It is done under the lock of that name, by one of these:
+takes no lock of ours (`SimpleQueue.put` is reentrant by contract). All else is *the work*: it takes items from the
+queue, gives events to the `Transport`, and obeys requests. The lock of that name, `Work`, guards it. It is held by:
 
 - the feeder's thread, started by the first event;
 - a `flush` that finds no thread and cannot start one (interpreter exit, or the host is out of threads);
-- a fork, which takes the work away so that nothing is half done in the child, and then lets it go on.
+- a fork, so that nothing is half done in the child.
 
-Behind a stuck sender the work waits, the queue fills, and `put` says no. Flush requests go through the events' queue,
-so they come after every earlier event.
+Requests go through the events' queue, behind every earlier event. While a sender is stuck, the queue fills, and `put`
+returns False.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ __all__ = ["GAVE_UP", "QUEUE_FULL", "Feeder"]
 QUEUE_FULL = "queue full"
 GAVE_UP = "gave up"
 
-_RETRY_THREAD = 0.1  # how often a flush looks whether the thread is gone
+_RETRY_THREAD = 0.1  # how often a flush looks for the thread, which a fork may have ended
 _REAP_PATIENCE = 0.05  # how long a flush waits for the spawned process to leave
 _WRITE_BYTES = 64 * 1024  # gather about a pipe's capacity for one write
 _FORK_PATIENCE = 0.1  # how long a fork waits for the queue to drain
-_NO_PATIENCE = 0.1  # how long a no waits until the sender that watches has heard of it
+_NO_PATIENCE = 0.1  # how long a no waits for the end of a sender that watches
 _NO_INTERVAL = 0.002  # how often it looks
-_LOOK_UP = 0.01  # how often a wait that a fork may end looks for one
+_LOOK_UP = 0.01  # how long a flush waits for the work before it looks at the fork again
 # Python warns a program that forks with threads. Up to 3.12 it counts them before it calls our hook, later after.
 _MAY_START_AFTER_FORK = sys.version_info < (3, 13)
-_WAKE_UP = b""  # in the queue: no event, only a reason to look around
+_WAKE_UP = b""  # in the queue: no event; it ends a wait
 
 
 class _Flush:
-    """A request that travels through the queue behind the events it is about.
+    """A request to hand over everything before it in the queue.
 
-    `insists` starts a sender also while the network is down. `stop` ends the thread; `exits` ends it at once, because
-    the process ends, too.
+    `insists` starts a sender also while the network is down. `stop` also ends the thread; `exits` ends it at once,
+    because the process ends, too.
     """
 
     def __init__(self, *, insists: bool, stop: bool, exits: bool = False) -> None:
@@ -72,11 +72,11 @@ class Feeder:
     """A bounded queue of encoded events and the way from there into a sender, for one client.
 
     Args:
-        queue_size: events that wait at most.
+        queue_size: the most events that wait.
         stream: makes the first and the last line of a sender's input. Where it has last words, a sender is ended only
             by a stop or a no.
         on_error: called with a reason and a count, on the feeder's thread, for events that were dropped or lost.
-        wait_for_delivery: whether an exit waits for the server; None where this process's end is everybody's end.
+        wait_for_delivery: whether an exit waits for the server. None: only where this process's end is everybody's end.
 
     """
 
@@ -94,7 +94,7 @@ class Feeder:
         self._discards_for_good = False
         self._wait_for_delivery = wait_for_delivery
         self.forgotten = False
-        """Whether the client is gone: no event will come any more."""
+        """Whether the client is gone: no further event will come."""
         self._reset()
 
     def _reset(self) -> None:
@@ -120,8 +120,8 @@ class Feeder:
             self._transport.discards.append(_Discard())
         self._running = False  # the feeder's thread is there, or about to be
         self._native_id = 0  # of that thread
-        self._stopping = False  # the thread ends when it has handed over, and nobody of ours is left to reap
-        self._exiting = False  # the system reaps
+        self._stopping = False  # the thread ends when all is handed over and every spawned process is reaped
+        self._exiting = False  # the thread ends when all is handed over: the system reaps
 
     # ---- called by any thread
 
@@ -135,19 +135,19 @@ class Feeder:
             try:
                 self._start_thread()
             except Exception:
-                return True  # no stack left for it: the next `put`, or a flush, tries again
+                return True  # no stack left: the next `put`, or a flush, tries again
         return True
 
     def discard(self, *, for_good: bool = False) -> None:
         """Drop the events in the queue, and tell the sender to drop those it has not posted.
 
-        `for_good`: and every event from here on. Never waits but for a sender that watches, a moment: it must know of
-        the no before anything happens to this process.
+        `for_good`: also every later event. Waits only for a sender that watches, and only a moment: it must know of the
+        no before anything happens to this process.
         """
         request = _Discard()
         self._discards_for_good = self._discards_for_good or for_good
         self._room, self.refusal = 0, DISABLED  # also for an event that another thread is about to put
-        self._transport.discards.append(request)  # first, so that nothing in the queue is written any more
+        self._transport.discards.append(request)  # first: from here on, nothing in the queue is written
         if not self.is_over():
             self.put_unbounded(request)
             self._start_thread()
@@ -180,14 +180,14 @@ class Feeder:
     def hand_over(self, deadline: Deadline, *, insists: bool, stop: bool = False, exits: bool = False) -> bool:
         """Wait until every event put so far is in the pipe. With `insists` also while the network is down."""
         if self._work.is_done_here():
-            return False  # a logging handler or a finalizer, run by the very thread that it would wait for
+            return False  # a logging handler or a finalizer: it would wait for its own thread
         self._work.recover()
         if self.is_over():
             return True
         request = _Flush(insists=insists, stop=stop, exits=exits)
         self.put_unbounded(request)
         while True:
-            # Again, if a fork took the work before it came to this request.
+            # In a loop, because a fork may end the thread before it comes to this request.
             if not self._running and (self._work.fork_is_due() or not self._start_thread()):
                 self._work_here(deadline)
             if request.done.acquire(timeout=deadline.remaining(_RETRY_THREAD)):
@@ -217,9 +217,9 @@ class Feeder:
     def _start_thread(self) -> bool:
         """Start the feeder's thread unless there is one; False when there can be none now.
 
-        There is no lock here that a signal handler which raises (Ctrl-C) could leave locked. Nothing comes between the
-        question and the assignment, or between that and the start: the interpreter changes threads and runs signal
-        handlers after calls, at jumps back and where a function begins.
+        No lock: a signal handler that raises (Ctrl-C) could leave it locked. Nothing comes between the question, the
+        assignment and the start: the interpreter changes threads and runs signal handlers after calls, at jumps back
+        and where a function begins.
         """
         if self._stream.last_words is not None:
             self._stream.last_words.enable()
@@ -240,11 +240,11 @@ class Feeder:
     def before_fork(self) -> None:
         """Take the work away, and let the feeder's thread end.
 
-        So nothing is half done in the child. And Python, which since 3.12 warns a program that forks while it has
-        threads, does not count ours. A fork waits a moment for the queue to drain, but only once for a full pipe.
+        So nothing is half done in the child. Since 3.12, Python warns a program that forks while it has threads; it
+        does not count ours. A fork waits a moment for the queue to drain, but only once for a full pipe.
         """
         if self._work.is_done_here():
-            self._work.acquire()  # a signal handler or a finalizer of the host's, in the middle of the work
+            self._work.acquire()  # a signal handler or a finalizer of the host's forks in the middle of the work
             return
         deadline = self._work.fork_begins(0.0 if self._transport.is_stuck else _FORK_PATIENCE)
         if self._running:
@@ -252,7 +252,7 @@ class Feeder:
         while self._work.acquire(deadline.remaining()):
             if not self._running or deadline.passed():
                 break
-            self._work.release()  # a thread that was only just started is not there yet
+            self._work.release()  # the thread was started just now, and has not begun
             sleep(0.0005)
         wait_for_end_of_thread(self._native_id)
         self._native_id = 0
@@ -260,7 +260,7 @@ class Feeder:
         self._transport.is_stuck = self._waiting()
 
     def after_fork_in_parent(self) -> None:
-        """Go on at once if there is work and Python allows it, else with the next event or flush."""
+        """Go on, if there is work and Python allows a thread now; else the next event or flush starts it."""
         self._transport.mark_fork()
         self._work.fork_ends()
         goes_on = self._waiting() and not self._transport.is_stuck
@@ -270,7 +270,7 @@ class Feeder:
             self._start_thread()
 
     def after_fork_in_child(self) -> None:
-        """Forget the parent's events, and let go of its pipes: each process feeds its own sender."""
+        """Forget the parent's events and close its pipes: each process feeds its own sender."""
         if self._stream.last_words is not None:
             self._stream.last_words.after_fork_in_child()
         self._transport.senders.let_go()
@@ -291,14 +291,14 @@ class Feeder:
             if self.qsize() and not self._work.fork_is_due():
                 self._start_thread()  # an event or a request that came in the last moment
             elif self.forgotten and self.is_over() and not self.waits_for_delivery():
-                self._transport.senders.let_go()  # nobody is left to ask for the answers
+                self._transport.senders.let_go()  # nobody will ask for the answers
         except Exception as error:
-            # A bug of ours is no traceback on the host's terminal. The next event starts a new thread.
+            # A bug of ours: no traceback on the host's terminal. The next event starts a new thread.
             debug("the feeder failed: %r", error)
             self._running = False
 
     def _work_here(self, deadline: Deadline) -> None:
-        """Do the feeder's work on this thread until the queue is empty or the deadline has passed."""
+        """Do the work on this thread, until the queue is empty or the deadline has passed."""
         if self._work.acquire(deadline.remaining(_LOOK_UP if self._work.fork_is_due() else -1.0)):
             ignore_broken_pipe = BrokenPipeIgnored()
             try:
@@ -308,11 +308,11 @@ class Feeder:
                 self._work.release()
 
     def _do_work(self, deadline: Deadline | None) -> None:
-        """Hand over the queue: for ever, or with a `deadline` until that has passed or the queue is empty."""
+        """Hand over the queue: without a `deadline` for ever, else until it has passed or the queue is empty."""
         self._work.begin(deadline)
         request = None
         try:
-            self._transport.end_idle_sender()  # nobody was there to do it in time
+            self._transport.end_idle_sender()  # there may have been no thread to do it in time
             self._transport.hand_over()
             while (item := self._next()) is not None:
                 request = self._gather(item)
@@ -320,10 +320,10 @@ class Feeder:
                 if request is not None:
                     self._obey(request)
                     request = None
-                    if not self._stopping:  # most often the exit, which must not wait for this
+                    if not self._stopping:  # most often that is the exit, which must not wait for this
                         self._transport.look()
         except (Interrupted, OutOfTime):
-            pass  # the next thread to have the work goes on; the flush whose time is up says False
+            pass  # the next thread that has the work goes on; a flush whose time is up returns False
         finally:
             if request is not None:
                 self.put_unbounded(request)
@@ -332,16 +332,16 @@ class Feeder:
                 self._running = False
 
     def _next(self) -> bytes | _Flush | _Discard | None:
-        """Take the next item; while there is none, look after the senders.
+        """Take the next item. While there is none, the feeder's thread looks after the senders.
 
-        None ends the work: an empty queue when there is a deadline, else a stop.
+        None ends the work: without a thread the queue is empty, in the thread a stop is done.
         """
         if self._work.deadline is not None:
             return self._queue.get_nowait() if self.qsize() else None
         while True:
             self._work.check()
             is_done = self._stopping and self._transport.sender is None and not self.qsize()
-            # A thread that the interpreter meets while it shuts down costs the exit a millisecond.
+            # At exit it does not wait: a thread that still runs costs the interpreter's shutdown a millisecond.
             if is_done and (self._exiting or self._transport.senders.left_alone()):
                 return None
             try:
@@ -349,10 +349,10 @@ class Feeder:
             except Empty:
                 self._transport.look()
                 self._transport.end_idle_sender()
-                self._transport.hand_over()  # if there was a pause, and it is over
+                self._transport.hand_over()  # a pause may be over
 
     def _gather(self, item: bytes | _Flush | _Discard) -> _Flush | _Discard | None:
-        """Take events as many as fit one write, `item` and those queued behind it; return a request met there."""
+        """Move events into the outbox, from `item` on, up to one write; return the request that ends them, if any."""
         if isinstance(item, bytes) and not self._discards_for_good and not self._stream.holds():
             self.discard(for_good=True)
         size_bytes = 0
@@ -366,7 +366,7 @@ class Feeder:
         return item
 
     def _obey(self, request: _Flush | _Discard) -> None:
-        """End the sender, for a flush or a no."""
+        """Do what a request asks for; the events before it are handed over."""
         if isinstance(request, _Discard):
             self._transport.end_sender()
             if not self._discards_for_good:

@@ -1,7 +1,7 @@
-"""The lines on their way into one pipe: which of them are in there, and how much of the next.
+"""The lines on their way into one pipe, and the number of bytes that it has of the first.
 
-Pure: no descriptor, no clock, no thread. A pipe may stop taking bytes anywhere, and its reader may go away at any
-moment; then the lines that it did not take as a whole start again in the next one.
+Pure: no descriptor, no clock, no thread. A pipe may stop taking bytes anywhere, and its reader may die at any moment.
+Then the lines that it did not take as a whole start again in the next pipe.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class Outbox:
     def __init__(self) -> None:
         self._hello: list[bytes] = []
         self._lines: list[bytes] = []
-        self._written = 0  # bytes, of the hello and the lines that are still here
+        self._written = 0  # number of bytes in the pipe of what is still here: the hello, or the first line
         self.cut_off = False
         """Whether the pipe has a part of a line that was dropped."""
 
@@ -27,21 +27,21 @@ class Outbox:
         self._lines.append(line)
 
     def append(self, mark: bytes) -> None:
-        """Put a line that counts as no event behind the last event."""
+        """Put a line behind the last event; it counts as no event."""
         self._lines[-1] += b"\n" + mark
 
     def begin(self, *hello: bytes) -> None:
-        """Begin a new pipe, in which the lines start again; a `hello` goes first, and counts as no event."""
+        """Begin a new pipe, where the lines start again. A `hello` goes first, and counts as no event."""
         self._hello = [*hello]
         self._written = 0
         self.cut_off = False
 
     def rest(self) -> memoryview:
-        """Return the bytes that are still to be written."""
+        """Return the bytes still to be written."""
         return memoryview(b"\n".join([*self._hello, *self._lines, b""]))[self._written :]
 
     def wrote(self, count: int) -> int:
-        """Note that the pipe took so many bytes; return how many events that completed."""
+        """Note that the pipe took so many bytes; return how many events are now in it as a whole."""
         self._written += count
         if self._hello and self._written > len(self._hello[0]):
             self._written -= len(self._hello[0]) + 1
@@ -63,7 +63,7 @@ class Outbox:
         return count
 
     def cut(self) -> int:
-        """Give up the line that the pipe has only a part of; return 1 if it is an event, else 0."""
+        """Give up a line of which the pipe has a part; return 1 if it is an event, else 0."""
         if not self._written:
             return 0
         self.cut_off = True

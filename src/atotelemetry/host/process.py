@@ -1,8 +1,8 @@
-"""All hooks into the process (fork, exit, the end of a `multiprocessing` child), and their feeders.
+"""All hooks into the process: fork, exit, the end of a `multiprocessing` child.
 
-Runs in the host, on the thread that forks or exits. One set of hooks serves all clients: an exit costs one
-FLUSH_TIMEOUT in all. A client is known only weakly: one that its host forgets ends its thread and its sender. Its
-feeder stays until it has handed over.
+Runs in the host, on the thread that forks or exits. The mutable state is the lists of clients and feeders. One set of
+hooks serves all clients: an exit costs one FLUSH_TIMEOUT in all. References to clients are weak. A client that its host
+forgets ends its thread and its sender; its feeder stays until it has handed over.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from atotelemetry.host.feeder import Feeder
 
     class Client(Protocol):
-        """A client as the process's hooks know it."""
+        """A client, as far as the hooks use it."""
 
         def close(self) -> None:
             """Refuse every further event."""
 
         def after_fork_in_child(self, *, unharmed: bool) -> None:
-            """Start anew; not `unharmed`: an import of ours was in progress, and can never end here."""
+            """Start anew. Not `unharmed`: an import of ours was in progress, and can never end here."""
 
 
 __all__ = [
@@ -51,7 +51,7 @@ _flushing_in: list[int] = []  # processes that flush when `multiprocessing` ends
 
 
 def follow(client: Client, feeder: Feeder) -> None:
-    """Tell `client` and its feeder about the process's forks and about its exit; once a client."""
+    """Tell `client` and its feeder of forks and of the exit. Called once for each client."""
 
     def forget(reference: ref[Client]) -> None:
         _clients.remove(reference)
@@ -88,10 +88,8 @@ def flush_all_at_exit() -> None:
     """Hand over the queues, within FLUSH_TIMEOUT for all clients. Called by the hook of the package."""
     deadline = Deadline(FLUSH_TIMEOUT)
     try:
-        for reference in [*_clients]:
-            client = reference()
-            if client is not None:
-                client.close()
+        for client in _living():
+            client.close()
         feeders = [feeder for feeder in _feeders if not feeder.is_settled()]
         waiting = [feeder for feeder in feeders if feeder.waits_for_delivery()]
         for feeder in feeders:
@@ -99,9 +97,13 @@ def flush_all_at_exit() -> None:
         for feeder in waiting:
             feeder.wait_for_answers(deadline)
     except BaseException as error:
-        # An impatient Ctrl-C, or a signal handler of the host's that raises: here Python would print its traceback, and
+        # An impatient Ctrl-C, or a signal handler of the host's that raises. Python would print the traceback here, and
         # the host is leaving anyway.
         debug("interrupted at exit: %r", error)
+
+
+def _living() -> list[Client]:
+    return [client for reference in [*_clients] if (client := reference()) is not None]
 
 
 def _before_fork() -> None:
@@ -114,10 +116,8 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     unharmed = lazy.after_fork_in_child()
-    for reference in [*_clients]:
-        client = reference()
-        if client is not None:
-            client.after_fork_in_child(unharmed=unharmed)
+    for client in _living():
+        client.after_fork_in_child(unharmed=unharmed)
     for feeder in _feeders:
         if feeder.forgotten:
             feeder.after_fork_in_child()
@@ -125,7 +125,7 @@ def _after_fork_in_child() -> None:
 
 def _run_all(steps: list[Callable[[], None]]) -> None:
     """Run every step, also when a signal handler of the host's raises in the middle of one."""
-    # Python lets nothing out of a hook around a fork: it would print the traceback, and our part would stay half done.
+    # Python prints the traceback of a hook around a fork, and goes on. Our part would stay half done.
     while steps:
         try:
             while steps:

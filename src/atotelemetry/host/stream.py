@@ -1,7 +1,7 @@
-"""The first and the last line of a sender's input.
+"""The lines of a sender's input beside the events.
 
-Runs in the host, on the thread that feeds the sender. Holds nothing of the client, which may be forgotten before its
-events are handed over.
+Runs in the host, on the thread that has the work. Refers to nothing of the client: a forgotten client is gone before
+its events are handed over.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Stream:
         self.patient: bool = settings["patient"]
         """Whether a sender that holds events is not ended while the host lives."""
         self.holds: Callable[[], bool] = lambda: True
-        """Whether the person still agrees. Asked on the thread that feeds, before events are written."""
+        """Whether the person still agrees. Asked before events are written."""
         self.last_words: LastWords | None = None
-        """The reports wanted of the host's end. With any, a sender listens as long as the host lives."""
+        """The reports of the host's end. With any, a sender listens as long as the host lives."""
 
     def hello(self) -> bytes:
-        """Return the first line, or two: a watched child whose end is no news says so at once."""
+        """Return the first line; for a watched child of `multiprocessing`, with the mark of a fork."""
         import msgspec
 
         from atotelemetry import wire
@@ -68,7 +68,7 @@ class Stream:
         )
         line = wire.encode(hello)
         if self.last_words is not None and is_multiprocessing_child():
-            # A pool, or the exit of the parent, ends it by SIGTERM: that is no news.
+            # A pool, or the exit of the parent, ends it by SIGTERM. That is not to be reported.
             line += b"\n" + self.forked()
         return line
 
@@ -82,17 +82,17 @@ class Stream:
             self.last_words.mute()
 
     def watch_no_longer(self) -> None:
-        """Leave `faulthandler` to others: no event will come any more."""
+        """Leave `faulthandler` to others: no further event will come."""
         if self.last_words is not None:
             self.last_words.disable()
 
     def network_pause(self) -> float:
-        """Return for how many seconds no sender should be started, because the network to the server fails."""
+        """Return for how many seconds to start no sender, because the network to the server fails."""
         cache = os.environ.get("XDG_CACHE_HOME", "")
         if not os.path.isabs(cache):
             cache = os.path.join(os.path.expanduser("~"), ".cache")
         if not os.path.isdir(os.path.join(cache, self.settings["app"])):
-            return 0.0  # no network ever failed: nothing to load
+            return 0.0  # the network never failed: nothing to load
         from atotelemetry.facts import breaker
 
         return breaker.pause_left(self.settings["app"], self.settings["host"], time())
@@ -112,11 +112,11 @@ class Stream:
 
 
 def _search_path() -> tuple[str, ...]:
-    """Return the import path as the sender can use it, which has another working directory."""
+    """Return the import path with absolute entries: the sender has another working directory."""
     found = []
     for entry in sys.path[:_MAX_PATH_ENTRIES]:
         try:
             found.append(os.path.abspath(entry).encode("utf-8", "strict").decode())
         except (OSError, TypeError, ValueError):
-            continue  # no text, not in UTF-8, or relative to a directory that was deleted
+            continue  # no text, not in UTF-8, or relative to a deleted directory
     return tuple(found)

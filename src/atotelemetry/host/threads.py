@@ -33,13 +33,13 @@ _FORK_INSISTENCE = 2.0  # how long a fork waits for the work to stop anywhere; t
 
 
 class Deadline:
-    """One point in time that spans a wait of several steps. None means: wait for ever."""
+    """One point in time for a wait of several steps. None means: wait for ever."""
 
     def __init__(self, timeout: float | None) -> None:
         self._end = None if timeout is None else monotonic() + min(max(0.0, timeout), _FOR_EVER)
 
     def remaining(self, at_most: float = -1.0) -> float:
-        """Seconds left, at most `at_most`; 0.0 when it has passed, -1.0 for ever (as a lock's timeout)."""
+        """Return the seconds left, at most `at_most`; 0.0 when it has passed, -1.0 for ever (as a lock's timeout)."""
         if self._end is None:
             return at_most
         left = max(0.0, self._end - monotonic())
@@ -51,7 +51,7 @@ class Deadline:
 
 
 class Interrupted(Exception):
-    """A fork wants the work. The next thread to have it goes on where it stopped."""
+    """A fork wants the work. The next thread that has it goes on where it stopped."""
 
 
 class OutOfTime(Exception):
@@ -68,11 +68,11 @@ class Work:
         self._lock = RLock()  # reentrant, because a signal handler may fork in the middle of the work
         self._qsize = qsize
         self.deadline: Deadline | None = None
-        """Until when it is done; None on the feeder's own thread, which does it for ever."""
-        self._worker = 0  # the thread that does it; not one that forks
-        self._forks = 0  # that have, or want, the work
-        self._forker = 0  # the thread of the last one
-        self._insists_at = 0.0
+        """When it must end; None on the feeder's own thread, which works for ever."""
+        self._worker = 0  # the thread that does it; a fork only holds it
+        self._forks = 0  # number of forks that have the work, or wait for it
+        self._forker = 0  # the thread of the last fork
+        self._insists_at = 0.0  # until then that fork lets the queue drain
 
     def acquire(self, timeout: float = -1.0) -> bool:
         """Take the work."""
@@ -92,11 +92,11 @@ class Work:
         self._worker = 0
 
     def within(self, seconds: float) -> float:
-        """Return the time that is left for it, but no more than `seconds`."""
+        """Return the seconds left until the deadline, at most `seconds`."""
         return seconds if self.deadline is None else self.deadline.remaining(seconds)
 
     def check(self) -> None:
-        """Raise if it must stop here: out of time, or a fork that has waited long enough for the queue to drain."""
+        """Raise `OutOfTime` after the deadline, and `Interrupted` for a fork that no longer lets the queue drain."""
         if self.deadline is not None and self.deadline.passed():
             raise OutOfTime
         if self.fork_is_due() and (not self._qsize() or monotonic() > self._insists_at):
@@ -107,7 +107,7 @@ class Work:
         return self._worker == get_ident()
 
     def fork_begins(self, patience: float) -> Deadline:
-        """Ask for the work, for a fork on this thread; return how long it may wait."""
+        """Ask for the work, for a fork on this thread; return the deadline of that wait."""
         if not (self._forker == get_ident() and self.is_forking()):
             self.recover()  # else a signal handler forks in the middle of a fork, which goes on afterwards
         self._forks += 1
@@ -123,7 +123,7 @@ class Work:
 
     def is_forking(self) -> bool:
         """Whether a thread forks, or waits to."""
-        # The time, because a signal handler that raises in the middle of a fork leaves it counted.
+        # Limited in time, because a signal handler that raises in the middle of a fork leaves it counted.
         return self._forks > 0 and monotonic() < self._insists_at + _FORK_INSISTENCE
 
     def fork_is_due(self) -> bool:
@@ -131,7 +131,7 @@ class Work:
         return self._forker != get_ident() and self.is_forking()
 
     def recover(self) -> None:
-        """Release the work after a fork that did not: a signal handler may raise in the middle of one."""
+        """Release the work if a fork on this thread did not: a signal handler may have raised in the middle of it."""
         while self.is_mine():
             self._lock.release()
             self._forks = 0

@@ -1,8 +1,8 @@
-"""One sender after another, and the events on their way into the pipe of the one that is fed.
+"""One sender after another: start it, write events into its pipe, end it, hear its answers.
 
-Runs in the host. The mutable state is an outbox, at most one sender that is fed, and the accounts of all senders whose
-events are on the way. Only the thread that has the work (`threads.Work`) changes it; any thread may read it, and may
-read the senders' answers. Pipes are non-blocking: at a full one the work waits, and stops when somebody wants it.
+Runs in the host. The mutable state is an outbox, at most one fed sender, and the accounts of all senders whose events
+are on the way. Only the thread that has the work (`threads.Work`) changes it. Any thread may read it, and the senders'
+answers. Pipes are non-blocking: a write into a full one waits, until the deadline, a fork or a no stops it.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ class Transport:
         self._on_error = on_error
         self._wait_for_delivery = wait_for_delivery
         self.discards: list[object] = []
-        """Requests to discard that the work has not come to. While there is any, events are dropped."""
+        """Requests to discard that are not yet obeyed. While there is any, events are dropped."""
         self.is_stuck = False
-        """Whether the last fork waited in vain for the pipe, and the pipe has taken nothing since."""
+        """Whether the last fork waited for the pipe in vain, and the pipe has taken nothing since."""
         self.outbox = Outbox()
         self.sender: Sender | None = None
         """The sender that is fed."""
@@ -123,7 +123,7 @@ class Transport:
     # ---- the work: feed a sender
 
     def add(self, line: bytes, *, at_most: int) -> None:
-        """Take an event; drop it after a no, and during a pause beyond `at_most` events."""
+        """Take an event. It is dropped after a no; in a pause, if `at_most` events wait already."""
         if self.discards:
             self._drop(DISABLED, 1)
         elif len(self.outbox) >= at_most and self.attempts.pause_left():
@@ -132,7 +132,7 @@ class Transport:
             self.outbox.add(line)
 
     def hand_over(self, *, insists: bool = False) -> None:
-        """Write the outbox into a sender's pipe. The next sender gets the lines that a dying one did not take.
+        """Write the outbox into a sender's pipe. A sender that dies leaves its lines to the next.
 
         `insists` starts a sender also while the network is down. Raises `Interrupted` and `OutOfTime`.
         """
@@ -157,11 +157,11 @@ class Transport:
                     sleep(self._work.within(_RETRY_SPAWN))
                 self.look()
         if self.discards and self.sender is not None:
-            self._count(self.sender, self.outbox.cut())  # it answers for it, as for a line that it cannot read
+            self._count(self.sender, self.outbox.cut())  # the sender counts a cut line as one it cannot read
         self._drop(DISABLED if self.discards else self.attempts.reason, self.outbox.clear())
 
     def _start_sender(self, *, insists: bool) -> Sender | None:
-        """Start a sender, with its hello as the first line to be written; None when that failed this time."""
+        """Start a sender and put its hello into the outbox; None when that failed this time."""
         started = self.attempts.start(urgent=self.waits_for_delivery(), insists=insists)
         if started is None:
             return None
@@ -171,7 +171,7 @@ class Transport:
         return self.sender
 
     def _write(self, sender: Sender, data: memoryview) -> None:
-        """Write the outbox's `data`, or the last line when that is empty; stop at a no.
+        """Write `data`: the outbox, or when that is empty the last line. A no stops the outbox.
 
         Raises `OSError` when the reader is gone.
         """
@@ -197,7 +197,7 @@ class Transport:
             self._counts.drop(reason, count)
 
     def mark_fork(self) -> None:
-        """Tell the sender of a fork: from now on the end of its input may be that of a daemon's first process."""
+        """Tell a sender that watches of a fork: the process that ends next may be a daemon's first one."""
         if self._stream.last_words is None or self.sender is None or not self._work.is_mine():
             return
         if self.outbox:
@@ -214,7 +214,7 @@ class Transport:
     # ---- the work: end a sender
 
     def flush(self, *, insists: bool, stop: bool, exits: bool) -> bool:
-        """End the sender, unless it outlives a flush; False if events were dropped for want of a sender."""
+        """End the sender, unless it outlives a flush. False: events were dropped for want of a sender."""
         handed_over = True
         if self.outbox:  # a pause
             self.attempts.resume(insists=insists)
@@ -238,8 +238,8 @@ class Transport:
         return max(0.0, FEEDER_IDLE - sender.idle_for())
 
     def end_sender(self) -> None:
-        """Say `end` and close the pipe, so that the sender drains and exits. After a no it drops its events instead."""
-        assert not self.outbox  # noqa: S101 - its lines would come behind the last one
+        """Say `end` and close the pipe. The sender drains and exits; after a no, it drops its events."""
+        assert not self.outbox  # noqa: S101 - nothing may follow the last line
         if self.sender is None:
             return
         if self.discards:
@@ -280,7 +280,7 @@ class Transport:
             self._report()
 
     def due_in(self) -> float | None:
-        """Return in how many seconds there is something to do without a new event; None: never."""
+        """Return after how many seconds there is work without a new event; None: never."""
         due = []
         if self.senders.are_starting():
             due.append(_REAP_INTERVAL)
@@ -288,7 +288,7 @@ class Transport:
             due.append(max(0.0, self._looked_at + _LOOK_INTERVAL - monotonic()))
         if self.sender is not None and self._may_be_ended():
             due.append(self._idle_left(self.sender))
-        if self.outbox:  # it waits for the end of a pause
+        if self.outbox:  # a pause
             due.append(self.attempts.pause_left())
         return min(due, default=None)
 
@@ -309,9 +309,9 @@ class Transport:
 
 
 class Attempts:
-    """One client's attempts to start a sender; `gave_up` is called when they are over.
+    """Failures in a row, pauses, and the end of all attempts to start a sender; then it calls `gave_up`.
 
-    During a pause, events wait, and a flush drops them for its `reason`.
+    In a pause, events wait. A flush drops them with the `reason` of the pause.
     """
 
     def __init__(self, stream: Stream, gave_up: Callable[[], None]) -> None:
