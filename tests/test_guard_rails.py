@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import support_processes
 from atotelemetry import wire
-from atotelemetry.host import child, spawn, stream, transport
+from atotelemetry.host import child, feeder, spawn, stream, transport
 from support_hosts import needs_proc
 from support_processes import wait_until
 
@@ -160,20 +160,22 @@ def counted_writes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
 
 
 @contextlib.contextmanager
-def queued_up(client) -> Iterator[None]:
-    """Hold the feeder back, so that what is captured meanwhile waits in the queue."""
-    client._feeder._start_thread = lambda: True
-    try:
+def queued_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Refuse every new thread of a feeder, so that events wait in the queue."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(feeder, "start_new_thread", refuse)
         yield
-    finally:
-        del client._feeder._start_thread
 
 
 def test_a_full_queue_leaves_in_a_handful_of_writes(server, new_client, monkeypatch):
     """256 queued events go out by the pipe's capacity, not one by one: with the greeting and the end, a few calls."""
     client = new_client(server.url)
     with counted_writes(monkeypatch) as writes:
-        with queued_up(client):
+        with queued_up(monkeypatch):
             for _ in range(256):
                 assert client.capture("queued", distinct_id="me", properties={"n": 1})
         assert client.flush(20.0)
@@ -205,10 +207,10 @@ def test_a_run_of_many_events_starts_one_sender(server, new_client, monkeypatch)
     assert len(server.events) == 20
 
 
-def test_a_thousand_events_are_a_few_requests_on_one_connection(server, new_client):
+def test_a_thousand_events_are_a_few_requests_on_one_connection(server, new_client, monkeypatch):
     """What waits together is posted together, over one connection."""
     client = new_client(server.url, queue_size=1000)
-    with queued_up(client):
+    with queued_up(monkeypatch):
         for _ in range(1000):
             assert client.capture("bulk", distinct_id="me", properties=PROPERTIES)
     assert client.flush(30.0, delivered=True)
@@ -292,15 +294,15 @@ def test_one_capture_is_a_few_calls(new_client):
     assert len([name for name in calls if name != "len"]) <= 19, calls
 
 
-def test_a_queued_event_keeps_nothing_but_its_line(new_client):
+def test_a_queued_event_keeps_nothing_but_its_line(new_client, monkeypatch):
     """While it waits, an event is one block of memory, its encoded line; the values it was made of are let go."""
     client = new_client(queue_size=3000)
     client.capture("first", distinct_id="me", properties=TEN)
-    with quiet_collector(), queued_up(client):
+    with quiet_collector(), queued_up(monkeypatch):
         # Ends the feeder's thread, once its sender has ended: from here on everything waits.
         client.flush(20.0, delivered=True)
         client.shutdown(20.0)
-        wait_until(lambda: not client._feeder._running)
+        wait_until(client._feeder.is_over)
         client.disabled = False
         before = sys.getallocatedblocks()
         for _ in range(1000):

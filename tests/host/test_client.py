@@ -14,6 +14,7 @@ import weakref
 
 import pytest
 
+from atotelemetry.host import feeder
 from atotelemetry.host.client import DEFAULT_QUEUE_SIZE, FLUSH_TIMEOUT, TelemetryClient
 from atotelemetry.testing import Answer
 from support_client import HOST, TIMESTAMP, run_host
@@ -24,17 +25,17 @@ needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="th
 
 @pytest.fixture
 def stuck(new_client, monkeypatch):
-    """Return a maker of clients whose feeder never comes to its work; what they queue is forgotten after the test."""
+    """Return a maker of clients whose feeder's thread never begins; after the test they forget their events."""
     clients = []
+    monkeypatch.setattr(feeder, "start_new_thread", lambda *_: None)
 
     def make(**settings) -> TelemetryClient:
         clients.append(new_client(**settings))
-        monkeypatch.setattr(clients[-1]._feeder, "_start_thread", lambda: True)
         return clients[-1]
 
     yield make
     for client in clients:
-        client._feeder._reset()
+        client.after_fork_in_child(unharmed=True)
 
 
 # Construction
