@@ -53,11 +53,7 @@ def interpret(raw: bytes) -> FileChoice:
 
 def decode(raw: bytes) -> tuple[bytes, str, str]:
     """Return byte order mark, encoding and text. UTF-16 is what PowerShell's `>` writes."""
-    marks = (
-        (codecs.BOM_UTF8, "utf-8"),
-        (codecs.BOM_UTF16_LE, "utf-16-le"),
-        (codecs.BOM_UTF16_BE, "utf-16-be"),
-    )
+    marks = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
     mark, encoding = next(((m, e) for m, e in marks if raw.startswith(m)), (b"", "utf-8"))
     try:
         return mark, encoding, raw[len(mark) :].decode(encoding)

@@ -8,7 +8,7 @@ it, and `choice_yaml` any other YAML: importing PyYAML costs more than the rest 
 from __future__ import annotations
 
 import os
-from time import monotonic
+from time import monotonic, sleep
 
 from atotelemetry.facts.text import environment_prefix, printable, shortened
 from atotelemetry.host.choice import (
@@ -225,14 +225,10 @@ def take_identity(app: str, consent: Consent) -> str | None:
             choice = _first_run(consent.path)
             if not consent.by_variable:
                 consent.obey(choice)
-        if not consent.enabled:
-            return None
         consent.id = choice.id or consent.id
-        if consent.id is not None:
-            return consent.id
     except Exception as error:
         debug("telemetry keeps no id: %s", error)
-    return _run_id(app) if consent.enabled else None
+    return (consent.id or _run_id(app)) if consent.enabled else None
 
 
 def read_choice(path: str) -> FileChoice:
@@ -385,8 +381,6 @@ def _first_run(path: str) -> FileChoice:
         if choice.state == "off" or choice.id is not None:
             break
         # Without hard links, the winner has created the file and not yet written its two lines.
-        from time import sleep
-
         sleep(0.002)
     return choice
 

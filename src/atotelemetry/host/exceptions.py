@@ -315,9 +315,7 @@ def _in_order(root: Node) -> Iterator[Shown]:
 # -- The entries of $exception_list ----------------------------------------------------------------------------------
 
 
-def _listed(
-    shown: Sequence[Shown],
-) -> list[Shown]:
+def _listed(shown: Sequence[Shown]) -> list[Shown]:
     """Return the entries to list. An exception that is both a member and a context is printed twice and listed once."""
     listed: dict[int, Shown] = {}
     for node, parent, source in shown:

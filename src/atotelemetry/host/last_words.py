@@ -23,6 +23,7 @@ from atotelemetry.host.spawn import pipe_above_standard_streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from atotelemetry.host.client import TelemetryClient
@@ -78,8 +79,8 @@ class LastWords:
         self._read = self._write = -1
         self._read_by_a_sender = False
         # Each is gone as soon as the host gives `faulthandler` another file, or disables it.
-        self._crash_file: ref[_File] | None = None
-        self._hang_file: ref[_File] | None = None
+        self._crash_file: Callable[[], _File | None] = lambda: None
+        self._hang_file: Callable[[], _File | None] = lambda: None
 
     def watch(self) -> dict[str, Any]:
         """Return the fields of `wire.Watch`."""
@@ -89,7 +90,7 @@ class LastWords:
             "began": self._began,
             "crash": bool(self._crash),
             # Without a handler of ours the signal would be a surprise to the host.
-            "hang_after": self._hang_after if _is_alive(self._hang_file) else None,
+            "hang_after": self._hang_after if self._hang_file() else None,
             "vanished": self._crash if isinstance(self._crash, str) else VANISHED,
             "choice": self._consent.file(),
             "own": self._own,
@@ -176,9 +177,9 @@ class LastWords:
         """End `faulthandler`'s work for us, then close the pipe: its number may be another file's next."""
         if self not in _holder:
             return
-        if _is_alive(self._crash_file):
+        if self._crash_file():
             faulthandler.disable()
-        if _is_alive(self._hang_file) and signal.getsignal(signal.SIGURG) is signal.SIG_DFL:
+        if self._hang_file() and signal.getsignal(signal.SIGURG) is signal.SIG_DFL:
             faulthandler.unregister(signal.SIGURG)
         for end in (self._write, self._read):
             if self._is_ours(end):
@@ -212,10 +213,6 @@ def _out_of_the_way(descriptor: int) -> int:
             os.close(descriptor)
             return number
     return descriptor
-
-
-def _is_alive(file: ref[_File] | None) -> bool:
-    return file is not None and file() is not None
 
 
 def _handles_crashes() -> bool:

@@ -84,7 +84,7 @@ def after_fork_in_child() -> bool:
     return unharmed
 
 
-# ---- msgspec, a third of whose import a host's first event can do without
+# ---- msgspec: its C core alone, a third less of a host's first event
 #
 # Encoding needs neither the schemas of msgspec nor `typing_extensions`, which msgspec uses where it is installed (httpx
 # brings it) and does without where it is not. The package runs its own code when somebody asks it for a name that it

@@ -316,8 +316,10 @@ class Telemetry:
     def _exit_properties(self, error: BaseException) -> dict[str, Any] | None:
         if self.client.disabled:
             return {}
-        function = lambda: load("atotelemetry.host.outcome").exit_properties(error, self._ignore)  # noqa: E731
-        known: dict[str, Any] | None = attempt(function, default=None, why="an exception is taken for a failure: %r")
+        why = "an exception is taken for a failure: %r"
+        known: dict[str, Any] | None = attempt(
+            lambda: load("atotelemetry.host.outcome").exit_properties(error, self._ignore), default=None, why=why
+        )
         return known
 
     def _event(self, event: str, properties: Properties, since: float | None, more: Properties = None) -> str | None:
