@@ -247,23 +247,22 @@ class OutgoingEvent(msgspec.Struct, omit_defaults=True, gc=False):
 class LineDecoder:
     """Turns the bytes of a stream, cut anywhere, into messages and line errors.
 
-    Keeps at most one unfinished line of `MAX_EVENT_BYTES`. The bytes of a longer line are dropped as they come.
+    Keeps at most one unfinished line. What comes after its first `MAX_EVENT_BYTES` is dropped as it comes.
     """
 
     def __init__(self) -> None:
         self._decode_event = Decoder(Event).decode
         self._partial = bytearray()
-        self._skipping = False
         self.line_number = 0
         """Number of lines finished so far."""
 
     def feed(self, data: bytes) -> list[Message | LineError]:
         """Take the next bytes; return the messages and errors that they completed, in order."""
-        lines = data.split(b"\n")
+        *lines, rest = data.split(b"\n")
         results: list[Message | LineError] = []
-        for line in lines[:-1]:
+        for line in lines:
             self._finish(line, results)
-        self._keep(lines[-1], results)
+        self._keep(rest)
         return results
 
     def close(self) -> list[Message | LineError]:
@@ -276,24 +275,16 @@ class LineDecoder:
     @property
     def in_a_line(self) -> bool:
         """Whether the bytes so far end inside a line."""
-        return bool(self._partial) or self._skipping
+        return bool(self._partial)
 
-    def _keep(self, rest: bytes, results: list[Message | LineError]) -> None:
-        if self._skipping:
-            return
-        self._partial += rest
-        if len(self._partial) > MAX_EVENT_BYTES:
-            results.append(LineTooLong(self.line_number + 1, is_hello=_names_a_hello(self._partial)))
-            self._partial.clear()
-            self._skipping = True
+    def _keep(self, rest: bytes) -> None:
+        self._partial += rest[: MAX_EVENT_BYTES + 1 - len(self._partial)]  # one more tells that it is too long
 
     def _finish(self, line: bytes, results: list[Message | LineError]) -> None:
         self.line_number += 1
-        if self._skipping:  # reported when it grew too long
-            self._skipping = False
-            return
         if self._partial:
-            line = bytes(self._partial) + line
+            self._keep(line)
+            line = bytes(self._partial)
             self._partial.clear()
         if len(line) > MAX_EVENT_BYTES:
             results.append(LineTooLong(self.line_number, is_hello=_names_a_hello(line)))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from atotelemetry.facts.address import without_credentials
 from atotelemetry.sender import reasons
-from atotelemetry.sender.outcome import DELIVERED, REJECTED, RETRY, STALE, Outcome, judge, parse_retry_after
+from atotelemetry.sender.outcome import DELIVERED, REJECTED, RETRY, STALE, STOPPED, Outcome, judge, parse_retry_after
 
 if TYPE_CHECKING:
     import socket
@@ -193,7 +193,7 @@ class Connection:
             try:
                 self._post(attempt)
             except _Stopped:
-                attempt.outcome = Outcome(REJECTED, "telemetry was disabled", cause=reasons.DISABLED)
+                attempt.outcome = STOPPED
             except Exception as error:
                 if attempt.outcome is None:  # a known answer outlives the loss of its end
                     outcome = _translate(error)

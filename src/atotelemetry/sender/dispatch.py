@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING, Protocol
 
 from atotelemetry.sender import batch, reasons
-from atotelemetry.sender.outcome import DELIVERED, REFUSED, RETRY, STALE, TOO_LARGE, Outcome
+from atotelemetry.sender.outcome import DELIVERED, REFUSED, RETRY, STALE, STOPPED, TOO_LARGE, TOO_LATE, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -168,12 +168,12 @@ class Dispatcher:
             # A server that asked for more time gets it, also at the host's end.
             self._time.pause(pause, until_limited=settings.patient and outcome.retry_after is None)
 
-    def _too_late(self, outcome: Outcome, reason: str = "no time left before the deadline") -> Outcome:
+    def _too_late(self, outcome: Outcome, reason: str = TOO_LATE.reason) -> Outcome:
         """Return the final outcome of events without time left, after the last attempt's `outcome`."""
         if self._time.stopped():
-            return Outcome(RETRY, "telemetry was disabled", cause=reasons.DISABLED)
+            return STOPPED
         reason = "; ".join(filter(None, (outcome.reason, reason)))
-        return Outcome(RETRY, reason, cause=outcome.cause or reasons.DEADLINE)
+        return TOO_LATE._replace(reason=reason, cause=outcome.cause or TOO_LATE.cause)
 
 
 def utc_now() -> str:

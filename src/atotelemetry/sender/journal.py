@@ -7,6 +7,7 @@ lines of several senders never mix. Any thread may report.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -57,24 +58,13 @@ class Journal:
             return
         # Names and reasons come from elsewhere: they must neither steer a terminal nor start another line.
         text = printable(text)
-        if aloud:
-            self._write_stderr(f"{text}\n")
-        if self._file >= 0:
-            self._write_file(text)
-
-    def _write_stderr(self, line: str) -> None:
-        try:
-            if sys.stderr is not None:
-                sys.stderr.write(line)
+        with contextlib.suppress(OSError, ValueError):  # a closed terminal: there is nobody left to tell
+            if aloud and sys.stderr is not None:
+                sys.stderr.write(f"{text}\n")
                 sys.stderr.flush()
-        except (OSError, ValueError):
-            return  # a closed terminal: there is nobody left to tell
-
-    def _write_file(self, text: str) -> None:
-        try:
-            now = time.time()
-            stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
-            line = f"{stamp}.{int(now % 1 * 1000):03d}Z sender[{os.getpid()}] {text}\n"
-            os.write(self._file, line.encode("utf-8", "replace"))
-        except (OSError, ValueError):
-            return  # a full disk
+        with contextlib.suppress(OSError, ValueError):  # a full disk
+            if self._file >= 0:
+                now = time.time()
+                stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+                line = f"{stamp}.{int(now % 1 * 1000):03d}Z sender[{os.getpid()}] {text}\n"
+                os.write(self._file, line.encode("utf-8", "replace"))

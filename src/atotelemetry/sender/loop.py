@@ -27,7 +27,7 @@ from atotelemetry.sender.delivery import Delivery, user_agent
 from atotelemetry.sender.dispatch import Dispatcher, utc_now
 from atotelemetry.sender.endpoints import Endpoints
 from atotelemetry.sender.lanes import Channel, Lanes
-from atotelemetry.sender.outcome import DELIVERED, Outcome
+from atotelemetry.sender.outcome import DELIVERED, STOPPED, TOO_LATE, Outcome
 from atotelemetry.sender.reader import Reader, Source
 from atotelemetry.sender.tally import Tally, counted
 from atotelemetry.sender.watchdog import Countdown
@@ -183,10 +183,8 @@ class Sender:
             extra_bytes=self._common_bytes + batch.MADE_UP_BYTES,
         )
         if events and self._countdown.left() == 0:  # there may be many: they are not worth preparing any more
-            reason, cause = "no time left before the deadline", reasons.DEADLINE
-            if self._countdown.stopped():
-                reason, cause = "telemetry was disabled", reasons.DISABLED
-            self._drop(events, reason, cause)
+            why = STOPPED if self._countdown.stopped() else TOO_LATE
+            self._drop(events, why.reason, why.cause)
             return
         prepared = [done for done in map(self._prepare, events) if done is not None]
         if prepared:

@@ -15,7 +15,9 @@ __all__ = [
     "REJECTED",
     "RETRY",
     "STALE",
+    "STOPPED",
     "TOO_LARGE",
+    "TOO_LATE",
     "Outcome",
     "judge",
     "parse_retry_after",
@@ -45,6 +47,11 @@ class Outcome(NamedTuple):
     """HTTP status of the answer; 0 where there was none."""
     body: bytes = b""
     """The answer itself, if the request wanted it (`batch.Request`)."""
+
+
+STOPPED = Outcome(REJECTED, "telemetry was disabled", cause=reasons.DISABLED)
+"""The person said no before the events were posted."""
+TOO_LATE = Outcome(REJECTED, "no time left before the deadline", cause=reasons.DEADLINE)
 
 
 def judge(status: int, retry_after: str | None, text: str, now: float) -> Outcome:

@@ -61,12 +61,16 @@ def unpack(request: RecordedRequest) -> tuple[int, str] | None:
     if request.wire_bytes > BODY_LIMIT_BYTES:
         return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "length limit exceeded"
     if request.headers.get("Content-Encoding", "").strip().lower() == "gzip":
+        decompressor = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
         try:
-            body = _gunzip(request.body)
+            # Never more than one byte over the limit, however small the data.
+            body = decompressor.decompress(request.body, BODY_LIMIT_BYTES + 1)
         except zlib.error as error:
             return HTTPStatus.BAD_REQUEST, f"failed to decode request: {error}"
-        if body is None:
+        if len(body) > BODY_LIMIT_BYTES:
             return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "length limit exceeded"
+        if not decompressor.eof:
+            return HTTPStatus.BAD_REQUEST, "failed to decode request: the compressed data ends early"
         request.body = body
     return None
 
@@ -82,7 +86,7 @@ def read_json(body: bytes) -> Any:
 
 def _load(body: bytes) -> Any:
     # As text: from bytes, `json` would also take UTF-16 and encoded surrogates, which PostHog does not.
-    return json.loads(body.decode(), parse_constant=_refuse_constant, parse_float=_finite, parse_int=_integer)
+    return json.loads(body.decode(), parse_constant=_finite, parse_float=_finite, parse_int=_integer)
 
 
 def _fault_of(body: bytes, payload: Any) -> str:
@@ -124,7 +128,7 @@ def _read_payload(request: RecordedRequest, payload: Any) -> tuple[int, str] | N
     for index, event in enumerate(request.events):
         if not event["event"]:
             return HTTPStatus.BAD_REQUEST, f"event {index} submitted with an empty event name"
-        if _distinct_id_of(event) in {None, ""}:
+        if event.get("distinct_id", event.get("properties", {}).get("distinct_id")) in (None, ""):
             return HTTPStatus.BAD_REQUEST, f"event {index} submitted without a distinct_id"
     return None
 
@@ -149,33 +153,10 @@ def _key_of(event: dict[str, Any]) -> str:
     return key if isinstance(key, str) else ""
 
 
-def _distinct_id_of(event: dict[str, Any]) -> str | None:
-    distinct_id = event.get("distinct_id")
-    if distinct_id is None:
-        distinct_id = event.get("properties", {}).get("distinct_id")
-    return distinct_id if distinct_id is None or isinstance(distinct_id, str) else json.dumps(distinct_id)
-
-
-def _gunzip(data: bytes) -> bytes | None:
-    """Decompress one gzip member; None when it holds more than the limit. Raises zlib.error when it is no gzip."""
-    decompressor = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-    # Never decompresses more than one byte over the limit, however small the data.
-    body = decompressor.decompress(data, BODY_LIMIT_BYTES + 1)
-    if len(body) > BODY_LIMIT_BYTES:
-        return None
-    if not decompressor.eof:
-        raise zlib.error("the compressed data ends early")
-    return body
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
 def _finite(text: str) -> float:
     number = float(text)
-    if number in {math.inf, -math.inf}:
-        raise ValueError("number out of range")
+    if not math.isfinite(number):
+        raise ValueError(f"number out of range: {text:.20}")
     return number
 
 
