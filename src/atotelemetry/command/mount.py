@@ -31,7 +31,9 @@ def run(argv: Sequence[str], telemetry: Telemetry) -> int:
     try:
         return _run(args, telemetry)
     except OSError as error:  # a full disk, or a reader that went away
-        return 1 if is_broken_pipe(error) else _complain(error)
+        if not is_broken_pipe(error):
+            say(f"telemetry: {error.strerror or error}", sys.stderr)
+        return 1
 
 
 def _parser(app: str) -> argparse.ArgumentParser:
@@ -58,8 +60,3 @@ def _run(args: argparse.Namespace, telemetry: Telemetry) -> int:
         say(json.dumps(telemetry.known(), indent=2))
         return 0
     return answer(telemetry.status())
-
-
-def _complain(error: OSError) -> int:
-    say(f"telemetry: {error.strerror or error}", sys.stderr)
-    return 1

@@ -84,7 +84,9 @@ def facts(
     if config is not None:
         yield from _facts_of_config(_output_of(config)).items()
     if head is not None:
-        yield "current_git_hash", _object_name(_output_of(head))
+        name = _output_of(head).strip()
+        is_name = len(name) in (40, 64) and not name.strip("0123456789abcdef")  # SHA-1 or SHA-256
+        yield "current_git_hash", name if is_name else None
 
 
 def _start(
@@ -197,13 +199,6 @@ def _git_environment(environ: Mapping[str, str]) -> dict[str, str]:
         "GIT_NO_LAZY_FETCH": "1",
         "GIT_ALLOW_PROTOCOL": "none",
     }
-
-
-def _object_name(output: str) -> str | None:
-    """Return the commit that git printed, SHA-1 or SHA-256; None for anything else."""
-    name = output.strip()
-    is_name = len(name) in (40, 64) and all(letter in "0123456789abcdef" for letter in name)
-    return name if is_name else None
 
 
 def _facts_of_config(output: str) -> dict[str, object]:

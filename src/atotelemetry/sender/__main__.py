@@ -102,8 +102,8 @@ def _report(sender: Sender, journal: Journal) -> int:
         journal.problem(f"error: the sender failed: {error!r}; {sender.tally}")
         return 1
     journal.detail(f"done: {tally}")
-    if sender.called_wrongly:
-        journal.problem(f"error: {sender.called_wrongly}")
+    if sender.reader.called_wrongly:
+        journal.problem(f"error: {sender.reader.called_wrongly}")
         return 2
     return 0 if tally.complete else 1
 

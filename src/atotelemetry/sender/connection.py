@@ -74,7 +74,7 @@ class Network:
 
         Raises `UnusableProxy` when the proxy that a person names cannot be used.
         """
-        library = import_httpx()
+        library = _import_httpx()
         with self._finding_out:
             way = self._find_way(url)
             tls_to_proxy = way is not None and way.scheme == "https"
@@ -162,8 +162,8 @@ class Connection:
         self._client: httpx.Client | None = None
         self._scheme = ""
         self._proxy = ""
-        self._connects = 0
-        self._connects_before = 0
+        self._has_connected = False
+        """Whether this request made a connection of its own."""
         self._head_bytes: int | None = None
         """Bytes read while a response is awaited; None while none is."""
         threading.Thread(target=self._work, name="connection", daemon=True).start()
@@ -183,7 +183,7 @@ class Connection:
 
     def _work(self) -> None:
         try:
-            self._client_for(import_httpx().URL(self._host))  # beside other work, before the first attempt is there
+            self._client_for(_import_httpx().URL(self._host))  # beside other work, before the first attempt is there
         except Exception:
             pass  # the attempt tries again, and reports the error
         if not gc.isenabled():  # see `sender/__main__.py`
@@ -216,8 +216,8 @@ class Connection:
 
     def _post(self, attempt: Attempt) -> None:
         """Post, and follow redirects on the same host."""
-        self._connects_before = self._connects
-        url = import_httpx().URL(attempt.url)
+        self._has_connected = False
+        url = _import_httpx().URL(attempt.url)
         for redirects_left in range(_MOST_REDIRECTS, -1, -1):
             client = self._client_for(url)
             attempt.proxy = self._proxy
@@ -240,10 +240,9 @@ class Connection:
 
     def _is_stale(self, error: Exception) -> bool:
         """Whether a request failed because the server had closed the kept connection."""
-        if self._connects == 0 or self._connects != self._connects_before:
-            return False
-        httpx = import_httpx()
-        return isinstance(error, (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError))
+        httpx = _import_httpx()
+        broken = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
+        return not self._has_connected and isinstance(error, broken)
 
     def _watch(self, event: str, info: dict[str, Any]) -> None:
         """Note each socket as it is connected, and each response as it begins (httpcore's `trace` extension)."""
@@ -271,13 +270,13 @@ class Connection:
             if self._head_bytes is not None:
                 self._head_bytes += len(data)
                 if self._head_bytes > _HEADS_CAP_BYTES:
-                    raise import_httpx().RemoteProtocolError(f"more than {_HEADS_CAP_BYTES} bytes before a response")
+                    raise _import_httpx().RemoteProtocolError(f"more than {_HEADS_CAP_BYTES} bytes before a response")
             return data
 
         stream.read = limited
 
     def _keep_socket(self, opened: socket.socket) -> None:
-        self._connects += 1
+        self._has_connected = True
         with self._lock:
             if self._socket is not None:
                 self._socket.close()
@@ -302,7 +301,7 @@ class Connection:
             self._socket = None
 
 
-def import_httpx() -> Any:  # noqa: ANN401 - a module
+def _import_httpx() -> Any:  # noqa: ANN401 - a module
     """Return the HTTP library."""
     # httpx's own command line would load click, rich and pygments where they are installed: a hundred milliseconds of
     # CPU. httpx works without it.
@@ -340,7 +339,7 @@ def _take_answer(response: httpx.Response, attempt: Attempt) -> None:
         attempt.answered.set()  # accepted is accepted, also if the rest of the answer never comes
     body, attempt.kept = _read(response, _ANSWER_CAP_BYTES if attempt.wants_answer else _RESPONSE_CAP_BYTES)
     if attempt.outcome.kind != DELIVERED:
-        text = _summary(body)
+        text = " ".join(body[: _REASON_LENGTH * 4].decode("utf-8", "replace").split())[:_REASON_LENGTH]
         location = response.headers.get("Location")
         if location and response.has_redirect_location:
             text = f"it redirects to {without_credentials(location)[:_REASON_LENGTH]}"
@@ -359,11 +358,6 @@ def _read(response: httpx.Response, cap_bytes: int = _RESPONSE_CAP_BYTES) -> tup
     return body, True
 
 
-def _summary(body: bytes) -> str:
-    """Return the beginning of an answer in one line."""
-    return " ".join(body[: _REASON_LENGTH * 4].decode("utf-8", "replace").split())[:_REASON_LENGTH]
-
-
 def _translate(error: Exception) -> Outcome:
     """Turn an error of the HTTP library into an outcome."""
     from atotelemetry.sender.certificates import why_not_trusted
@@ -373,7 +367,7 @@ def _translate(error: Exception) -> Outcome:
         return Outcome(REJECTED, str(error), cause=reasons.NOT_SENDABLE)
     reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     try:
-        httpx = import_httpx()
+        httpx = _import_httpx()
     except Exception:
         return Outcome(REJECTED, reason, cause=reasons.NOT_SENDABLE)  # the library itself is broken
     hopeless = (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError)

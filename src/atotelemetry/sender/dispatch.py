@@ -11,7 +11,7 @@ import datetime
 import math
 import os
 import sys
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from atotelemetry.sender import batch, reasons
 from atotelemetry.sender.outcome import DELIVERED, REFUSED, RETRY, STALE, STOPPED, TOO_LARGE, TOO_LATE, Outcome
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from atotelemetry.sender.journal import Journal
     from atotelemetry.sender.protocol_v1 import Exchange as ExchangeV1
     from atotelemetry.sender.tally import Tally
+    from atotelemetry.sender.watchdog import Countdown
     from atotelemetry.wire import Hello
 
 __all__ = ["RETRY_DELAY", "Dispatcher", "backoff", "utc_now"]
@@ -35,19 +36,6 @@ _LONGEST_DELAY = 30.0
 _JITTER = 0.25
 _SMALLEST_LIMIT_BYTES = 64 * 1024
 _ELSEWHERE = "elsewhere"  # the kind of an outcome: to be sent again, to another endpoint
-
-
-class _TimeLeft(Protocol):
-    """The clock of a dispatcher; `watchdog.Countdown` is one."""
-
-    def left(self) -> float | None:
-        """Seconds left for work; None while there is no limit."""
-
-    def stopped(self) -> bool:
-        """Whether there is no time left because the person said no."""
-
-    def pause(self, seconds: float, *, until_limited: bool = False) -> None:
-        """Wait, but not beyond the time left; optionally only until a limit is set."""
 
 
 def backoff(attempt: int, retry_after: float | None, spread: float) -> float:
@@ -72,7 +60,7 @@ class Dispatcher:
         settings: Hello,
         *,
         post: Callable[[Request, int, float | None], Outcome],
-        time: _TimeLeft,
+        time: Countdown,
         journal: Journal,
         tally: Tally,
         endpoints: Endpoints,

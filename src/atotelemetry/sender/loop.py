@@ -82,7 +82,7 @@ class Sender:
         self._countdown = Countdown(self._out_of_time)
         self.tally = Tally(journal, self._answers.tell)
         """The counts of everything read so far."""
-        self._reader = Reader(
+        self.reader = Reader(
             source,
             overrides=overrides,
             fallback=None if dry_run is None else _NOWHERE,
@@ -97,19 +97,14 @@ class Sender:
         self._common: dict[str, msgspec.Raw] = {}
         self._common_bytes = 0
 
-    @property
-    def called_wrongly(self) -> str:
-        """Why some events could not be sent at all: the stream did not say where to."""
-        return self._reader.called_wrongly
-
     def run(self) -> Tally:
         """Deliver the events of the input until it ends; return their counts."""
         if self._dry_run is not None:
             self.tally.delivered_is_called = "printed"
-        self._reader.start()
+        self.reader.start()
         self._answers.ready()
         self._deliver_all(idle=self._idle)
-        self._reader.end_of_input()
+        self.reader.end_of_input()
         self._wait_for_lanes()
         self.tally.lock.acquire()  # held for good in the end: the watchdog would only repeat this
         while self.tally.undecided:  # it came after an idle input had counted as ended
@@ -118,7 +113,7 @@ class Sender:
             self._wait_for_lanes()
             self._countdown.pause(0.001)  # the reader may be about to put it into the buffer
             self.tally.lock.acquire()
-        self.tally.unread = self.tally.unread or self._reader.leaves_something()
+        self.tally.unread = self.tally.unread or self.reader.leaves_something()
         self._answers.last(self.tally)
         return self.tally
 
@@ -271,7 +266,7 @@ class Sender:
         """End a stuck process, and report the losses. Called by the watchdog."""
         # The thread that holds the lock may be stuck, too, in a journal that nobody reads.
         self.tally.lock.acquire(timeout=_STUCK)
-        self.tally.unread = self.tally.unread or self._reader.reading
+        self.tally.unread = self.tally.unread or self.reader.reading
         self._give_up("no answer before the deadline", reasons.DEADLINE)
         self._journal.detail(f"done: {self.tally}; out of time")
         os._exit(0 if self._detached or self.tally.complete else 1)

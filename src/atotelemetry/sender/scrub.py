@@ -110,8 +110,10 @@ def masked(event: Event, common: Common, scrub: bool | tuple[str, ...]) -> tuple
     if event.event != _EVENT or scrub is False:
         return event, common
     scrubber = _scrubber(() if scrub is True else scrub)
-    properties = msgspec.Raw(scrubber.encoded(bytes(event.properties)))
-    return msgspec.structs.replace(event, properties=properties), scrubber.properties(common)
+    if bytes(event.properties) not in (b"", b"null"):
+        properties = scrubber.properties(msgspec.json.decode(event.properties, type=dict[str, msgspec.Raw]))
+        event = msgspec.structs.replace(event, properties=msgspec.Raw(encode(properties)))
+    return event, scrubber.properties(common)
 
 
 @cache
@@ -133,12 +135,6 @@ class Scrubber:
     def properties(self, properties: Common) -> Common:
         """Return properties, of which those to mask are masked."""
         return {name: self._raw(value) if self._is_meant(name) else value for name, value in properties.items()}
-
-    def encoded(self, encoded: bytes) -> bytes:
-        """Mask the properties in an encoded object; null, or nothing, stays as it is."""
-        if encoded in (b"", b"null"):
-            return encoded
-        return encode(self.properties(msgspec.json.decode(encoded, type=dict[str, msgspec.Raw])))
 
     def text(self, text: str) -> str:
         """Return a text with its home directories and secrets masked."""
