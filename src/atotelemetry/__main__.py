@@ -88,7 +88,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from atotelemetry.command.consent import is_broken_pipe
 
         if not is_broken_pipe(error):
-            _complain(error.strerror or str(error))
+            try:
+                sys.stderr.write(f"atotelemetry: {error.strerror or error}\n")
+            except OSError:
+                pass  # nobody is left to be told
         return _PROBLEM
     except SystemExit as leaving:  # argparse: 0 after --help, 2 after an error
         return leaving.code if isinstance(leaving.code, int) else _PROBLEM
@@ -146,13 +149,6 @@ def _open_closed_streams() -> None:
             # Left open to the end, as the interpreter's own are.
             nowhere = open(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8", closefd=False)  # noqa: SIM115
             setattr(sys, name, nowhere)
-
-
-def _complain(text: str) -> None:
-    try:
-        sys.stderr.write(f"atotelemetry: {text}\n")
-    except OSError:
-        return  # nobody is left to be told
 
 
 def _let_go_of_stdout() -> None:

@@ -58,15 +58,9 @@ def facts(
 ) -> Iterator[tuple[str, object]]:
     """Ask git for the wanted `FACTS`; yield each name and value as soon as it is known.
 
-    Arguments:
-        wanted: names of facts; others are ignored.
-        cwd: an absolute directory.
-        environ: the measured program's environment.
-        children: where the gits are registered. A step may hang until `children.expire` is called.
-
+    Other names are ignored. `cwd` is an absolute directory. A step may hang until `children.expire` is called.
     `email` is git's `user.email` as it holds in `cwd`, inside a repository or not. `project` is `normalise_remote` of
     the remote `origin`, `project_id` its SHA-256. Never raises for anything that git, its files or the environment say.
-
     """
     git = None if FACTS.isdisjoint(wanted) else _find_git(environ, cwd)
     if git is None:

@@ -41,10 +41,7 @@ class Channel(NamedTuple):
 class Lanes:
     """All lanes to one server. Used by the thread that fills requests.
 
-    Args:
-        make_channel: called for each new lane.
-        on_free: called on a lane's thread when it becomes free.
-
+    `on_free` is called on a lane's thread when it becomes free.
     """
 
     def __init__(self, make_channel: Callable[[], Channel], *, on_free: Callable[[], None]) -> None:

@@ -285,18 +285,17 @@ class _Enrichment:
         self._journal = journal
         self._time_limit = min(_ENRICHING, settings.sender_deadline / 4)
         self._result: dict[str, msgspec.Raw] = {}
-        self._thread: threading.Thread | None = threading.Thread(target=self._work, name="enrich", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="enrich", daemon=True)
         try:
             self._thread.start()
         except RuntimeError as error:  # no thread to be had: the events go without
-            self._thread = None
             journal.problem(f"some common properties are missing: {error}")
 
     def result(self, countdown: Countdown) -> dict[str, msgspec.Raw]:
         """Return the run's common properties, without any that took too long; those of the `hello` win."""
         # Its own limit bounds each step that may take long; twice that bounds everything else.
         ends_at = time.monotonic() + self._time_limit * 2
-        while self._thread is not None and self._thread.is_alive() and time.monotonic() < ends_at:
+        while self._thread.is_alive() and time.monotonic() < ends_at:
             left = countdown.left()
             if left is not None and left < min(_TERMINATED_DRAIN / 2, self._time_limit):
                 break  # SIGTERM: the events matter more

@@ -67,39 +67,18 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add, seconds = parser.add_argument, number_between(0.001, _LONGEST)
+    add = parser.add_argument
+    seconds: dict[str, Any] = {"type": number_between(0.001, _LONGEST), "metavar": "S"}
     add("--host", metavar="URL", help="base URL of the server, such as https://eu.i.posthog.com")
     add("--api-key", metavar="KEY", help="the project's write-only key")
     add("--app", metavar="NAME", help="the measured program, for the User-Agent (default: atopile)")
     add("--endpoint", choices=("auto", "capture", "batch"), help="auto: a lone event to /capture/, several to /batch/")
-    add(
-        "--protocol",
-        choices=("v0", "v1"),
-        dest="capture_protocol",
-        help="v1: PostHog's endpoint with a verdict on every event (default: v0)",
-    )
+    add("--protocol", choices=("v0", "v1"), help="v1: PostHog's endpoint with a verdict on every event (default: v0)")
     add("--max-retries", type=number_between(0, 10**9, int), metavar="N", help="attempts after the first (default: 1)")
-    add(
-        "--timeout",
-        dest="request_timeout",
-        type=seconds,
-        metavar="S",
-        help="seconds for each network operation (default: 5)",
-    )
-    add(
-        "--deadline",
-        dest="sender_deadline",
-        type=seconds,
-        metavar="S",
-        help="seconds to live on after the input has ended (default: 15)",
-    )
-    add("--idle", type=seconds, metavar="S", help="end when nothing came for S seconds (default: wait for the end)")
-    add(
-        "--compression",
-        dest="compress",
-        choices=("auto", "always", "never"),
-        help="gzip the requests (default: auto, above 1 KiB)",
-    )
+    add("--timeout", **seconds, help="seconds for each network operation (default: 5)")
+    add("--deadline", **seconds, help="seconds to live on after the input has ended (default: 15)")
+    add("--idle", **seconds, help="end when nothing came for S seconds (default: wait for the end)")
+    add("--compression", choices=("auto", "always", "never"), help="gzip the requests (default: auto, above 1 KiB)")
     add("--dry-run", action="store_true", help="print the body of each request instead of sending it")
     add("-v", "--verbose", action="store_true", help="report each request, retry and drop, and a summary, on stderr")
     options = parser.parse_args(arguments)
@@ -112,11 +91,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
+# The options whose fields of a hello line have other names.
+_FIELDS = {"protocol": "capture_protocol", "timeout": "request_timeout", "deadline": "sender_deadline"}
+
+
 def overrides(options: argparse.Namespace) -> dict[str, Any]:
     """Return the options that were given, as fields of a hello line."""
-    fields = {
-        name: value for name, value in vars(options).items() if name in Hello.__struct_fields__ and value is not None
-    }
-    if options.compress is not None:
-        fields["compression"] = {"auto": None, "always": True, "never": False}[options.compress]
+    given = {_FIELDS.get(name, name): value for name, value in vars(options).items() if value is not None}
+    fields = {name: value for name, value in given.items() if name in Hello.__struct_fields__}
+    if "compression" in fields:
+        fields["compression"] = {"auto": None, "always": True, "never": False}[fields["compression"]]
     return fields

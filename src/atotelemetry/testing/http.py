@@ -112,12 +112,8 @@ AnswerSource: TypeAlias = Answer | Callable[[RecordedRequest], Answer]
 class Serving(BaseHTTPRequestHandler):
     """Serves one connection in its constructor, until either side ends it. Raises OSError when the client goes away.
 
-    Arguments:
-        connection: the socket; `number` is noted in every request on it.
-        stopping: ends delays and slow answers.
-        arrived: records a request and returns the answer.
-        answering: is told the status before it is sent; None when the answer is no HTTP.
-
+    `arrived` records a request and returns the answer. `answering` is told the status before it is sent; None when the
+    answer is no HTTP. `stopping` ends delays and slow answers.
     """
 
     protocol_version = "HTTP/1.1"
