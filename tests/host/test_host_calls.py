@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import collections
 import collections.abc
+import dataclasses
+import json
 import os
 import tracemalloc
 import types
@@ -99,3 +101,58 @@ def test_the_environment_is_read_whole(monkeypatch):
     for number in range(100):
         monkeypatch.setenv(f"VARIABLE_{number}", "x")
     assert plain({"e": os.environ})["e"].items() >= dict(os.environ).items()
+
+
+# Dataclasses
+
+
+@dataclasses.dataclass
+class Config:
+    a: int = 1
+    b: int = 2
+    missing: int = dataclasses.field(init=False)
+
+    def __getattr__(self, name):
+        CALLS.append(name)
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return f"made up {name}"
+
+
+@dataclasses.dataclass
+class Watched:
+    a: int = 1
+
+    def __getattribute__(self, name):
+        CALLS.append(name)
+        return super().__getattribute__(name)
+
+
+def test_a_dataclass_is_only_asked_for_fields_that_it_does_not_hold():
+    """Of a class with a `__getattr__` all that it holds is read as of any other; no field is lost without a mark."""
+    result, calls = calls_for([Config() for _ in range(100)])
+    assert calls == 64
+    assert result[:64] == [{"a": 1, "b": 2, "missing": "made up missing"}] * 64
+    assert result[64:] == [{"a": 1, "b": 2, "missing": "<not asked>"}] * 36
+
+
+def test_a_dataclass_that_answers_itself_is_asked_for_each_field():
+    """A `__getattribute__` may say anything; what it was not asked is marked."""
+    result, calls = calls_for([Watched(2) for _ in range(70)])
+    assert calls == 64
+    assert result == [{"a": 2}] * 64 + [{"a": "<not asked>"}] * 6
+
+
+def test_what_was_not_asked_is_listed_with_the_event(recorder):
+    """In the event's list of cut properties; also for a dataclass captured inside a `repr`, which is asked nothing."""
+
+    class Shown:
+        def __repr__(self):
+            recorder.client.capture("inner", distinct_id="me", properties={"config": Config(), "n": 1})
+            return "shown"
+
+    recorder.client.capture("outer", distinct_id="me", properties={"shown": Shown()})
+    inner, outer = (json.loads(line)["properties"] for line in recorder.lines)
+    config = {"a": 1, "b": 2, "missing": "<not asked>"}
+    assert inner == {"config": config, "n": 1, "$atotelemetry_cut": ["config"]}
+    assert outer == {"shown": "shown"}

@@ -31,7 +31,18 @@ if TYPE_CHECKING:
 
     Handler: TypeAlias = Callable[[Walk, Any, int], Any]
 
-__all__ = ["EXACT", "HARMLESS", "Times", "attribute", "enum_value", "handler", "name_of", "utc_moment", "uuid"]
+__all__ = [
+    "EXACT",
+    "HARMLESS",
+    "NotAsked",
+    "Times",
+    "attribute",
+    "enum_value",
+    "handler",
+    "name_of",
+    "utc_moment",
+    "uuid",
+]
 
 _MAX_ARRAY = 10_000
 _MAX_ITEMS_BYTES = 128 * 1024  # of JSON that somebody made earlier, or of an array
@@ -47,6 +58,10 @@ _MEMBER = type(type(sys.flags).__dict__["debug"])  # the descriptor of a slot
 
 HARMLESS = frozenset(map(id, (type(len), type(lambda: 0), type(sys), complex, type(...), type(NotImplemented))))
 """Ids of the only types with a `repr` that is surely short and runs nothing else."""
+
+
+class NotAsked(Exception):
+    """The event has used up its calls into the host's own code."""
 
 
 class Times:
@@ -292,10 +307,7 @@ def _dataclass(walk: Walk, value: Any, depth: int) -> Any:
     if type(fields) is not dict:
         return walk.described(value)
     own = _instance_dict(value)
-    # As in msgspec: a field without a value of its own is left out, even if its class has a default.
-    is_computed = attribute(kind, "__getattr__") is not None or (
-        attribute(kind, "__getattribute__") is not attribute(object, "__getattribute__")
-    )
+    is_computed = attribute(kind, "__getattribute__") is not attribute(object, "__getattribute__")
     pairs = []
     for name in fields.copy():
         item = UNSET if is_computed else own.get(name, UNSET)
@@ -308,15 +320,23 @@ def _dataclass(walk: Walk, value: Any, depth: int) -> Any:
 
 def _field(walk: Walk, value: Any, name: str, *, is_computed: bool) -> Any:
     """Return the value of a field outside the object's own dict."""
-    descriptor = attribute(type(value), name)
+    # As in msgspec: a field without a value of its own is left out, even if its class has a default.
+    kind = type(value)
+    descriptor = attribute(kind, name)
+    is_slot = type(descriptor) is _MEMBER
     try:
-        if not is_computed and type(descriptor) is _MEMBER:
+        if is_slot and not is_computed:
             return descriptor.__get__(value)
-        if is_computed or attribute(type(descriptor), "__set__") is not None:
-            return walk.ask(getattr, value, name)
+    except AttributeError:
+        pass  # never filled
+    is_property = not is_slot and attribute(type(descriptor), "__set__") is not None
+    try:
+        may_answer = is_computed or is_property or attribute(kind, "__getattr__") is not None
+        return walk.ask(getattr, value, name) if may_answer else UNSET
+    except NotAsked:
+        return "<not asked>"
     except Exception:
-        return UNSET  # an empty slot, or a property that failed: nothing to show
-    return UNSET
+        return UNSET  # it has none, or a property failed: nothing to show
 
 
 def _attrs(walk: Walk, value: Any, depth: int) -> Any:

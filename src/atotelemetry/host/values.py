@@ -20,7 +20,18 @@ from uuid import UUID
 from atotelemetry.host.clock import monotonic
 from atotelemetry.host.cut import MAX_REPR, clipped, cut_mark, unused, without_surrogates
 from atotelemetry.host.debug import debug, is_for_the_host
-from atotelemetry.host.kinds import EXACT, HARMLESS, Times, attribute, enum_value, handler, name_of, utc_moment, uuid
+from atotelemetry.host.kinds import (
+    EXACT,
+    HARMLESS,
+    NotAsked,
+    Times,
+    attribute,
+    enum_value,
+    handler,
+    name_of,
+    utc_moment,
+    uuid,
+)
 from atotelemetry.ids import canonical
 from atotelemetry.wire import encode
 
@@ -55,10 +66,6 @@ _CYCLE, _TOO_DEEP, _TOO_MANY = "<cycle>", "<nested too deeply>", "<too many valu
 _UNREADABLE = "<unreadable>"
 
 _thread = _local()  # `asking`: this thread is inside a call into the host's own code
-
-
-class NotAsked(Exception):
-    """The event has used up its calls into the host's own code."""
 
 
 class Raised(Exception):
