@@ -143,6 +143,11 @@ LARGE = {
     "a long text": "'x' * 200_000_000",
     "a long text that is not ASCII": "'\\u00fc' * 50_000_000",
     "long bytes": "bytes(200_000_000)",
+    "a long text of a subclass": "Text('x' * 100_000_000)",
+    "a long text of a subclass, often": "[Text('x' * 16_000_000)] * 100",
+    "a huge integer of a subclass": "[Whole(1 << 10**8)] * 100",
+    "long bytes of a subclass": "Data(200_000_000)",
+    "long bytes, often": "[bytearray(16_000_000), memoryview(bytes(16_000_000))[::2]] * 100",
     "many texts full of escapes": "[chr(1) * 1000 + str(i) for i in range(20_000)]",
     "long names": "{'k' * 1_000_000 + str(i): i for i in range(50)}",
     "large integers": "[10**1000 + i for i in range(50_000)]",
@@ -160,6 +165,7 @@ sys.set_int_max_str_digits(0)  # a host may
 class Node:
     left: object
     right: object
+Text, Whole, Data = (type(f"My{kind.__name__}", (kind,), {}) for kind in (str, int, bytes))
 class Endless(set):
     def __iter__(self):
         return itertools.count()

@@ -29,8 +29,10 @@ _CUT_STEP = 65_536
 
 
 def clipped(text: str, limit: int = MAX_REPR) -> str:
-    """Return `text` as JSON takes it, cut to `limit` characters."""
-    return without_surrogates(text if len(text) <= limit else text[: max(limit - 1, 0)] + "…")
+    """Return the characters of any str, also of a subclass, as JSON takes them, cut to `limit`."""
+    is_cut = str.__len__(text) > limit
+    # Cut before all else: the rest is not even copied.
+    return without_surrogates(str.__getitem__(text, slice(max(limit - is_cut, 0))) + "…" * is_cut)
 
 
 def without_surrogates(text: str) -> str:

@@ -38,6 +38,7 @@ __all__ = [
     "Times",
     "attribute",
     "enum_value",
+    "first_bytes",
     "handler",
     "name_of",
     "utc_moment",
@@ -157,16 +158,19 @@ def _chain_map(walk: Walk, value: Any, depth: int) -> Any:
 # ---- texts and bytes
 
 
+def first_bytes(value: Any, limit: int) -> tuple[bytes, int]:
+    """Return at most the first `limit` bytes, and how many there are."""
+    kind: Any = type(value)
+    if kind is memoryview:
+        size = value.nbytes
+        return (value[: limit // (size // value.shape[0])] if size > limit else value).tobytes(), size
+    # Not as a buffer: a subclass may have a `__buffer__` of its own (PEP 688).
+    kind = bytes if issubclass(kind, bytes) else bytearray
+    return bytes(kind.__getitem__(value, slice(limit))), kind.__len__(value)
+
+
 def _bytes(walk: Walk, value: Any, _depth: int) -> Any:
-    view = memoryview(value)
-    size = view.nbytes
-    limit = max(walk.bytes // 3, _SHORT)
-    if size <= limit:
-        kept = view.tobytes()
-    elif view.contiguous:
-        kept = view.cast("B")[: limit - limit % 3].tobytes()
-    else:
-        return walk.rest(size)
+    kept, size = first_bytes(value, max(walk.bytes // 9, _SHORT) * 3)
     walk.bytes -= len(kept) * 4 // 3
     text: str = to_builtins(kept)
     if len(kept) == size:
@@ -191,7 +195,7 @@ def _path(walk: Walk, value: Any, _depth: int) -> Any:
     # The standard library's own paths may come in any number.
     of_the_library = vars(sys.modules.get("pathlib", sys)).get(name_of(kind)) is kind
     path = os.fsdecode(value) if of_the_library else walk.ask(os.fsdecode, value)
-    return walk.clean(str.__str__(path))
+    return walk.clean(path)
 
 
 def _type(_walk: Walk, value: Any, _depth: int) -> Any:
@@ -429,8 +433,8 @@ _TABLE: list[tuple[type | Callable[[type], bool], Handler]] = [
     # Dataclasses and attrs classes may have one of the types below as a base, and are their fields even so.
     (_has("__dataclass_fields__"), _dataclass),
     (_has("__attrs_attrs__"), _attrs),
-    (str, lambda walk, value, depth: walk.value(str.__str__(value), depth)),
-    (int, lambda walk, value, depth: walk.value(int.__int__(value), depth)),
+    (str, lambda walk, value, _depth: walk.clean(value)),
+    (int, lambda walk, value, _depth: walk.integer(value)),
     (float, lambda walk, value, depth: walk.value(float.__float__(value), depth)),
     *((kind, _bytes) for kind in (bytes, bytearray, memoryview)),
     (Times.datetime, _datetime),

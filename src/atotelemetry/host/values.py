@@ -27,6 +27,7 @@ from atotelemetry.host.kinds import (
     Times,
     attribute,
     enum_value,
+    first_bytes,
     handler,
     name_of,
     utc_moment,
@@ -114,26 +115,26 @@ class Walk:
                 value = enum_value(value)
                 kind = type(value)
             if issubclass(kind, str):
-                return clipped(str.__str__(value))
+                return clipped(value)
             if issubclass(kind, (bytes, bytearray)):
                 # Not `str(value)`, which gives "b'…'", and an error under `python -bb`.
-                return clipped(bytes(memoryview(value)[: MAX_REPR * 4]).decode("utf-8", "replace"))
+                return clipped(first_bytes(value, MAX_REPR * 4)[0].decode("utf-8", "replace"))
             if issubclass(kind, (list, dict, tuple, set, frozenset, UUID)):
                 # A few lists that hold each other can spell out more text than there is memory.
                 return clipped(str(self.value(value, _MAX_DEPTH - 10)))
-            return clipped(str.__str__(self.ask(str, value)))
-        except BaseException as error:  # also bytes with a `__buffer__` of their own (PEP 688)
+            return clipped(self.ask(str, value))
+        except BaseException as error:
             if is_for_the_host(error):
                 raise
             return self.described(value)
 
-    def uuid(self, value: object) -> str | None:
+    def uuid(self, value: Any) -> str | None:
         """Return a UUID, or a text that is one, in its canonical form; None for anything else."""
         kind = type(value)
         try:
             if issubclass(kind, UUID):
                 return uuid(value)
-            return canonical(str.__str__(value)[:64]) if issubclass(kind, str) else None
+            return canonical(str.__getitem__(value, slice(64))) if issubclass(kind, str) else None
         except Exception:
             return None  # a UUID without a number
 
@@ -142,7 +143,7 @@ class Walk:
         kind = type(value)
         try:
             if issubclass(kind, str):
-                value = Times.datetime.fromisoformat(str.__str__(value)[:64])
+                value = Times.datetime.fromisoformat(str.__getitem__(value, slice(64)))
             elif not issubclass(kind, Times.date):
                 return None
             return utc_moment(self, value)
@@ -158,7 +159,7 @@ class Walk:
         if kind is str:
             return value if len(value) <= _SHORT and value.isascii() else self.clean(value)
         if kind is int:
-            return value if _SMALLEST_INTEGER <= value <= _LARGEST_INTEGER else self.digits(value)
+            return value if _SMALLEST_INTEGER <= value <= _LARGEST_INTEGER else self.integer(value)
         if value is None or kind is bool:
             return value
         if kind is float:
@@ -221,8 +222,7 @@ class Walk:
                     # Only one that could not be read, and its `repr` would read it again, all of it.
                     return clipped(f"<{name} object>")
                 is_harmless = id(kind) in HARMLESS or attribute(kind, "__repr__") is attribute(object, "__repr__")
-                # `str.__str__` makes an exact str of a subclass with methods of its own.
-                return clipped(str.__str__(repr(value) if is_harmless else self.ask(repr, value)))
+                return clipped(repr(value) if is_harmless else self.ask(repr, value))
             except NotAsked:
                 return clipped(f"<{name} object (not asked)>")
             except Exception as error:
@@ -309,12 +309,12 @@ class Walk:
     # ---- texts
 
     def clean(self, text: str) -> str:
-        """Return an exact str for JSON, cut to the room left for texts."""
-        size = len(text)
+        """Return the characters of any str, also of a subclass, for JSON, cut to the room left for texts."""
+        size = str.__len__(text)
         if size <= _SHORT:
-            return without_surrogates(text)
+            return clipped(text)
         limit = max(self.bytes // 2, _SHORT)
-        kept = without_surrogates(text[:limit])
+        kept = without_surrogates(str.__getitem__(text, slice(limit)))
         cost = len(encode(kept))
         is_cut = size > limit
         if cost - 2 > limit:  # escapes, or not ASCII
@@ -325,14 +325,17 @@ class Walk:
             kept += cut_mark(size)
         return kept
 
-    def digits(self, value: int) -> str:
-        """Return an integer beyond 64 bits as text: no reader rounds it."""
-        bits = value.bit_length()
+    def integer(self, value: int) -> int | str:
+        """Return any int, also of a subclass; one beyond 64 bits as text: no reader rounds it."""
+        bits = int.bit_length(value)
         self.left -= min(bits, _MAX_INTEGER_BITS) >> 6
-        try:
-            return str(value) if bits <= _MAX_INTEGER_BITS else f"<integer of {bits} bits>"
-        except ValueError:  # the host has lowered the interpreter's limit
-            return f"<integer of {bits} bits>"
+        if bits <= _MAX_INTEGER_BITS:
+            number = int.__int__(value)
+            try:
+                return number if _SMALLEST_INTEGER <= number <= _LARGEST_INTEGER else str(number)
+            except ValueError:
+                pass  # the host has lowered the interpreter's limit
+        return f"<integer of {bits} bits>"
 
     def name(self, key: Any, taken: dict[str, Any], clashes: dict[str, int]) -> str:
         """Return the name of an entry: its key, numbered if `taken` has it already."""
