@@ -83,6 +83,40 @@ assert client.stats.dropped_by_reason.keys() <= {"queue full"}
     assert hosts.arrived() == {"storm": int(done.stdout)}
 
 
+@pytest.mark.posix("SIGALRM")
+def test_interrupted_captures(hosts: Hosts) -> None:
+    """A signal handler raises in the middle of thousands of captures: none of them counts as waiting for ever."""
+    source = """
+client = new_client(queue_size=100_000)
+client.capture("tick", distinct_id="me")
+armed = False
+def interrupt(*_):
+    global armed
+    if armed:
+        armed = False
+        raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, interrupt)
+for number in range(4000):
+    try:
+        armed = True
+        signal.setitimer(signal.ITIMER_REAL, 1e-6 + number % 40 * 1e-6)
+        client.capture("tick", distinct_id="me", properties={"number": number})
+        armed = False
+    except KeyboardInterrupt:
+        pass
+signal.setitimer(signal.ITIMER_REAL, 0)
+assert not client.flush(30, delivered=True), "interrupted events are lost"
+stats = client.stats
+assert stats.queued == 0 and stats.captured == stats.delivered + stats.dropped, stats
+assert set(stats.dropped_by_reason) == {"interrupted"}, stats
+say(stats.delivered)
+"""
+    done = hosts.run(source)
+    assert (done.returncode, done.stderr) == (0, "")
+    hosts.wait_until_no_sender()
+    assert hosts.arrived() == {"tick": int(done.stdout)}
+
+
 def test_killed_sender(hosts: Hosts) -> None:
     """The sender is killed in the middle of a storm: what it had been handed may be lost, and was counted once."""
     source = """

@@ -218,7 +218,7 @@ def test_an_error_inside_is_counted_never_raised(recorder, monkeypatch, debug_li
     """Should this library itself fail, the host sees None and the loss is counted, with one DEBUG line."""
     recorder.client.capture("fine", distinct_id="me")
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RuntimeError("bug")
 
     for way in ("ordinary_line", "line"):

@@ -337,6 +337,23 @@ def test_before_send_sees_the_assembled_event_and_may_change_it(new_client):
     assert recorder.event["properties"] == {"common": 1, "more": True}
 
 
+@pytest.mark.parametrize("nobody", [None, ""])
+def test_before_send_may_take_the_person_away(new_client, nobody):
+    """The event goes without a person then, as one that was captured without a distinct_id."""
+    recorder = Recorder(new_client(before_send=lambda event: {**event, "distinct_id": nobody}))
+    recorder.client.capture("built", distinct_id="me")
+    assert recorder.event["distinct_id"] not in ("me", "None", "")
+    assert recorder.event["properties"]["$process_person_profile"] is False
+
+
+def test_a_lone_surrogate_in_the_context_costs_the_properties_nothing(recorder):
+    """However much of them there is."""
+    rows = [[str(number)] * 20 for number in range(700)]
+    recorder.client.capture("built", distinct_id="me", properties={"rows": rows}, context={"text": "a\ud800"})
+    assert recorder.event["properties"] == {"rows": rows}
+    assert recorder.event["context"] == {"text": "a\ufffd"}
+
+
 def test_before_send_drops_what_it_returns_none_for(new_client):
     """The caller sees None and the drop is counted under its reason."""
     recorder = Recorder(new_client(before_send=lambda event: event if event["event"] == "keep" else None))

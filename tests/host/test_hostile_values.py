@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from atotelemetry import wire
+from support_client import Recorder
 from support_hostile import run_host
 from support_values import plain
 
@@ -62,6 +63,27 @@ class Key(str):
 rows = []
 rows += [{f"a{i}": i} for i in range(50)] + [{Key("k"): 1, "b": 2}] + [{f"b{i}": i} for i in range(50)]
 value = rows
+""",
+    "a key passes for one name, and then for another": """
+import datetime
+class Zone(datetime.tzinfo):
+    def utcoffset(self, when):
+        log.clear()
+        return datetime.timedelta(hours=1)
+log = []
+log += [datetime.datetime(2026, 1, 1, tzinfo=Zone())] + [{str(i): [i, str(i) * 50]} for i in range(2000)]
+class Key(str):
+    asked = 0
+    def __hash__(self):
+        Key.asked += 1
+        return hash("ba"[Key.asked % 2])
+    def __eq__(self, other):
+        return True
+client.capture("known", distinct_id="me", properties={"b": 5, "a": 1})
+lines.clear()
+value = {"b": 5}
+value[Key("z")] = log
+Key.asked = 0
 """,
     "a finalizer clears the list while it is copied": """
 import gc
@@ -247,6 +269,43 @@ def test_at_most_64_calls_into_the_hosts_code():
     assert len(asked) == 64
     assert result["first"][63:65] == ["quick", "<Quick object (not asked)>"]
     assert result["moments"] == ["2026-01-01T00:00:00"] * 100
+
+
+@pytest.mark.parametrize("more", ["options", "before_send", "context"])
+def test_they_are_counted_for_the_event_as_a_whole(new_client, more):
+    """Whatever parts it has, and whoever changes them on the way."""
+    asked = []
+
+    class Quick:
+        def __repr__(self):
+            asked.append(1)
+            return "quick"
+
+    many = {"many": [Quick() for _ in range(100)], "cookieless_mode": True}
+    before_send = {"before_send": lambda event: {**event, "context": many}} if more == "before_send" else {}
+    recorder = Recorder(new_client(**before_send))
+    arguments = {} if more == "before_send" else {more: many}
+    assert recorder.client.capture("built", distinct_id="me", properties=many, **arguments)
+    assert len(asked) == 64
+    assert "many" in recorder.event["properties"]["$atotelemetry_cut"]
+
+
+def test_a_hash_is_not_asked_for(recorder):
+    """The names of a dict are taken as they stand there, however odd its keys are."""
+    asked = []
+
+    class Key:
+        def __hash__(self):
+            asked.append(1)
+            recorder.client.capture("asked", distinct_id="me", properties=odd)
+            return id(self) >> 4
+
+    odd: dict[object, object] = {}
+    odd[Key()] = 1
+    asked.clear()
+    recorder.lines.clear()
+    assert recorder.client.capture("built", distinct_id="me", properties={"odd": odd, "more": [odd] * 30})
+    assert (len(asked), len(recorder.lines)) == (0, 1)
 
 
 # Values that capture

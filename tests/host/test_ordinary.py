@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atotelemetry.host.ordinary import copy_of_ordinary
+from atotelemetry.host.ordinary import copy_of_ordinary, has_few_names
 
 called: list[str] = []
 
@@ -114,18 +114,49 @@ def test_one_by_one_where_not_all_are_small_and_flat(value):
 def test_odd_keys_are_not_ordinary(key):
     """Neither in the properties, nor in a dict among few or many."""
     odd = {"a": 1, key: 2}
+    called.clear()  # a dict that is made takes the hash of its keys
     for properties in (odd, {"rows": [odd]}, {"rows": [{"a": 1}] * 30 + [odd]}):
         with pytest.raises(Exception):  # noqa: B017
             copy_of_ordinary(properties)
-    called.clear()  # names are looked up, which takes their hash, before msgspec is given any
 
 
-def test_a_key_that_equals_a_known_name_runs_no_code_in_msgspec():
-    """It may pass for the name, and looks like it."""
+def test_a_key_that_equals_a_known_name_does_not_pass_for_it():
+    """It is not even asked: it could lead to another entry's value."""
     copy_of_ordinary({"a": 1, "text": 2})
-    copied, _ = copy_of_ordinary({"a": 1, Text("text"): 2})
+    odd = {"a": 1, Text("text"): 2}
     called.clear()  # as above
-    assert msgspec.json.encode(copied) == b'{"a":1,"text":2}'
+    with pytest.raises(Exception):  # noqa: B017
+        copy_of_ordinary(odd)
+
+
+@pytest.mark.parametrize("count", [1, 5, 6, 20])
+def test_a_dict_that_had_another_key_once_is_ordinary(count):
+    """Its keys are exact strs now, though its table does not tell."""
+    known = dict.fromkeys(map(str, range(count)), 1)
+    known[0] = None
+    del known[0]
+    assert copy_of_ordinary(known)[0] == known
+
+
+def test_the_size_of_a_dict_tells_the_kind_of_its_keys():
+    """No size of a dict with other keys is one that a dict with exact strs as keys has."""
+    odd = {}
+    for number in range(10_000):
+        odd[number] = None
+        assert not has_few_names(odd)
+        assert has_few_names(dict.fromkeys(map(str, odd))) is (len(odd) <= 341), len(odd)
+        if len(odd) > 400:
+            return
+
+
+def test_most_of_a_dict_may_be_gone():
+    """A copy would look through all the room of what is gone."""
+    gone = dict.fromkeys(map(str, range(100_000)))
+    for name in [*gone][1:]:
+        del gone[name]
+    for value in (gone, [gone], [gone] * 30):
+        with pytest.raises(Exception):  # noqa: B017
+            copy_of_ordinary({"value": value})
 
 
 @pytest.mark.parametrize("row", [Rows(a=1), collections.OrderedDict(a=1)], ids=["Mapping", "subclass"])

@@ -263,8 +263,28 @@ class TestConsent:
 
 
 class TestOwnFailures:
-    def test_they_are_counted(self, recorded):
+    def test_they_are_counted(self, recorded, monkeypatch):
         """An event that is lost in this layer is a dropped one, as if it were lost below."""
+
+        def fail():
+            raise RuntimeError("bug")
+
+        monkeypatch.setattr("atotelemetry.host.telemetry.run_id", fail)
+        properties = {"x": 1}
+        telemetry = recorded.telemetry
+        assert telemetry.capture_event("event", properties) is None
+        assert telemetry.capture_exception(ValueError(), properties) is None
+        with telemetry.capture("start", "end", properties):
+            pass
+        stats = telemetry.client.stats
+        assert (stats.captured, stats.dropped, stats.dropped_by_reason) == (4, 4, {"error": 4})
+
+
+class TestOddProperties:
+    """Those of a caller are merged with ours only when they are known to be harmless, or plain."""
+
+    def test_a_key_that_lies(self, recorded):
+        """Next to ours its comparison would raise."""
 
         class Key(str):
             __slots__ = ()
@@ -275,14 +295,34 @@ class TestOwnFailures:
             def __eq__(self, other):
                 raise RuntimeError("never equal")
 
-        properties = {Key("x"): 1}
         telemetry = recorded.telemetry
-        assert telemetry.capture_event("event", properties) is None
-        assert telemetry.capture_exception(ValueError(), properties) is None
-        with telemetry.capture("start", "end", properties):
+        assert telemetry.capture_event("event", {Key("x"): 1, "run_id": "mine"})
+        with telemetry.capture("start", "end", {Key("x"): 1}):
             pass
-        stats = telemetry.client.stats
-        assert (stats.captured, stats.dropped, stats.dropped_by_reason) == (4, 4, {"error": 4})
+        assert telemetry.capture_exception(ValueError(), {Key("x"): 1})
+        assert [event["properties"]["x"] for event in recorded.events] == [1] * 4
+        assert recorded.events[0]["properties"]["run_id"] == "mine"
+        assert all("duration" in event["properties"] for event in recorded.events)
+
+    def test_a_mapping_and_a_large_dict(self, recorded):
+        """The caller's win over ours all the same."""
+        for properties in (types.MappingProxyType({"duration": 7}), {"duration": 7, **dict.fromkeys(range(1000))}):
+            recorded.telemetry.capture_event("event", properties)
+        assert [event["properties"]["duration"] for event in recorded.events] == [7, 7]
+        assert all("run_id" in event["properties"] for event in recorded.events)
+
+    def test_an_interruption_is_counted_once(self, recorded):
+        """Ctrl-C in a value of the host's comes out, and the event is one dropped one."""
+
+        class Interrupts:
+            def __repr__(self):
+                raise KeyboardInterrupt
+
+        telemetry = recorded.telemetry
+        with pytest.raises(KeyboardInterrupt):
+            telemetry.capture_event("event", {"value": Interrupts()})
+        stats = telemetry.stats
+        assert (stats.captured, stats.dropped_by_reason) == (1, {"interrupted": 1})
 
 
 class TestLogMode:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from atotelemetry.host.event import BeforeSend, Encoder
     from atotelemetry.host.reports import Reports
+    from atotelemetry.host.values import Walk
 
 __all__ = ["DEFAULT_QUEUE_SIZE", "FLUSH_TIMEOUT", "TelemetryClient"]
 
@@ -207,10 +208,9 @@ class TelemetryClient:
         if properties is None:
             properties = {}
         line = None
+        is_odd = False
         try:
             encoder = self._encoder or self._make_encoder()
-            if options is not None:
-                properties = encoder.with_options(properties, options)
             ordinary_line = encoder.ordinary_line
             if (
                 ordinary_line is not None
@@ -220,6 +220,7 @@ class TelemetryClient:
                 and timestamp is None
                 and context is None
                 and uuid is None
+                and options is None
                 and event
                 and distinct_id
                 and len(event) + len(distinct_id) <= _LONGEST_NAMES
@@ -230,19 +231,22 @@ class TelemetryClient:
                     # No loss yet: the general path takes the event, or says why not.
                     if is_for_the_host(error):
                         raise
+                    is_odd = True
             if line is None:
-                name, line = encoder.line(event, distinct_id, properties, timestamp, context, uuid)
+                name, line = encoder.line(
+                    event, distinct_id, properties, timestamp, context, uuid, options, is_odd=is_odd
+                )
         except BaseException as error:
             if self.refuse(error):
                 raise
             return None
         # As `_queue`, without the call.
-        count = self.counts.capture
-        count()
         try:
             if self._feeder.put(line):
+                self.counts.capture()
                 return name
             self.counts.drop(self._feeder.refusal)
+            self.counts.capture()
         except Exception:
             return None  # no stack left to say so
         return None
@@ -278,11 +282,13 @@ class TelemetryClient:
                 return None
             caught, repeated = claimed
 
-            def describe(person: str) -> dict[str, object]:
+            def describe(person: str, _walk: Walk) -> dict[str, object]:
                 more = {"$exception_repeated": repeated} if repeated else {}
                 return {**more, **reports.describe(caught, person, handled=handled)}
 
-            name, line = encoder.line("$exception", distinct_id, properties, timestamp, context, uuid, describe)
+            name, line = encoder.line(
+                "$exception", distinct_id, properties, timestamp, context, uuid, describe=describe
+            )
         except BaseException as error:
             if claimed is not None:
                 reports.release(claimed[0])
@@ -295,12 +301,14 @@ class TelemetryClient:
         return None
 
     def _queue(self, line: bytes) -> bool:
-        """Count an event, and hand its line to the feeder; False when it is lost there."""
-        self.counts.capture()
+        """Hand an event's line to the feeder, and count it; False when it is lost there."""
+        # Counted last: an exception of a signal handler's may come in between. `stats` makes up for a missing count.
         try:
             if self._feeder.put(line):
+                self.counts.capture()
                 return True
             self.counts.drop(self._feeder.refusal)
+            self.counts.capture()
         except Exception:
             return False  # no stack left to say so
         return False
@@ -309,7 +317,7 @@ class TelemetryClient:
         """Count an event lost before the queue; return whether `error` is meant for the host."""
         is_interrupted = is_for_the_host(error)
         try:
-            if isinstance(error, Lost):
+            if type(error) is Lost:  # not `isinstance`, which asks the host's object for its `__class__`
                 self._lose(error.reason, error.error)
             elif is_interrupted:
                 self._lose("interrupted")
@@ -355,8 +363,8 @@ class TelemetryClient:
 
     def _lose(self, reason: str, error: BaseException | None = None) -> None:
         """Count an event that never came as far as the queue."""
-        self.counts.capture()
         self.counts.drop(reason, error=error)
+        self.counts.capture()
 
     # ---- the life of the process
 

@@ -14,7 +14,7 @@ from _thread import _local
 from atotelemetry.host.clock import utc_text, wall_clock
 from atotelemetry.host.debug import debug, is_for_the_host
 from atotelemetry.host.lazy import load
-from atotelemetry.host.ordinary import copy_of_ordinary, line_maker
+from atotelemetry.host.ordinary import copy_of_ordinary, has_few_names, line_maker
 from atotelemetry.host.stats import FILTERED, Lost
 from atotelemetry.ids import Uuid7
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     from atotelemetry.host.values import Walk
 
-    Description = Callable[[str], dict[str, object]]
+    Description = Callable[[str, Walk], dict[str, object]]
 
-__all__ = ["BeforeSend", "Encoder", "encode_common"]
+__all__ = ["BeforeSend", "Encoder", "encode_common", "merged"]
 
 # The options of an event in protocol v1, and the properties with the same meaning in both protocols.
 _OPTIONS = {
@@ -38,6 +38,32 @@ _OPTIONS = {
 }
 _ENVELOPE_BYTES = 16 * 1024  # room beside the properties: two texts of 1024 characters, escaped
 _CONTEXT_BYTES = 64 * 1024  # the share of a line for the common properties, or for a context
+
+
+class _Merged:
+    """A caller's properties, of any kind and size, between two dicts of ours."""
+
+    def __init__(self, before: dict[str, Any], given: object, after: dict[str, Any]) -> None:
+        self.before = before
+        self.given = given
+        self.after = after
+
+    def with_given(self, known: dict[str, Any]) -> dict[str, Any]:
+        """Merge them, `known` being the caller's in a dict of ours."""
+        result = {**self.before, **known, **self.after}
+        for name, value in self.after.items():
+            if value is None:
+                del result[name]
+        return result
+
+
+def merged(before: dict[str, Any], given: object, after: dict[str, Any]) -> Any:
+    """Return properties for a capture: each of the three wins over those before it; None in the last removes one.
+
+    Large or odd ones are merged when the event is made, and bounded there.
+    """
+    whole = _Merged(before, given, after)
+    return whole.with_given(given) if has_few_names(given) else whole  # type: ignore[arg-type]
 
 
 class BeforeSend:
@@ -88,16 +114,6 @@ class Encoder:
         if before_send is None:
             self.ordinary_line = line_maker(wire, self.new_uuid, self.now_ns)
 
-    def with_options(self, properties: object, options: Any) -> dict[str, Any]:
-        """Return `properties` with an event's options among them, by the names that PostHog has for them there."""
-        walk = load("atotelemetry.host.values").Walk()
-        given = _plain(walk, options)
-        chosen = {_OPTIONS[name]: value for name, value in given.items() if name in _OPTIONS and value is not None}
-        unknown = [name for name in given if name not in _OPTIONS]
-        if unknown:
-            debug("options that PostHog does not have: %r", unknown)
-        return {**(properties if type(properties) is dict else _plain(walk, properties)), **chosen}
-
     def line(
         self,
         event: object,
@@ -106,45 +122,50 @@ class Encoder:
         timestamp: object,
         context: object,
         uuid: object,
+        options: object = None,
+        *,
         describe: Description | None = None,
+        is_odd: bool = False,
     ) -> tuple[str, bytes]:
-        """Return the uuid and the line of any event. For an exception, `describe` is given the distinct_id.
+        """Return the uuid and the line of any event. `is_odd`: the fast path has refused the properties.
 
-        Raises `Lost`, an exception for the host (Ctrl-C), or any other for a bug of ours.
+        For an exception, `describe` is given the distinct_id and the walk. Raises `Lost`, an exception for the host
+        (Ctrl-C), or any other for a bug of ours.
         """
         values = load("atotelemetry.host.values")
-        walk = values.Walk()
+        walk = values.Walk()  # one for all parts of an event, because it bounds what they cost together
         now = self.now_ns()
         name = walk.uuid(uuid) or self.new_uuid(now)
         when = walk.instant(timestamp) or _stamp(now)
-        person = "" if distinct_id is None else walk.text(distinct_id)
-        own: dict[str, Any] = {}
-        if not person:
-            # PostHog makes no person of an event without a meaningful distinct_id.
-            person = self.new_uuid(now)
-            own["$process_person_profile"] = False
+        person, own = self._person(walk, distinct_id, now)
         if describe is not None:
-            own.update(describe(person))
+            own.update(describe(person, walk))
+        chosen = {} if options is None else _chosen(_plain(walk, options))
         if self._before_send is not None:
-            known = properties if type(properties) is dict else walk.properties(properties)
             message = {"uuid": name, "event": event, "distinct_id": person, "timestamp": when}
-            message["properties"] = {**own, **known}
+            message["properties"] = {**own, **_as_given(walk, properties), **chosen}
             if context is not None:
-                message["context"] = context if type(context) is dict else walk.properties(context)
+                message["context"] = _as_given(walk, context)
             filtered = self._before_send(message)
-            walk = values.Walk()  # the host's own time is no part of the cost
+            walk.start_clock()  # the host's own time is no part of the cost
             message = filtered if type(filtered) is dict else walk.properties(filtered)
             name = walk.uuid(message.get("uuid")) or name
             event = message.get("event")
-            person = walk.text(message.get("distinct_id", person)) or person
+            person, own = self._person(walk, message.get("distinct_id", person), now)
             when = walk.instant(message.get("timestamp")) or when
-            own, properties, context = {}, message.get("properties"), message.get("context")
+            chosen, properties, context = {}, message.get("properties"), message.get("context")
         title = "" if event is None else walk.text(event)
         if not title:
             raise Lost("no event name")
-        known = {**own, **_plain(walk, properties)}
+        known = {**own, **_plain(walk, properties, is_odd=is_odd), **chosen}
         extra = None if context is None else _plain(walk, context)
         return name, self._fitting_line((name, title, person, when), known, extra, walk)
+
+    def _person(self, walk: Walk, distinct_id: object, now: int) -> tuple[str, dict[str, Any]]:
+        """Return the distinct_id as text, or a random one; and the properties that this adds."""
+        person = "" if distinct_id is None else walk.text(distinct_id)
+        # PostHog makes no person of an event without a meaningful distinct_id.
+        return (person, {}) if person else (self.new_uuid(now), {"$process_person_profile": False})
 
     def _fitting_line(
         self, fields: tuple[str, str, str, str], known: dict[str, Any], extra: dict[str, Any] | None, walk: Walk
@@ -154,9 +175,8 @@ class Encoder:
         try:
             line: bytes = encode(self.event(*fields, known, extra))
         except Exception:
-            # Lone surrogates.
-            known = walk.properties(known)
-            extra = None if extra is None else walk.properties(extra)
+            known = _without_surrogates(walk, known)
+            extra = None if extra is None else _without_surrogates(walk, extra)
             line = encode(self.event(*fields, known, extra))
         if len(line) <= self.most_bytes and not walk.cut:
             return line
@@ -169,9 +189,26 @@ class Encoder:
         return encode(self.event(*fields, known, extra))  # type: ignore[no-any-return]
 
 
-def _plain(walk: Walk, value: object) -> dict[str, Any]:
+def _chosen(options: dict[str, Any]) -> dict[str, Any]:
+    """Return an event's options as the properties that PostHog has for them."""
+    unknown = [name for name in options if name not in _OPTIONS]
+    if unknown:
+        debug("options that PostHog does not have: %r", unknown)
+    return {_OPTIONS[name]: value for name, value in options.items() if name in _OPTIONS and value is not None}
+
+
+def _as_given(walk: Walk, value: object) -> dict[str, Any]:
+    """Return properties or a context for `before_send`: as they were given, in a dict of ours."""
+    if type(value) is _Merged:
+        return value.with_given(_as_given(walk, value.given))
+    return value.copy() if has_few_names(value) else walk.properties(value)  # type: ignore[attr-defined]
+
+
+def _plain(walk: Walk, value: object, *, is_odd: bool = False) -> dict[str, Any]:
     """Return properties or a context as a plain dict (but for lone surrogates)."""
-    if type(value) is dict:
+    if type(value) is _Merged:
+        return value.with_given(_plain(walk, value.given))
+    if type(value) is dict and not is_odd:
         try:
             copied, room = copy_of_ordinary(value)
             if room >= 0:
@@ -180,6 +217,15 @@ def _plain(walk: Walk, value: object) -> dict[str, Any]:
             if is_for_the_host(error):
                 raise
     return walk.properties(value)
+
+
+def _without_surrogates(walk: Walk, plain: dict[str, Any]) -> dict[str, Any]:
+    """Return `plain` as it is, or without the lone surrogates that keep it from being encoded."""
+    try:
+        load("atotelemetry.wire").encode(plain)
+    except Exception:
+        return walk.properties(plain)
+    return plain
 
 
 def _stamp(now_ns: int) -> str:

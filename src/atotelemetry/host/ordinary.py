@@ -21,17 +21,16 @@ if TYPE_CHECKING:
 
     from atotelemetry.ids import Uuid7
 
-__all__ = ["copy_of_ordinary", "line_maker"]
+__all__ = ["copy_of_ordinary", "has_few_names", "line_maker"]
 
 _ROOM = 1_000_000
 """Characters that one event may hold on the fast path. JSON takes six bytes at most for one."""
 
 _MAX_DEPTH = 12
-_MAX_ENTRIES = 256  # of a dict
 _MAX_LENGTH = 10_000  # of a list
 _FEW = 16  # values that are looked at one by one
 _MAX_TEXT = 80  # characters of a text in a long list
-_MAX_ROW, _MAX_NAME = 16, 40  # entries of a dict in a long list, and characters of a name
+_MAX_NAME = 40  # characters of a name in a dict in such a list
 _NUMBER, _CONTAINER = 24, 64  # characters that one counts as; the second bounds their number
 _MAX_NAMES = 4_096  # characters of the names in a dict
 _MAX_CHECKED = 64
@@ -61,11 +60,11 @@ def line_maker(
 
     def line(event: str, distinct_id: str, properties: dict[Any, Any]) -> tuple[str, bytes]:
         nonlocal made
-        if len(properties) > _MAX_ENTRIES:
+        if properties.__sizeof__() > _MAX_DICT_BYTES:
             raise _NotOrdinary
         known = properties.copy()
         names = tuple(known)
-        if names not in _checked_names:
+        if known.__sizeof__() not in _SIZES_WITH_TEXT_KEYS or names not in _checked_names:
             _check_names(names)
         room = _ROOM
         has_containers = False
@@ -109,15 +108,19 @@ def copy_of_ordinary(value: Any, room: int = _ROOM, depth: int = 0) -> tuple[Any
     copied: Any
     values: Any
     names: Any
-    if depth > _MAX_DEPTH or len(value) > (_MAX_ENTRIES if type(value) is dict else _MAX_LENGTH):
+    if depth > _MAX_DEPTH:
         raise _NotOrdinary
     if type(value) is dict:
+        if value.__sizeof__() > _MAX_DICT_BYTES:
+            raise _NotOrdinary
         copied = value.copy()
         names = tuple(copied)
-        if names not in _checked_names:
+        if copied.__sizeof__() not in _SIZES_WITH_TEXT_KEYS or names not in _checked_names:
             _check_names(names)
         values = copied.values()
     else:
+        if len(value) > _MAX_LENGTH:
+            raise _NotOrdinary
         copied = values = list(value)
         if len(copied) > _FEW:
             try:
@@ -161,30 +164,32 @@ def _copy_many(values: list[Any], room: int) -> tuple[list[Any], int]:
     Raises an `Exception` for any other list.
     """
     # In a few calls in C. A loop would take several times as long.
-    copied = scalars = values
+    names: Any = ()
+    copied: Any = values
+    scalars = values
     if type(values[0]) is dict:
-        copied = [row.copy() for row in values if type(row) is dict and len(row) <= _MAX_ROW]
+        copied = [row.copy() for row in values if type(row) is dict and row.__sizeof__() <= _MAX_ROW_BYTES]
         # The values of all. CPython also visits the keys of a dict, unless all of them are exact strs
         # (`dict_traverse` in Objects/dictobject.c). So the keys are exact scalars, too, once these are.
         scalars = get_referents(*copied)
         room -= len(copied) * _NUMBER + len(scalars) * _MAX_NAME
-    kinds = {type(scalars[0]), type(scalars[-1])}
+    kind = type(scalars[0])
     # Mostly all are of one type, and counting is faster than making a set.
-    if len(kinds) > 1 or countOf(map(type, scalars), *kinds) != len(scalars):
+    if type(scalars[-1]) is kind and countOf(map(type, scalars), kind) == len(scalars):
+        kinds = {kind}
+    else:
         kinds = set(map(type, scalars))
     room -= len(scalars) * (_MAX_TEXT if str in kinds else _NUMBER)
     if room < 0 or len(copied) != len(values) or not _SCALARS(kinds):
         raise _NotOrdinary
-    # `len` raises for a name that is no str.
-    if copied is not scalars and max(map(len, set().union(*copied))) > _MAX_NAME:
-        raise _NotOrdinary
+    if copied is not values:
+        names = set().union(*copied)
     convert, shape = _made or _make_shape()
-    convert((scalars,), shape)
+    convert((scalars, names), shape)
     return copied, room
 
 
-# The names of dicts that were checked before: a program's events have the same names again and again. A str subclass
-# may equal one of them; of a key msgspec takes the characters, and runs no code.
+# The names of dicts that were checked before: a program's events have the same names again and again.
 _checked_names: set[tuple[str, ...]] = set()
 
 
@@ -197,6 +202,28 @@ def _check_names(names: tuple[Any, ...]) -> None:
     _checked_names.add(names)
 
 
+def has_few_names(value: object) -> bool:
+    """Whether this is a dict of moderate size with exact strs as keys, so that it can be copied and merged at once."""
+    return type(value) is dict and value.__sizeof__() in _SIZES_WITH_TEXT_KEYS
+
+
+def _sizes(key: Callable[[int], object], count: int) -> frozenset[int]:
+    """Return the sizes in bytes of dicts with up to `count` such keys."""
+    growing: dict[object, None] = {}
+    found = {growing.__sizeof__()}
+    for number in range(count):
+        growing[key(number)] = None
+        found.add(growing.__sizeof__())
+    return frozenset(found)
+
+
+# A look-up compares keys, and a key of the host's may do anything then. So they must be known to be exact strs before.
+# CPython's dict tells in one step: its table has smaller entries as long as it never had any other key
+# (`dictkeys_get_index` and `DK_ENTRY_SIZE` in Objects/dictobject.c). The size of a dict also tells of the room of many
+# entries that are gone, through which a copy has to look.
+_SIZES_WITH_TEXT_KEYS = _sizes(str, 256) - _sizes(int, 256)
+_MAX_DICT_BYTES, _MAX_ROW_BYTES = max(_SIZES_WITH_TEXT_KEYS), max(_sizes(str, 16))
+
 _made: tuple[Any, ...] = ()
 
 
@@ -206,7 +233,8 @@ def _make_shape() -> tuple[Any, ...]:
     msgspec, typing = load("msgspec"), load("typing")
     text = typing.Annotated[str, msgspec.Meta(max_length=_MAX_TEXT)]
     integer = typing.Annotated[int, msgspec.Meta(ge=_SMALLEST_INTEGER, le=_LARGEST_INTEGER)]
+    name = typing.Annotated[str, msgspec.Meta(max_length=_MAX_NAME)]
     # A Struct, because msgspec remembers how to check one; an array, because the values come in a tuple.
-    fields = [("values", typing.List[text | integer | float | bool | None])]
+    fields = [("values", typing.List[text | integer | float | bool | None]), ("names", typing.List[name])]
     _made = (msgspec.convert, msgspec.defstruct("Values", fields, array_like=True, gc=False))
     return _made

@@ -61,11 +61,12 @@ class Stats:
         delivered: int = 0,
         lost_by_reason: dict[str, int] | None = None,
     ) -> None:
-        self.captured = captured
         self.handed_over = handed_over
         self.dropped_by_reason = dropped_by_reason
         self.dropped = sum(dropped_by_reason.values())
-        self.queued = captured - handed_over - self.dropped
+        # An event is counted as captured last. Ctrl-C may come just before.
+        self.captured = max(captured, handed_over + self.dropped)
+        self.queued = self.captured - handed_over - self.dropped
         self.delivered = delivered
         self.lost_by_reason = lost_by_reason or {}
         self.lost = sum(self.lost_by_reason.values())

@@ -328,14 +328,12 @@ class Telemetry:
             installation = self._installation()
             if installation is None:
                 return None
-            person, known = self._person_and_properties(installation, properties, since)
-            if more:
-                known = {**more, **known}
-            return client.capture(event, distinct_id=person, properties=known)
+            person, known = self._person_and_properties(installation, properties, since, more)
         except BaseException as error:
             if client.refuse(error):
                 raise
             return None
+        return client.capture(event, distinct_id=person, properties=known)
 
     def _exception(self, exc: object, properties: Properties, since: float, *, handled: bool = True) -> str | None:
         client = self.client
@@ -347,11 +345,11 @@ class Telemetry:
             if caught is None or self._exit_properties(caught) is not None:
                 return None
             person, known = self._person_and_properties(installation, properties, since)
-            return client.capture_exception(caught, distinct_id=person, properties=known, handled=handled)
         except BaseException as error:
             if client.refuse(error):
                 raise
             return None
+        return client.capture_exception(caught, distinct_id=person, properties=known, handled=handled)
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT, *, delivered: bool = False) -> bool:
         """Wait until every event is handed over, or with `delivered` until the server accepted it.
@@ -414,21 +412,18 @@ class Telemetry:
         return status.choose(self.app, enabled=False, **self._rules)
 
     def _person_and_properties(
-        self, installation: str, properties: Properties, since: float | None
-    ) -> tuple[str, dict[str, Any]]:
+        self, installation: str, properties: Properties, since: float | None, more: Properties = None
+    ) -> tuple[str, Any]:
         """Return the distinct id, and `duration` and `run_id` with the caller's properties, which win."""
-        known: dict[str, Any] = {"duration": 0.0 if since is None else time.perf_counter() - since, "run_id": run_id()}
-        if properties is not None:
-            is_dict = type(properties) is dict
-            known.update(properties if is_dict else load("atotelemetry.host.values").Walk().properties(properties))
+        duration = 0.0 if since is None else time.perf_counter() - since
+        own = {**(more or {}), "duration": duration, "run_id": run_id()}
         person = installation
+        signed: dict[str, Any] = {}
         if self._identity is not None:
-            known.pop("email", None)  # here the caller's property does not win
             signed_in, email = self._signed_in(self._identity)
             person = signed_in or person
-            if email is not None:
-                known["email"] = email
-        return person, known
+            signed["email"] = email  # here the caller's property does not win
+        return person, load("atotelemetry.host.event").merged(own, {} if properties is None else properties, signed)
 
     def _signed_in(self, ask: Callable[[], str | tuple[str, str | None] | None]) -> tuple[str | None, str | None]:
         """Return the distinct id and the e-mail address of the person, asked anew: they may sign in during a run."""

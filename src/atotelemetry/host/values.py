@@ -83,7 +83,7 @@ class Walk:
         self.bytes = _MAX_BYTES
         # A value that captures itself while it is converted would be converted without end.
         self.calls = 0 if getattr(_thread, "asking", False) else _MAX_CALLS
-        self.ends_at = thread_time() + _MAX_SECONDS
+        self.start_clock()
         self.wait = _MAX_WAIT
         self.marks = 0
         self.cut: dict[str, None] = {}
@@ -91,6 +91,10 @@ class Walk:
         self.open: set[int] = set()  # ids of the values that the walk is inside of
         self.known = EXACT.copy()  # by id, for a look-up by type would run a metaclass's `__hash__`
         self.kinds: list[type] = []  # kept alive, so that an id stays theirs
+
+    def start_clock(self) -> None:
+        """Begin to count the time, after which no call into the host's own code begins."""
+        self.ends_at = thread_time() + _MAX_SECONDS
 
     # ---- the parts of an event
 
