@@ -12,6 +12,7 @@ import os
 import stat
 import sys
 from itertools import groupby, islice
+from operator import attrgetter
 from traceback import FrameSummary, StackSummary, TracebackException
 
 from atotelemetry.facts.text import clip
@@ -153,8 +154,9 @@ def _runs(entries: Sequence[TracebackType], most: int) -> list[tuple[int, int, i
     printable = entries[: max(limit, 0)] if type(limit) is int else entries
     runs = []
     first = 0
-    for _, group in groupby(printable, lambda entry: (id(entry.tb_frame.f_code), entry.tb_lineno)):
-        length = sum(1 for _ in group)
+    codes = map(id, map(attrgetter("tb_frame.f_code"), printable))
+    for _, group in groupby(zip(codes, map(attrgetter("tb_lineno"), printable), strict=True)):
+        length = len(list(group))
         runs.append((first, length, min(length, _PRINTED_REPEATS)))
         first += length
     return _without_middle(runs, most)
