@@ -165,10 +165,10 @@ class Host:
         stdout, stderr = self.process.communicate(timeout=timeout)
         return Finished(self.process.returncode, stdout or "", stderr or "", time.monotonic() - self.started_at)
 
-    def assert_ends(self, returncode: int = 0, stdout: str = "") -> Finished:
-        """Let the host finish: it ends with this exit code, printed this, and nothing on stderr."""
+    def assert_ends(self, returncode: int = 0, stdout: str | None = "") -> Finished:
+        """Let the host finish: with this exit code, this on stdout (None: anything), and nothing on stderr."""
         done = self.finish()
-        assert done[:3] == (returncode, stdout, ""), done
+        assert done[:3] == (returncode, done.stdout if stdout is None else stdout, ""), done
         return done
 
     def wait_for_children(self) -> None:
@@ -269,7 +269,7 @@ class Hosts:
         source: str,
         *arguments: str,
         returncode: int = 0,
-        stdout: str = "",
+        stdout: str | None = "",
         arrived: Iterable[str] | None = None,
         **options: Any,
     ) -> Finished:

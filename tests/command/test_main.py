@@ -1,3 +1,5 @@
+"""The command itself: its help, its subcommands, and outputs that cannot be written."""
+
 from __future__ import annotations
 
 import importlib.metadata

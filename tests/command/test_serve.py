@@ -1,3 +1,5 @@
+"""`atotelemetry serve`: what it prints, records and answers, and how it ends."""
+
 from __future__ import annotations
 
 import contextlib

@@ -86,11 +86,11 @@ def test_it_is_what_a_run_sends(hosts):
     request = shown(hosts)
     hosts.environment["ATO_TELEMETRY_API_KEY"] = SECRET
     with CaptureServer() as server:
-        done = hosts.run(
+        hosts.assert_runs(
             "from atotelemetry import *\nwith capture('cli:build_start', 'cli:build_end'): pass",
             environment={"ATO_SERVICES_TELEMETRY_URL": server.url},
+            stdout=None,
         )
-        assert (done.returncode, done.stderr) == (0, "")
         server.wait_for_events(2)
         hosts.wait_until_no_sender()
         (sent,) = server.requests

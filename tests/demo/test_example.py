@@ -1,3 +1,5 @@
+"""The demo's CLI: its events, and a no."""
+
 from __future__ import annotations
 
 import os

@@ -86,8 +86,7 @@ said = client.flush(20, delivered=True)
 wait_until(lambda: errors)
 say(said, client.stats.lost_by_reason, errors)
 """
-    done = hosts.run(source)
-    assert (done.returncode, done.stderr) == (0, "")
+    done = hosts.assert_runs(source, stdout=None)
     assert done.stdout == "False {'refused (401)': 5} [('refused (401)', 5)]\n"
 
 

@@ -124,8 +124,7 @@ stats = client.stats
 assert (stats.captured, stats.handed_over, stats.dropped_by_reason) == (4, 1, {{"before_send raised": 3}}), stats
 say(*heard, sep="\\n")
 """
-    done = hosts.run(LISTEN + source.replace(', sep="\\n"', ""))
-    assert (done.returncode, done.stderr) == (0, "")
+    done = hosts.assert_runs(LISTEN + source.replace(', sep="\\n"', ""), stdout=None)
     assert done.stdout.startswith("dropped an event (before_send raised): ")
     assert done.stdout.count("\n") == done.stdout.count("dropped") == 1
     hosts.assert_arrived_once("good")
@@ -193,8 +192,7 @@ assert stats.captured == len(answers) == stats.handed_over + stats.dropped, stat
 assert stats.handed_over == len([uuid for uuid in taken if uuid]), (stats, taken)
 say(stats.handed_over)
 """
-    done = hosts.run(source, options=("-X", "dev", "-W", "error"))
-    assert (done.returncode, done.stderr) == (0, "")
+    done = hosts.assert_runs(source, options=("-X", "dev", "-W", "error"), stdout=None)
     hosts.server.wait_for_events(int(done.stdout))
     hosts.wait_until_no_sender()
     arrived = hosts.arrived()

@@ -46,8 +46,7 @@ def test_everything_accepted(hosts: Hosts) -> None:
 def test_server_that_refuses(hosts: Hosts, status: int) -> None:
     """The server answers, but takes nothing: False."""
     hosts.server.respond(Answer(status=status))
-    done = hosts.run(f"client, timeout = new_client(max_retries=0), 20\n{FLUSH}")
-    assert (done.returncode, done.stderr) == (0, "")
+    done = hosts.assert_runs(f"client, timeout = new_client(max_retries=0), 20\n{FLUSH}", stdout=None)
     assert said(done.stdout)[0] is False
 
 
@@ -65,8 +64,7 @@ def test_server_that_refuses_some(hosts: Hosts) -> None:
 def test_server_that_recovers(hosts: Hosts) -> None:
     """The first attempt fails and the retry succeeds: True."""
     hosts.server.script(Answer(status=503))
-    done = hosts.run(f"client, timeout = new_client(max_retries=1), 20\n{FLUSH}")
-    assert (done.returncode, done.stderr) == (0, "")
+    done = hosts.assert_runs(f"client, timeout = new_client(max_retries=1), 20\n{FLUSH}", stdout=None)
     assert said(done.stdout)[0] is True
     assert hosts.arrived() == {"event": 3}
 
@@ -74,16 +72,14 @@ def test_server_that_recovers(hosts: Hosts) -> None:
 def test_server_down(hosts: Hosts) -> None:
     """Nobody listens there: False."""
     hosts.server.stop()
-    done = hosts.run(f"client, timeout = new_client(max_retries=0), 20\n{FLUSH}")
-    assert (done.returncode, done.stderr) == (0, "")
+    done = hosts.assert_runs(f"client, timeout = new_client(max_retries=0), 20\n{FLUSH}", stdout=None)
     assert said(done.stdout)[0] is False
 
 
 def test_server_that_never_answers(hosts: Hosts) -> None:
     """The timeout passes first: False, in time."""
     hosts.server.respond(Answer(hang=True))
-    done = hosts.run(f"client, timeout = new_client(), 0.5\n{FLUSH}")
-    assert (done.returncode, done.stderr) == (0, "")
+    done = hosts.assert_runs(f"client, timeout = new_client(), 0.5\n{FLUSH}", stdout=None)
     answer, seconds = said(done.stdout)
     assert answer is False
     assert 0.4 < seconds < 2
@@ -229,7 +225,6 @@ client.shutdown({timeout})
 def test_host_that_reaps_every_child(hosts: Hosts) -> None:
     """A host that ignores SIGCHLD is told the truth: the sender's answers say it, not an exit status."""
     source = "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\nclient, timeout = new_client(), 20\n" + FLUSH
-    done = hosts.run(source, options=("-X", "dev", "-W", "error"))
-    assert (done.returncode, done.stderr) == (0, "")
+    done = hosts.assert_runs(source, options=("-X", "dev", "-W", "error"), stdout=None)
     assert said(done.stdout)[0] is True
     assert hosts.arrived() == {"event": 3}

@@ -87,8 +87,7 @@ print(*names, sep="\\n")
     assert set(hosts.arrived()) == {"event 0", "child"}
     go_on(sender)
     host.tell()
-    done = host.finish()
-    assert (done.returncode, done.stderr) == (0, "")
+    done = host.assert_ends(stdout=None)
     hosts.assert_arrived_once("child", *done.stdout.splitlines())
 
 
@@ -119,8 +118,7 @@ assert client.stats.handed_over == 1001, client.stats
     finally:
         go_on(sender)
     host.tell()
-    done = host.finish()
-    assert (done.returncode, done.stderr) == (0, "")
+    host.assert_ends(stdout=None)
     hosts.assert_arrived_once(*(f"event {number}" for number in range(1001)))
 
 
@@ -222,7 +220,16 @@ def work(number):
     client.capture(f"worker {number}", distinct_id="me")
     client.capture(f"worker {number} again", distinct_id="me")
     return number
+
+if __name__ == "__main__":
+    client = new_client()
+    client.capture("parent", distinct_id="me")
+    context = multiprocessing.get_context(sys.argv[1])
 """
+
+
+def of_parent_and_workers(count):
+    return ["parent", *(f"worker {number}{again}" for number in range(count) for again in ("", " again"))]
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
@@ -230,11 +237,7 @@ def test_multiprocessing_process(hosts, method):
     """`multiprocessing.Process`, every start method: the child's events arrive although it leaves by `os._exit`."""
     hosts.assert_runs(
         MULTIPROCESSING
-        + f"""
-if __name__ == "__main__":
-    client = new_client()
-    client.capture("parent", distinct_id="me")
-    context = multiprocessing.get_context({method!r})
+        + """
     processes = [context.Process(target=work, args=(number,)) for number in range(2)]
     for process in processes:
         process.start()
@@ -242,8 +245,9 @@ if __name__ == "__main__":
         process.join()
         assert process.exitcode == 0, process.exitcode
 """,
+        method,
         options=("-W", "error") if sys.version_info < (3, 12) or method != "fork" else WARN,
-        arrived=["parent", *(f"worker {number}{again}" for number in range(2) for again in ("", " again"))],
+        arrived=of_parent_and_workers(2),
     )
 
 
@@ -252,15 +256,13 @@ def test_a_process_pool(hosts, method):
     """`ProcessPoolExecutor`, every start method: the events of its workers arrive once."""
     hosts.assert_runs(
         MULTIPROCESSING
-        + f"""
-if __name__ == "__main__":
+        + """
     from concurrent.futures import ProcessPoolExecutor
-    client = new_client()
-    client.capture("parent", distinct_id="me")
-    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context({method!r})) as pool:
+    with ProcessPoolExecutor(2, mp_context=context) as pool:
         assert list(pool.map(work, range(6))) == list(range(6))
 """,
-        arrived=["parent", *(f"worker {number}{again}" for number in range(6) for again in ("", " again"))],
+        method,
+        arrived=of_parent_and_workers(6),
     )
 
 

@@ -247,8 +247,7 @@ client.capture("one", distinct_id="me")
 handed_over(client, 1)
 """
     for _ in range(3):
-        done = hosts.run(source)
-        assert (done.returncode, done.stderr) == (0, "")
+        done = hosts.assert_runs(source, stdout=None)
         with socket.create_server(("127.0.0.1", int(done.stdout)), reuse_port=False):
             pass
     assert hosts.senders()

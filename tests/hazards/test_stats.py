@@ -76,8 +76,7 @@ captured = storm(client)
 assert client.flush(20)
 assert client.stats.dropped_by_reason.keys() <= {"queue full"}
 """
-    done = hosts.run(SAMPLER + source + ADDS_UP)
-    assert (done.returncode, done.stderr) == (0, "")
+    done = hosts.assert_runs(SAMPLER + source + ADDS_UP, stdout=None)
     hosts.server.wait_for_events(int(done.stdout))
     hosts.wait_until_no_sender()
     assert hosts.arrived() == {"storm": int(done.stdout)}
@@ -134,8 +133,7 @@ assert client.flush(20)
     (sender,) = hosts.wait_for_senders()
     kill(sender)
     host.tell()
-    done = host.finish()
-    assert (done.returncode, done.stderr) == (0, "")
+    done = host.assert_ends(stdout=None)
     hosts.wait_until_no_sender()
     assert 0 < hosts.arrived()["storm"] <= int(done.stdout)
 
@@ -229,7 +227,8 @@ wait_until(lambda: client.flush(20, delivered=True) is not None and not client.s
 @pytest.mark.posix("hangs are reported")
 def test_the_report_of_a_hang_counts_as_an_event(hosts: Hosts) -> None:
     """The sender makes it, while the host lives: `captured`, `handed_over` and `delivered` have it all the same."""
-    done = hosts.run("""
+    hosts.assert_runs(
+        """
 from atotelemetry import Telemetry
 telemetry = Telemetry(
     app="host", api_key="key", host=os.environ["TEST_SERVER"], notice=None, in_ci=True, report_hang_after=0.3
@@ -241,5 +240,6 @@ stats = telemetry.stats
 assert (stats.captured, stats.handed_over, stats.on_the_way, stats.queued) == (2, 2, 0, 0), stats
 telemetry.shutdown()
 assert telemetry.stats.captured == 2
-""")
-    assert (done.returncode, done.stderr) == (0, "")
+""",
+        stdout=None,
+    )

@@ -1,4 +1,4 @@
-"""Citizenship: proxies, certificates, connections."""
+"""Connections of a sender: proxies, certificates, how many there are."""
 
 import contextlib
 import datetime
