@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from support_processes import run_python
 
 HOST = """
 import sys
@@ -17,11 +16,7 @@ feed_again = divert(client, lines.append)
 
 def run_host(source: str, *options: str) -> str:
     """Run a host to its end; return what it printed. A crash is a failure here, and no end of this suite."""
-    done = subprocess.run(
-        [sys.executable, *options, "-c", HOST + source], capture_output=True, text=True, timeout=50, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+    return run_python(HOST + source, options=options)
 
 
 class Panic(BaseException):

@@ -16,7 +16,7 @@ import sys
 import time
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -74,6 +74,17 @@ def happens(condition: Callable[[], object], timeout: float = PATIENCE) -> bool:
 def wait_until(condition: Callable[[], object], told: Callable[[], object] = str, timeout: float = PATIENCE) -> None:
     """Wait for what another process or thread does; `told` describes the state when it is waited for in vain."""
     assert happens(condition, timeout), f"waited {timeout:g} s in vain: {told()}"
+
+
+def run_python(program: str, *arguments: str, options: Sequence[str] = (), **more: Any) -> str:
+    """Run a program in an interpreter of its own: it ends with 0 and says nothing on stderr. Return what it printed.
+
+    `options` are the interpreter's, `more` is for `subprocess.run`.
+    """
+    command = [sys.executable, *options, "-c", program, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **more)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    return done.stdout
 
 
 def new_mark() -> str:

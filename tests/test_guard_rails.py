@@ -11,7 +11,6 @@ import contextlib
 import gc
 import json
 import os
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ import support_processes
 from atotelemetry import wire
 from atotelemetry.host import child, feeder, spawn, stream, transport
 from support_hosts import needs_proc
-from support_processes import wait_until
+from support_processes import run_python, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,11 +40,7 @@ NOT_IN_A_HOST = {"asyncio", "httpcore", "httpx", "json", "logging", "socket", "s
 def loaded_by(code: str, *arguments: str, stdin: str = "") -> set[str]:
     """Return the modules that `code` loads in a fresh interpreter."""
     script = f"import sys\nbefore = set(sys.modules)\n{code}\nprint(*sorted(set(sys.modules) - before))"
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], input=stdin, capture_output=True, text=True, check=True, timeout=50
-    )
-    assert not done.stderr
-    return set(done.stdout.split())
+    return set(run_python(script, *arguments, input=stdin).split())
 
 
 def ours(modules: set[str]) -> set[str]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import ast
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import atotelemetry
+from support_processes import run_python
 
 PACKAGE = Path(atotelemetry.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -47,28 +47,18 @@ FREE = {"__future__", "_queue"}
 PRINT_MODULES = "import json, sys; print(json.dumps(sorted(set(sys.modules) - before)))"
 
 
-def fresh(program: str, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+def fresh(program: str, *arguments: str, stdin: str = "") -> str:
     """Run a program in an interpreter that has loaded nothing yet, and finds what this one finds."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     environment["PYTHONPATH"] = os.pathsep.join([str(PACKAGE.parent), *filter(None, sys.path)])
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", program, *arguments],
-        env=environment,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, ""), done
-    return done
+    return run_python(program, *arguments, options=("-S",), env=environment, input=stdin)
 
 
 def loaded_by(program: str, *arguments: str) -> set[str]:
     """Return the modules that running `program` in a fresh interpreter loads on top of what that has anyway."""
     whole = f"import sys; before = set(sys.modules)\n{program}\nafter = set(sys.modules) - before\n"
-    done = fresh(whole + "import json; print(json.dumps(sorted(after)))", *arguments)
-    return set(json.loads(done.stdout.splitlines()[-1]))
+    said = fresh(whole + "import json; print(json.dumps(sorted(after)))", *arguments)
+    return set(json.loads(said.splitlines()[-1]))
 
 
 def below(package: str, modules: set[str]) -> set[str]:
@@ -242,7 +232,7 @@ client.flush()
 before = set(sys.modules)
 client.capture("late", distinct_id="me")
 """
-    assert fresh(program).stdout == "[]\n"
+    assert fresh(program) == "[]\n"
 
 
 # In the sender
@@ -271,8 +261,8 @@ print(json.dumps(sorted(after)))
         {"event": "second", "properties": {"a": 1}},
         {"type": "end"},
     ]
-    done = fresh(program, stdin="".join(json.dumps(line) + "\n" for line in stream))
-    loaded = set(json.loads(done.stdout))
+    said = fresh(program, stdin="".join(json.dumps(line) + "\n" for line in stream))
+    loaded = set(json.loads(said))
     own = below("atotelemetry", loaded)
     shared = {*(f"atotelemetry{name}" for name in ("", ".wire", ".ids", ".version")), *below("atotelemetry.facts", own)}
     assert own <= {*shared, *below("atotelemetry.sender", own)}
@@ -292,8 +282,8 @@ assert main(["--host", sys.argv[1], "--api-key", "k"]) == 0
 needless = {"queue", "truststore", "atotelemetry.sender.proxy", "atotelemetry.sender.certificates"}
 print(json.dumps([sorted(needless & set(sys.modules)), gc.isenabled(), gc.get_freeze_count() > 10_000]))
 """
-    done = fresh(program, server.url, stdin='{"event": "first"}\n')
-    assert json.loads(done.stdout) == [[], True, True]
+    said = fresh(program, server.url, stdin='{"event": "first"}\n')
+    assert json.loads(said) == [[], True, True]
 
 
 def test_a_sender_with_nothing_to_send_does_not_load_httpx():
@@ -304,7 +294,7 @@ from atotelemetry.sender.__main__ import main
 assert main([]) == 0
 print(sorted({"httpx", "ssl", "truststore"} & set(sys.modules)))
 """
-    assert fresh(program, stdin='{"type":"end"}\n').stdout == "[]\n"
+    assert fresh(program, stdin='{"type":"end"}\n') == "[]\n"
 
 
 def test_the_wire_loads_nothing_of_either_side():

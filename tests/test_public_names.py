@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
-import subprocess
-import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 import atotelemetry
 from atotelemetry import wire
 from atotelemetry.host import client, default, telemetry, transport
+from support_processes import run_python
 
 SENDER = Path(atotelemetry.__file__).parent / "sender"
 
@@ -69,13 +68,6 @@ MODULES = {
 }
 
 
-def in_a_fresh_interpreter(program: str) -> str:
-    """Run a program where no default instance has been made yet; return what it prints."""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
-
-
 def defaults(function: object) -> dict[str, object]:
     """Return the default value of each parameter that has one."""
     parameters = inspect.signature(function).parameters.values()  # type: ignore[arg-type]
@@ -111,7 +103,7 @@ for name in atotelemetry.__all__:
     home = getattr(value, "__module__", None)
     print(name, home)
 """
-    homes = dict(line.split() for line in in_a_fresh_interpreter(program).splitlines())
+    homes = dict(line.split() for line in run_python(program).splitlines())
     assert homes["TelemetryClient"] == "atotelemetry.host.client"
     assert homes["Stats"] == "atotelemetry.host.stats"
     assert homes["TelemetryConfig"] == "atotelemetry.host.consent"
@@ -127,7 +119,7 @@ import atotelemetry
 print(sorted(name for name in dir() if not name.startswith("_") and name != "atotelemetry"))
 print(client is atotelemetry.client, client.disabled, callable(capture))
 """
-    names, facts = in_a_fresh_interpreter(program).splitlines()
+    names, facts = run_python(program).splitlines()
     assert names == str(sorted(PUBLIC))
     assert facts == "True True True"
 

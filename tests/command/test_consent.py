@@ -7,7 +7,6 @@ import io
 import json
 import os
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ from atotelemetry.command.consent import (
 from atotelemetry.facts import breaker
 from atotelemetry.host.consent import read_choice, read_consent
 from support_home import ID, files_below, fresh_home, store
+from support_processes import run_python
 
 SECRET = "phc_this_is_the_key"
 
@@ -288,6 +288,4 @@ code = consent.run_disable(parser.parse_args([]))
 print(sorted({"httpx", "msgspec", "ssl", "asyncio"} & set(sys.modules)))
 sys.exit(code)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"created {file} with telemetry: false\n[]\n"
+    assert run_python(program) == f"created {file} with telemetry: false\n[]\n"

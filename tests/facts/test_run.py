@@ -19,12 +19,12 @@ from atotelemetry.facts.run import (
     run_properties,
 )
 from support_git import EMAIL, GIT_NAMES, PLENTY, WIDGET
+from support_processes import run_python
 
 
 def in_fresh_interpreter(program: str) -> object:
     """Run a program that prints JSON, and return it."""
-    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, encoding="utf-8")
-    return json.loads(done.stdout)
+    return json.loads(run_python(program))
 
 
 class TestImport:

@@ -6,7 +6,6 @@ import errno
 import logging
 import os
 import stat
-import subprocess
 import sys
 import uuid
 
@@ -20,7 +19,7 @@ from atotelemetry.host.consent import TelemetryConfig, read_choice, read_consent
 from atotelemetry.ids import canonical, uuid4
 from support_choice import CANONICAL, identity
 from support_home import ID, files_below, store
-from support_processes import run_at_once
+from support_processes import run_at_once, run_python
 
 # The order of those who are asked
 
@@ -413,15 +412,8 @@ NOT_FOR_A_RUN = {f"atotelemetry.host.{name}" for name in ("choice_yaml", "edit",
 def modules_of_a_run():
     # Isolated and without site, so that nothing else has imported anything before; the package's place is handed over.
     place = os.path.dirname(os.path.dirname(os.path.dirname(consent_module.__file__)))
-    run = subprocess.run(
-        [sys.executable, "-S", "-E", "-c", f"import sys; sys.path.insert(0, {place!r}){IMPORTED}"],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=30,
-    )
-    assert run.stderr == ""
-    imported, later, mode = run.stdout.split("|")
+    said = run_python(f"import sys; sys.path.insert(0, {place!r}){IMPORTED}", options=("-S", "-E"))
+    imported, later, mode = said.split("|")
     return set(imported.split()), set(later.split()), mode.strip()
 
 
@@ -461,5 +453,4 @@ def test_only_a_file_edited_by_hand_costs_a_yaml_parser(file):
     program = (
         "import sys; from atotelemetry.host.consent import read_consent as r; print(r().id, 'yaml' in sys.modules)"
     )
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
-    assert run.stdout == f"{ID} True\n"
+    assert run_python(program) == f"{ID} True\n"

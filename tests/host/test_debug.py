@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
 import threading
 
 import pytest
 
 from atotelemetry.host.debug import debug
+from support_processes import run_python
 
 
 class Handler(logging.Handler):
@@ -75,8 +74,7 @@ def test_a_host_without_logging_does_not_get_it():
     program = (
         "import sys; from atotelemetry.host.debug import debug; debug('lost %s', 1); print('logging' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
-    assert (done.stdout, done.stderr) == ("False\n", "")
+    assert run_python(program) == "False\n"
 
 
 def test_a_handler_that_raises_does_not_reach_us(handle):

@@ -6,12 +6,11 @@ Each test is a fresh interpreter, because a process imports msgspec once.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import pytest
 
 import atotelemetry
+from support_processes import run_python
 
 pytest.importorskip("typing_extensions", reason="nothing to leave out")
 
@@ -64,10 +63,7 @@ load("msgspec")
 
 def run(source: str) -> str:
     """Run `source` in a fresh interpreter; return what it printed."""
-    command = [sys.executable, "-W", "error", "-c", "import sys\n" + source]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=50)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+    return run_python("import sys\n" + source, options=("-W", "error"))
 
 
 @pytest.mark.parametrize("loaded", ["pass", "import typing_extensions"])

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import pytest
 
 from atotelemetry.host.consent import read_consent
 from support_home import ID, fresh_home, store
+from support_processes import run_python
 
 
 @pytest.fixture
@@ -151,12 +150,5 @@ def test_a_parser_is_loaded_only_for_a_project_that_speaks_of_us(project, conten
         "import sys; from atotelemetry.host.consent import read_consent as r; r('mytool')\n"
         "print(*sorted({'tomllib', 'yaml', 're'} & set(sys.modules) - before))"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", f"import sys; before = set(sys.modules); {program}"],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=30,
-    )
-    loaded = run.stdout.split()
+    loaded = run_python(f"import sys; before = set(sys.modules); {program}").split()
     assert parsers in loaded if parsers else not loaded

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from atotelemetry.host.spawn import (
     sender_environment,
     start_sender,
 )
+from support_processes import run_python
 
 SOURCE = str(Path(spawn.__file__).resolve().parents[2])
 
@@ -65,9 +65,7 @@ for name in {packages!r}:
     module = __import__(name)
     print(os.path.dirname(os.path.dirname(os.path.abspath(module.__file__))))
 """
-    return set(
-        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
-    )
+    return set(run_python(program).split())
 
 
 @pytest.mark.posix("lib-dynload, and a package that lies outside site-packages")

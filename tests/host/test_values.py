@@ -10,7 +10,6 @@ import gc
 import itertools
 import json
 import pathlib
-import subprocess
 import sys
 import threading
 import types
@@ -21,6 +20,7 @@ import msgspec
 import pytest
 
 from atotelemetry.host.values import Walk
+from support_processes import run_python
 from support_values import (
     Colour,
     Moment,
@@ -457,8 +457,7 @@ def test_nothing_is_loaded():
         "new = set(sys.modules) - before - set(sys.builtin_module_names) - {'__future__'};"
         "print(*[name for name in new if name.partition('.')[0] != 'atotelemetry'])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
-    assert (done.stdout.split(), done.stderr) == ([], "")
+    assert run_python(program).split() == []
 
 
 @pytest.mark.posix("paths in bytes")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from atotelemetry.host.choice import choice_path
 from atotelemetry.host.consent import TelemetryConfig, read_consent
 from support_home import ID, fresh_home, store
+from support_processes import run_python
 
 
 @pytest.fixture
@@ -192,13 +192,5 @@ print(mode, any("secret-home" in path for _, path in seen))
 def test_no_home_is_looked_at_when_a_variable_has_said_no(tmp_path, variable, expected):
     """A no in the environment is answered from the environment; the last row shows that the test would see a look."""
     name, value = variable.split("=")
-    run = subprocess.run(
-        [sys.executable, "-c", OPENED, "atopile"],
-        env={**os.environ, name: value},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=30,
-    )
-    assert run.stdout.strip() == expected
+    said = run_python(OPENED, "atopile", env={**os.environ, name: value}, cwd=tmp_path)
+    assert said.strip() == expected

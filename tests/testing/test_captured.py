@@ -14,6 +14,7 @@ import atotelemetry
 from atotelemetry import Telemetry, TelemetryClient
 from atotelemetry.host import default as default_module
 from atotelemetry.testing import captured
+from support_processes import run_python
 
 ROOT = Path(__file__).resolve().parents[2]
 NOWHERE = "http://127.0.0.1:9"
@@ -189,5 +190,4 @@ def test_the_plugin_costs_nothing():
     code = (
         "import sys, pytest; known = {*sys.modules}; import atotelemetry.testing.plugin; print(*{*sys.modules} - known)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert set(done.stdout.split()) == {"atotelemetry", "atotelemetry.testing", "atotelemetry.testing.plugin"}
+    assert set(run_python(code).split()) == {"atotelemetry", "atotelemetry.testing", "atotelemetry.testing.plugin"}
