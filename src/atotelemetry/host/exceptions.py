@@ -68,7 +68,8 @@ def current_exception(exception: object = None) -> BaseException | None:
     if type(exception) is tuple and len(exception) == 3:  # (type, value, traceback)
         value = exception[1]
         if is_exception(value):
-            _adopt_traceback(value, exception[2])
+            if exception[2] is not None and read(value, "__traceback__", default=None) is None:
+                attempt(BaseException.with_traceback, value, exception[2], default=value)  # it may be no traceback
             return value  # type: ignore[no-any-return]
     return None
 
@@ -358,9 +359,3 @@ def _entries(listed: Sequence[Shown], *, handled: bool, frames: Frames) -> list[
 def _qualified_name(exception: BaseException) -> str:
     """Return the name of an exception's class as PostHog's SDK gives it: `Outer.Inner` for a class in a class."""
     return read_text(type(exception), "__qualname__") or plain_type_name(type(exception))
-
-
-def _adopt_traceback(exception: BaseException, traceback: object) -> None:
-    """Give an exception the traceback that came beside it, where it has none of its own."""
-    if traceback is not None and read(exception, "__traceback__", default=None) is None:
-        attempt(BaseException.with_traceback, exception, traceback, default=exception)  # it may be none

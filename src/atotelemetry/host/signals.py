@@ -6,47 +6,38 @@ pipe(7)).
 
 from __future__ import annotations
 
-from atotelemetry.host.debug import debug
+import _signal as signal  # type: ignore[import-not-found]  # the built-in half of `signal`, in every interpreter
+
+from atotelemetry.host.debug import attempt
 
 __all__ = ["BrokenPipeIgnored", "block_signals"]
 
 
 def block_signals() -> None:
     """Keep the host's signals for its own threads: here, one would not interrupt the main thread's system call."""
-    try:
-        # The built-in half of `signal`, which every interpreter has loaded: nothing to wait for, see `_wait_writable`.
-        import _signal as signal  # type: ignore[import-not-found]
-
-        if hasattr(signal, "pthread_sigmask"):  # Windows runs handlers on the main thread, and interrupts no other
-            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    except Exception as error:
-        debug("the feeder's signals stay unblocked: %s", error)
+    if hasattr(signal, "pthread_sigmask"):  # Windows runs handlers on the main thread, and interrupts no other
+        why, signals = "the feeder's signals stay unblocked: %r", signal.valid_signals()
+        attempt(signal.pthread_sigmask, signal.SIG_BLOCK, signals, default=None, why=why)
 
 
 class BrokenPipeIgnored:
     """Holds SIGPIPE back on a thread of the host's while it does the feeder's work, and takes it off again after."""
 
     def __init__(self) -> None:
-        self._signal = None
-        self._was_blocked = True
-        try:
-            import _signal as signal  # as in `block_signals`
-
-            if hasattr(signal, "SIGPIPE"):
-                before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
-                self._signal = signal
-                self._was_blocked = signal.SIGPIPE in before
-        except Exception as error:
-            debug("SIGPIPE stays as it is: %s", error)
+        self._is_held = hasattr(signal, "SIGPIPE") and attempt(_hold, default=False, why="SIGPIPE stays as it is: %r")
 
     def restore(self) -> None:
         """Take a SIGPIPE of ours off the thread, then let others through again."""
-        signal = self._signal
-        if signal is None or self._was_blocked:
-            return
-        try:
-            if signal.SIGPIPE in signal.sigpending():
-                signal.sigwait({signal.SIGPIPE})
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPIPE})
-        except Exception as error:
-            debug("SIGPIPE stays blocked on this thread: %s", error)
+        if self._is_held:
+            attempt(_release, default=None, why="SIGPIPE stays blocked on this thread: %r")
+
+
+def _hold() -> bool:
+    """Block SIGPIPE; False if the host has done so."""
+    return signal.SIGPIPE not in signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
+
+
+def _release() -> None:
+    if signal.SIGPIPE in signal.sigpending():
+        signal.sigwait({signal.SIGPIPE})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPIPE})

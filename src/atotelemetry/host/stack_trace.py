@@ -122,7 +122,10 @@ def _rendering(node: Node, *, plain: bool, source_lines: bool) -> TracebackExcep
         return TracebackException(kind, alone, None, lookup_lines=False)
 
     # Its search for a better message (it lists an object's attributes) may raise; that is kept in.
-    return (None if plain else attempt(make, kind, default=None)) or make(_plain_type(kind))
+    made = None if plain else attempt(make, kind, default=None)
+    # A stand-in of the same name for a class with unprintable instances.
+    names = {"__module__": read_text(kind, "__module__") or "<unknown>"}
+    return made or make(type(plain_type_name(kind), (Exception,), names))
 
 
 def _format(shown: Sequence[Shown]) -> str:
@@ -295,8 +298,3 @@ def _costs_too_much_to_read(filename: str) -> bool:
     except (OSError, ValueError):
         return False  # it cannot be opened either; its loader may know the source
     return not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_SOURCE_FILE_BYTES
-
-
-def _plain_type(kind: type[BaseException]) -> type[BaseException]:
-    """Make a stand-in of the same name for an exception class with unprintable instances."""
-    return type(plain_type_name(kind), (Exception,), {"__module__": read_text(kind, "__module__") or "<unknown>"})
