@@ -34,6 +34,7 @@ __all__ = [
     "other_choice_paths",
     "read_bytes",
     "read_plain",
+    "remove",
     "said",
     "write_beside",
     "write_new",
@@ -266,7 +267,7 @@ def create(path: str, content: bytes, *, dir_fd: int | None = None, before: Call
     except FileExistsError:
         return False
     finally:
-        _remove(temporary, dir_fd)
+        remove(temporary, dir_fd)
 
 
 def write_beside(
@@ -297,7 +298,7 @@ def write_new(
             os.close(descriptor)
     except BaseException:
         # An empty file would say "opted out" for ever.
-        _remove(path, dir_fd)
+        remove(path, dir_fd)
         raise
 
 
@@ -316,7 +317,8 @@ def _refuse_dangling_link(path: str) -> None:
             return
 
 
-def _remove(path: str, dir_fd: int | None) -> None:
+def remove(path: str, dir_fd: int | None) -> None:
+    """Remove a file of ours, if it is still there."""
     try:
         os.unlink(path, dir_fd=dir_fd)
     except OSError:

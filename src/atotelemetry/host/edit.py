@@ -16,10 +16,12 @@ from atotelemetry.host.choice import (
     file_content,
     is_app_name,
     may_create,
+    remove,
     write_beside,
 )
 from atotelemetry.host.choice_yaml import compose, decode, meaning, own_pairs, read_mapping
 from atotelemetry.host.consent import choice_in, read_choice
+from atotelemetry.host.debug import attempt
 from atotelemetry.ids import uuid4
 
 TYPE_CHECKING = False
@@ -157,7 +159,6 @@ class _Place:
 
     def replace(self, content: bytes, status: os.stat_result) -> None:
         """Put `content` in the place of the file at once, with the mode and owner in `status`. Raises OSError."""
-        from contextlib import suppress  # a run has no use for it
 
         def finish(descriptor: int) -> None:
             os.fsync(descriptor)
@@ -166,18 +167,14 @@ class _Place:
             # Under sudo the file must stay its owner's, or the next run could not read it.
             if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
                 # Without the right to do so the file becomes ours, and ours is the choice.
-                with suppress(OSError):
-                    os.fchown(descriptor, status.st_uid, status.st_gid)
+                attempt(os.fchown, descriptor, status.st_uid, status.st_gid, default=None)
             os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
 
         temporary = write_beside(self.name, content, dir_fd=self.directory, finish=finish)
         try:
             os.replace(temporary, self.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
-        except BaseException:
-            # The first error is reported.
-            with suppress(OSError):
-                os.unlink(temporary, dir_fd=self.directory)
-            raise
+        finally:
+            remove(temporary, self.directory)
 
     def keep_copy(self, raw: bytes) -> str:
         """Store `raw` under a name that nothing has yet, and return the path. Raises OSError."""
