@@ -101,6 +101,14 @@ def hand_over_one(client, name="event 0"):
     say("ready")
     hear()
 
+def in_threads(count, work):
+    """Call `work(number)` in so many threads at once, and wait for them."""
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
 def forked(name):
     """Fork a child that captures one event, hands it over and leaves; return its process id."""
     pid = os.fork()

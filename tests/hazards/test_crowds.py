@@ -40,11 +40,7 @@ def work(thread):
     together.wait()
     for number in range(5):
         uuids.append(client.capture(f"{thread} {number}", distinct_id="me", properties={"thread": thread}))
-threads = [threading.Thread(target=work, args=(number,)) for number in range(1000)]
-for thread in threads:
-    thread.start()
-for thread in threads:
-    thread.join()
+in_threads(1000, work)
 say(client.flush(20), len(set(uuids)), None in uuids)
 stats = client.stats
 say(stats.captured, stats.handed_over, stats.dropped, stats.queued)
@@ -68,11 +64,7 @@ def work(thread):
     for number in range(200):
         capture(f"{thread} {number}")
 capture("first")  # loads what events need: a thread that needs it meanwhile drops its event after two seconds
-threads = [threading.Thread(target=work, args=(number,)) for number in range(20)]
-for thread in threads:
-    thread.start()
-for thread in threads:
-    thread.join()
+in_threads(20, work)
 assert client.flush(20)
 stats = client.stats
 assert (stats.captured, stats.handed_over, stats.queued) == (4001, len(names), 0), stats

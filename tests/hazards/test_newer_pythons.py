@@ -189,11 +189,7 @@ def work(number):
     start.wait()
     for count in range(100):
         client.capture(f"{number} {count}", distinct_id="me", properties={"list": [1, 2]})
-threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-for thread in threads:
-    thread.start()
-for thread in threads:
-    thread.join()
+in_threads(8, work)
 assert client.flush(20)
 assert not sys._is_gil_enabled()
 """,
