@@ -240,9 +240,10 @@ class Connection:
 
     def _is_stale(self, error: Exception) -> bool:
         """Whether a request failed because the server had closed the kept connection."""
+        if self._has_connected or self._client is None:  # without a client the library may be missing
+            return False
         httpx = _import_httpx()
-        broken = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
-        return not self._has_connected and isinstance(error, broken)
+        return isinstance(error, (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError))
 
     def _watch(self, event: str, info: dict[str, Any]) -> None:
         """Note each socket as it is connected, and each response as it begins (httpcore's `trace` extension)."""
