@@ -10,6 +10,7 @@ pytestmark = needs_senders
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.posix("128 processes at once; test_windows.py has sixteen hosts")
 def test_64_cli_runs_at_once(hosts):
     """A parallel build runs the CLI 64 times at once: every run succeeds, all its events arrive, each once."""
     # Far more processes than processors: each sender's turn comes late, so its clocks are generous.
