@@ -214,20 +214,22 @@ class TestWhichGit:
             assert git.facts(repository, (fact,), environ=environ).get(fact) == expected
 
     @posix_only
-    def test_mac_shim(self, monkeypatch, tmp_path):
+    def test_mac_shim(self, git, repository, monkeypatch, tmp_path):
         """On a Mac without developer tools the shim that would open a dialogue is not run."""
         shim, tool = tmp_path / "git", tmp_path / "tools" / "git"
-        shim.touch(mode=0o755)
+        shim.write_text("#!/bin/sh\ntouch run\n", encoding="utf-8")
+        shim.chmod(0o755)
         monkeypatch.setattr(git_module, "_MAC_SHIM", str(shim))
         monkeypatch.setattr(git_module, "_MAC_GITS", (str(tmp_path / "absent"), str(tool)))
-        environ = {"PATH": str(tmp_path)}
+        environ = {**git.environ, "PATH": str(tmp_path)}
         with monkeypatch.context() as only_here:
             only_here.setattr(sys, "platform", "darwin")
-            without_tools = git_module._find_git(environ, "/")
+            without_tools = git.facts(repository, environ=environ)
             tool.parent.mkdir()
-            tool.touch(mode=0o755)
-            with_tools = git_module._find_git(environ, "/")
-        assert (without_tools, with_tools) == (None, str(tool))
+            tool.symlink_to(git.program)
+            with_tools = git.facts(repository, environ=environ)
+        assert (without_tools, with_tools["email"]) == (NO_GIT_FACTS, EMAIL)
+        assert not (repository / "run").exists()
 
     @posix_only
     def test_command(self, git, repository, tmp_path):
