@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import collections
 import collections.abc
+import contextvars
 import dataclasses
+import datetime
+import functools
+import itertools
 import json
+import operator
 import os
+import re
 import tracemalloc
 import types
+
+import pytest
 
 from atotelemetry.host import values
 from atotelemetry.host.values import Walk
@@ -108,6 +116,11 @@ def test_the_environment_is_read_whole(monkeypatch):
 
 
 @dataclasses.dataclass
+class Holder:
+    a: object
+
+
+@dataclasses.dataclass
 class Config:
     a: int = 1
     b: int = 2
@@ -192,3 +205,91 @@ def test_a_long_memoryview_keeps_its_beginning():
     result = plain(memoryview(bytes(16_000_000))[::2])
     assert result.startswith("AAAA")
     assert result.endswith("… [cut: 8000000 bytes]")
+
+
+# Reprs in C, which spell out all that a value refers to
+
+
+LISTS: list = functools.reduce(lambda inner, _: [inner, inner], range(18), [1])
+
+
+class Job(list):
+    def run(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (Job(LISTS).run, "<bound method Job.run>"),
+        (slice(LISTS), "<slice object>"),
+        (slice(1, "x"), "slice(1, 'x', None)"),
+        (itertools.repeat(LISTS), "<repeat object>"),
+        (itertools.repeat((1, 2)), "repeat((1, 2))"),
+        (operator.itemgetter(LISTS), "<itemgetter object>"),
+        (operator.itemgetter("a"), "operator.itemgetter('a')"),
+        (contextvars.ContextVar("v", default=LISTS), "<ContextVar object>"),
+        (types.GenericAlias(list, (LISTS,)), "<GenericAlias object>"),
+        (dict[str, list[int | None]], "dict[str, list[int | None]]"),
+        (re.match("x*", "x" * 100_000), "<Match object>"),
+        (re.search("y", "x" * 100_000 + "y"), "<re.Match object; span=(100000, 100001), match='y'>"),
+        (re.compile("(?P<a>x)"), "re.compile('(?P<a>x)')"),
+        (slice(10**5000), "<slice object>"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_repr_in_c_is_called_if_it_is_short(value, expected):
+    """It may take as long as the lists in it are deep, and nothing can stop it."""
+    assert plain({"v": value}) == {"v": expected}
+    assert Walk().text(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (collections.deque([LISTS]), "[[[["),
+        (ValueError(LISTS), "ValueError([[["),
+        (ValueError("x"), "x"),
+        (types.SimpleNamespace(a=LISTS), "namespace(a=[[["),
+        (types.SimpleNamespace(a=1), "namespace(a=1)"),
+        (functools.partial(print, LISTS), "functools.partial('<built-in function print>', [[["),
+        ({1: LISTS}.values(), "[[[["),
+        (Holder(LISTS), "{'a': [[["),
+        (Holder(1), "Holder(a=1)"),
+        (collections.UserDict(a=LISTS), "{'a': [[["),
+        (1 << 1_000_000, "<integer of 1000001 bits>"),
+        (datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC), "2026-01-01 00:00:00+00:00"),
+        (1.5, "1.5"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_name_or_id_is_walked_unless_it_is_short(value, expected):
+    """As a property is; a small value gives what `str` has for it."""
+    assert Walk().text(value).startswith(expected)
+
+
+def test_a_class_with_an_odd_name():
+    """Its name is cut, and no code of its own runs."""
+
+    class Name(str):
+        __slots__ = ()
+
+        def __format__(self, spec):
+            CALLS.append(spec)
+            return "formatted"
+
+    kind = type("Kind", (), {"__module__": "m"})
+    kind.__name__ = kind.__qualname__ = Name("x" * 5_000_000)
+    function = types.FunctionType((lambda: 0).__code__, {})
+    function.__qualname__ = Name("x" * 5_000_000)
+    values = [kind(), kind, function, types.MethodType(function, 1)]
+    peak = peak_of(lambda: plain(values * 20))
+    assert peak < 1_000_000
+    result, calls = calls_for(values)
+    assert calls == 0
+    assert [text[:20] for text in result] == [
+        "<m.xxxxxxxxxxxxxxxxx",
+        "m.xxxxxxxxxxxxxxxxxx",
+        "<function xxxxxxxxxx",
+        "<bound method xxxxxx",
+    ]

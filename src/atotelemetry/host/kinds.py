@@ -18,6 +18,20 @@ from uuid import UUID
 
 from msgspec import UNSET, Raw, Struct, to_builtins
 
+from atotelemetry.host.classes import (
+    FUNCTION,
+    MEMBER,
+    attribute,
+    full_name,
+    has,
+    instance_dict,
+    is_exactly,
+    is_from,
+    mro,
+    name_of,
+    namespace,
+    stored,
+)
 from atotelemetry.host.cut import MAX_REPR, clipped, cut_mark
 from atotelemetry.ids import hyphenated
 from atotelemetry.wire import decode_json, decode_msgpack
@@ -31,34 +45,15 @@ if TYPE_CHECKING:
 
     Handler: TypeAlias = Callable[[Walk, Any, int], Any]
 
-__all__ = [
-    "EXACT",
-    "HARMLESS",
-    "NotAsked",
-    "Times",
-    "attribute",
-    "enum_value",
-    "first_bytes",
-    "handler",
-    "name_of",
-    "utc_moment",
-    "uuid",
-]
+__all__ = ["EXACT", "NotAsked", "Times", "described", "enum_value", "first_bytes", "handler", "utc_moment", "uuid"]
 
 _MAX_ARRAY = 10_000
 _MAX_ITEMS_BYTES = 128 * 1024  # of JSON that somebody made earlier, or of an array
 _SHORT = 32
 _READ_ATTEMPTS = 5
 
-# Past a metaclass, which may run code of the host's for any of these.
-_mro, _namespace, name_of, _qualified_name, _module = (
-    type.__dict__[name].__get__ for name in ("__mro__", "__dict__", "__name__", "__qualname__", "__module__")
-)
-_MISSING = object()
-_MEMBER = type(type(sys.flags).__dict__["debug"])  # the descriptor of a slot
 
-HARMLESS = frozenset(map(id, (type(len), type(lambda: 0), type(sys), complex, type(...), type(NotImplemented))))
-"""Ids of the only types with a `repr` that is surely short and runs nothing else."""
+_MISSING = object()
 
 
 class NotAsked(Exception):
@@ -84,38 +79,11 @@ def handler(kind: type) -> Handler:
     for test, found in _TABLE:
         if issubclass(kind, test) if isinstance(test, type) else test(kind):
             return found
-    return _described
+    return described
 
 
-def attribute(kind: type, name: str) -> Any:
-    """Return the attribute `name` of `kind` or of a base, without running descriptors or a metaclass's code."""
-    for base in _mro(kind):
-        found = _namespace(base).get(name, _MISSING)
-        if found is not _MISSING:
-            return found
-    return None
-
-
-def _has(name: str) -> Callable[[type], bool]:
-    return lambda kind: attribute(kind, name) is not None
-
-
-def _is_from(module: str, name: str) -> Callable[[type], bool]:
-    """Return a test for a class of a module that is looked up, never imported: else it cannot have made the value."""
-
-    def test(kind: type) -> bool:
-        base = vars(sys.modules.get(module, sys)).get(name)
-        return isinstance(base, type) and issubclass(kind, base)
-
-    return test
-
-
-def _is_exactly(module: str, name: str) -> Callable[[type], bool]:
-    """Return a test for a class of the standard library, without subclasses, whose methods may be the host's."""
-    return lambda kind: vars(sys.modules.get(module, sys)).get(name) is kind
-
-
-def _described(walk: Walk, value: Any, _depth: int) -> Any:
+def described(walk: Walk, value: Any, _depth: int) -> Any:
+    """Convert a value that no other line of the table is for."""
     return walk.described(value)
 
 
@@ -198,9 +166,20 @@ def _path(walk: Walk, value: Any, _depth: int) -> Any:
     return walk.clean(path)
 
 
-def _type(_walk: Walk, value: Any, _depth: int) -> Any:
-    module, name = _module(value), _qualified_name(value)
-    return clipped(f"{module}.{name}" if type(module) is str and module != "builtins" else name)
+def _function(_walk: Walk, value: Any, _depth: int) -> Any:
+    return clipped(f"<function {clipped(FUNCTION.__dict__['__qualname__'].__get__(value))} at {id(value):#x}>")
+
+
+def _method(_walk: Walk, value: Any, _depth: int) -> Any:
+    function = attribute(type(value), "__func__").__get__(value)
+    is_plain = type(function) is FUNCTION
+    name = clipped(FUNCTION.__dict__["__qualname__"].__get__(function)) if is_plain else name_of(type(function))
+    return clipped(f"<bound method {name}>")
+
+
+def _match(walk: Walk, value: Any, _depth: int) -> Any:
+    start, end = value.span()
+    return walk.described(value) if end - start > MAX_REPR else clipped(walk.ask(repr, value))
 
 
 # ---- numbers, ids and times
@@ -266,7 +245,7 @@ def _timedelta(_walk: Walk, value: Any, _depth: int) -> Any:
 
 def enum_value(value: Any) -> Any:
     """Return the value of an Enum's member, also if its class overrides `value`."""
-    return object.__getattribute__(value, "_value_")
+    return instance_dict(value)["_value_"]
 
 
 def _is_enum(kind: type) -> bool:
@@ -277,7 +256,7 @@ def _enum(walk: Walk, value: Any, depth: int) -> Any:
     inner = enum_value(value)
     if type(inner) is object:
         # A placeholder with a meaningless address; the member's name has a meaning.
-        return clipped(f"{name_of(type(value))}.{object.__getattribute__(value, '_name_')}")
+        return clipped(f"{name_of(type(value))}.{clipped(instance_dict(value)['_name_'])}")
     return walk.value(inner, depth + 1)
 
 
@@ -285,7 +264,7 @@ def _struct(walk: Walk, value: Any, depth: int) -> Any:
     kind: Any = type(value)
     config = kind.__struct_config__
     # A field can be deleted; it then counts as one that was never set.
-    fields = [_own(value, name, UNSET) for name in kind.__struct_fields__]
+    fields = [stored(value, name, UNSET) for name in kind.__struct_fields__]
     tag = [(config.tag_field, config.tag)] * (config.tag is not None)
     if config.array_like:
         values = [*(text for _, text in tag), *(None if item is UNSET else item for item in fields)]
@@ -310,7 +289,7 @@ def _dataclass(walk: Walk, value: Any, depth: int) -> Any:
     fields = attribute(kind, "__dataclass_fields__")
     if type(fields) is not dict:
         return walk.described(value)
-    own = _instance_dict(value)
+    own = instance_dict(value)
     is_computed = attribute(kind, "__getattribute__") is not attribute(object, "__getattribute__")
     pairs = []
     for name in fields.copy():
@@ -327,7 +306,7 @@ def _field(walk: Walk, value: Any, name: str, *, is_computed: bool) -> Any:
     # As in msgspec: a field without a value of its own is left out, even if its class has a default.
     kind = type(value)
     descriptor = attribute(kind, name)
-    is_slot = type(descriptor) is _MEMBER
+    is_slot = type(descriptor) is MEMBER
     try:
         if is_slot and not is_computed:
             return descriptor.__get__(value)
@@ -345,26 +324,13 @@ def _field(walk: Walk, value: Any, name: str, *, is_computed: bool) -> Any:
 
 def _attrs(walk: Walk, value: Any, depth: int) -> Any:
     # As in msgspec: everything public in `__dict__`, declared or not, then the filled public slots.
-    walk.left -= len(_mro(type(value))) * 4  # all its classes are looked through for slots
-    pairs = walk.copied(dict.items, _instance_dict(value), 2)
-    for base in _mro(type(value)):
-        slots = [name for name, slot in tuple(_namespace(base).items()) if type(slot) is _MEMBER]
-        pairs += [(name, _own(value, name, UNSET)) for name in slots]
+    walk.left -= len(mro(type(value))) * 4  # all its classes are looked through for slots
+    pairs = walk.copied(dict.items, instance_dict(value), 2)
+    for base in mro(type(value)):
+        slots = [name for name, slot in tuple(namespace(base).items()) if type(slot) is MEMBER]
+        pairs += [(name, stored(value, name, UNSET)) for name in slots]
     public = [(name, item) for name, item in pairs if type(name) is str and name[:1] != "_" and item is not UNSET]
     return walk.entries(public, len(public), depth)
-
-
-def _own(value: object, name: str, default: Any) -> Any:
-    """Return an attribute without code of the host's."""
-    try:
-        return object.__getattribute__(value, name)
-    except AttributeError:
-        return default
-
-
-def _instance_dict(value: object) -> dict[Any, Any]:
-    own = _own(value, "__dict__", None)
-    return own if type(own) is dict else {}
 
 
 def _exception(walk: Walk, value: Any, depth: int) -> Any:
@@ -376,7 +342,7 @@ def _exception(walk: Walk, value: Any, depth: int) -> Any:
 def _simple_namespace(walk: Walk, value: Any, depth: int) -> Any:
     kind = type(value)
     name = "namespace" if kind is sys.modules["types"].SimpleNamespace else name_of(kind)
-    return walk.spelled(name, (), walk.copied(dict.items, _instance_dict(value), 2), depth)
+    return walk.spelled(name, (), walk.copied(dict.items, instance_dict(value), 2), depth)
 
 
 def _partial(walk: Walk, value: Any, depth: int) -> Any:
@@ -420,8 +386,11 @@ def _pydantic(walk: Walk, value: Any, depth: int) -> Any:
 # In msgspec's order: a class with several of these bases counts as the first of them.
 _TABLE: list[tuple[type | Callable[[type], bool], Handler]] = [
     # A MagicMock's class has `__fspath__` and the like; it is described as a mock all the same.
-    (_is_from("unittest.mock", "NonCallableMock"), _described),
-    (type, _type),
+    (is_from("unittest.mock", "NonCallableMock"), described),
+    (type, lambda _walk, value, _depth: full_name(value)),
+    (FUNCTION, _function),
+    (is_from("types", "MethodType"), _method),
+    (is_exactly("re", "Match"), _match),
     (list, _items_of(list)),
     (dict, _dict),
     (Struct, _struct),
@@ -431,8 +400,8 @@ _TABLE: list[tuple[type | Callable[[type], bool], Handler]] = [
     (set, _items_of(set)),
     (frozenset, _items_of(frozenset)),
     # Dataclasses and attrs classes may have one of the types below as a base, and are their fields even so.
-    (_has("__dataclass_fields__"), _dataclass),
-    (_has("__attrs_attrs__"), _attrs),
+    (has("__dataclass_fields__"), _dataclass),
+    (has("__attrs_attrs__"), _attrs),
     (str, lambda walk, value, _depth: walk.clean(value)),
     (int, lambda walk, value, _depth: walk.integer(value)),
     (float, lambda walk, value, depth: walk.value(float.__float__(value), depth)),
@@ -447,18 +416,18 @@ _TABLE: list[tuple[type | Callable[[type], bool], Handler]] = [
     (Raw, _raw),
     (range, _range),
     *((kind, _items_of(kind)) for kind in map(type, ({}.keys(), {}.values(), {}.items()))),
-    (_is_from("types", "SimpleNamespace"), _simple_namespace),
-    (_is_from("functools", "partial"), _partial),
-    (_is_from("array", "array"), _array),
-    (_is_from("numpy", "generic"), _numpy_scalar),
-    (_is_from("numpy", "ndarray"), _numpy_array),
+    (is_from("types", "SimpleNamespace"), _simple_namespace),
+    (is_from("functools", "partial"), _partial),
+    (is_from("array", "array"), _array),
+    (is_from("numpy", "generic"), _numpy_scalar),
+    (is_from("numpy", "ndarray"), _numpy_array),
     # By its attributes: asking pydantic for BaseModel may import half of it.
-    (lambda kind: _has("__pydantic_validator__")(kind) and _has("model_dump")(kind), _pydantic),
+    (lambda kind: has("__pydantic_validator__")(kind) and has("model_dump")(kind), _pydantic),
     (os.PathLike, _path),
     (type(type.__dict__), lambda walk, value, depth: walk.value(get_referents(value)[0], depth)),  # a MappingProxyType
-    (_is_exactly("collections", "UserDict"), lambda walk, value, depth: walk.value(vars(value)["data"], depth)),
-    (_is_exactly("collections", "ChainMap"), _chain_map),
-    (_is_exactly("os", "_Environ"), lambda walk, value, depth: walk.entries([*value.items()], len(value), depth)),
+    (is_exactly("collections", "UserDict"), lambda walk, value, depth: walk.value(vars(value)["data"], depth)),
+    (is_exactly("collections", "ChainMap"), _chain_map),
+    (is_exactly("os", "_Environ"), lambda walk, value, depth: walk.entries([*value.items()], len(value), depth)),
     (Mapping, _mapping),
 ]
 EXACT = {id(kind): found for kind, found in _TABLE if isinstance(kind, type)}

@@ -12,24 +12,25 @@ moment. Values are judged by their type: an object may lie about its `__class__`
 from __future__ import annotations
 
 from _thread import _local
+from collections import deque
 from enum import Enum
 from itertools import islice
+from os import PathLike
 from time import thread_time
 from uuid import UUID
 
+from atotelemetry.host.classes import HARMLESS, attribute, full_name, is_brief, is_in_c, name_of
 from atotelemetry.host.clock import monotonic
 from atotelemetry.host.cut import MAX_REPR, clipped, cut_mark, unused, without_surrogates
 from atotelemetry.host.debug import debug, is_for_the_host
 from atotelemetry.host.kinds import (
     EXACT,
-    HARMLESS,
     NotAsked,
     Times,
-    attribute,
+    described,
     enum_value,
     first_bytes,
     handler,
-    name_of,
     utc_moment,
     uuid,
 )
@@ -61,6 +62,8 @@ _MAX_WAIT = 0.2  # seconds by the clock, spent in such calls: the host's code ma
 _MAX_INTEGER_BITS = 3400  # a thousand digits; below the interpreter's limit on turning integers into text
 _READ_ATTEMPTS = 5
 
+_WALKED = (list, dict, tuple, set, frozenset, deque, int, UUID, PathLike)  # their `str` is what the walk has
+_STR, _REPR = object.__str__, object.__repr__
 _SMALLEST_INTEGER, _LARGEST_INTEGER = -(2**63), 2**64 - 1
 _INFINITY = float("inf")
 _CYCLE, _TOO_DEEP, _TOO_MANY = "<cycle>", "<nested too deeply>", "<too many values>"
@@ -123,9 +126,12 @@ class Walk:
             if issubclass(kind, (bytes, bytearray)):
                 # Not `str(value)`, which gives "b'…'", and an error under `python -bb`.
                 return clipped(first_bytes(value, MAX_REPR * 4)[0].decode("utf-8", "replace"))
-            if issubclass(kind, (list, dict, tuple, set, frozenset, UUID)):
+            in_table = self.handler(kind) is not described
+            if issubclass(kind, _WALKED) or (in_table and is_in_c(kind, "__str__") and not is_brief(value)):
                 # A few lists that hold each other can spell out more text than there is memory.
                 return clipped(str(self.value(value, _MAX_DEPTH - 10)))
+            if not in_table and attribute(kind, "__str__") is _STR:
+                return self.described(value)
             return clipped(self.ask(str, value))
         except BaseException as error:
             if is_for_the_host(error):
@@ -179,7 +185,7 @@ class Walk:
             return _CYCLE
         try:
             self.open.add(this)
-            return (self.known.get(id(kind)) or self.handler(kind))(self, value, depth)
+            return self.handler(kind)(self, value, depth)
         except RecursionError:
             # The host was deep in its own calls. There may be no room for even one call here.
             return _TOO_DEEP
@@ -192,10 +198,12 @@ class Walk:
             self.open.discard(this)
 
     def handler(self, kind: type) -> Handler:
-        """Return the converter of a type that is not in the table."""
-        self.left -= _SEARCH
-        found = self.known[id(kind)] = handler(kind)
-        self.kinds.append(kind)
+        """Return the converter of a type."""
+        found = self.known.get(id(kind))
+        if found is None:
+            self.left -= _SEARCH
+            found = self.known[id(kind)] = handler(kind)
+            self.kinds.append(kind)
         return found
 
     def ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -225,8 +233,9 @@ class Walk:
                 if issubclass(kind, (list, dict, set)):
                     # Only one that could not be read, and its `repr` would read it again, all of it.
                     return clipped(f"<{name} object>")
-                is_harmless = id(kind) in HARMLESS or attribute(kind, "__repr__") is attribute(object, "__repr__")
-                return clipped(repr(value) if is_harmless else self.ask(repr, value))
+                if attribute(kind, "__repr__") is _REPR:
+                    return clipped(f"<{full_name(kind)} object at {id(value):#x}>")
+                return clipped(repr(value) if id(kind) in HARMLESS else self.ask(_spelled, value))
             except NotAsked:
                 return clipped(f"<{name} object (not asked)>")
             except Exception as error:
@@ -367,6 +376,12 @@ class Walk:
             return str(shown) if type(shown) in (str, int) else self.described(key)
         except Exception:
             return self.described(key)  # the key's own code failed
+
+
+def _spelled(value: object) -> str:
+    """Return the `repr` of a value, unless it is written in C and may be long."""
+    kind = type(value)
+    return f"<{name_of(kind)} object>" if is_in_c(kind, "__repr__") and not is_brief(value) else repr(value)
 
 
 def _step(iterator: Iterator[Any]) -> tuple[Any, Any] | None:

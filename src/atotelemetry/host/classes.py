@@ -1,0 +1,150 @@
+"""Reads classes of the host's, and the attributes of their objects, without running the host's code.
+
+Runs in the host, on the thread that captures. A metaclass, a property or a descriptor may run anything. So attributes
+are looked up in the namespaces of the classes. Classes of other modules are never imported: a module that is not there
+has made no value.
+"""
+
+from __future__ import annotations
+
+import sys
+from gc import get_referents
+
+from msgspec import Struct
+
+from atotelemetry.host.cut import MAX_REPR, clipped
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+__all__ = [
+    "FUNCTION",
+    "HARMLESS",
+    "MEMBER",
+    "attribute",
+    "full_name",
+    "has",
+    "instance_dict",
+    "is_brief",
+    "is_exactly",
+    "is_from",
+    "is_in_c",
+    "mro",
+    "name_of",
+    "namespace",
+    "stored",
+]
+
+# Past a metaclass, which may run code of the host's for any of these.
+mro, namespace, _name, _qualified_name, _module = (
+    type.__dict__[name].__get__ for name in ("__mro__", "__dict__", "__name__", "__qualname__", "__module__")
+)
+FUNCTION: Any = type(lambda: 0)
+_MISSING = object()
+MEMBER = type(type(sys.flags).__dict__["debug"])  # the descriptor of a slot
+_GETTER = type(type.__dict__["__name__"])  # that of a `__dict__`
+_IN_C = type(object.__repr__)  # a method that is written in C
+
+HARMLESS = frozenset(map(id, (type(len), type(None), bool, float, complex, type(...), type(NotImplemented))))
+"""Ids of the only types with a `repr` that is surely short and runs nothing else."""
+
+
+def attribute(kind: type, name: str) -> Any:
+    """Return the attribute `name` of `kind` or of a base, without running descriptors or a metaclass's code."""
+    for base in mro(kind):
+        found = namespace(base).get(name, _MISSING)
+        if found is not _MISSING:
+            return found
+    return None
+
+
+def has(name: str) -> Callable[[type], bool]:
+    """Return a test for classes with an attribute."""
+    return lambda kind: attribute(kind, name) is not None
+
+
+def is_from(module: str, name: str) -> Callable[[type], bool]:
+    """Return a test for a class of a module that is looked up, never imported: else it cannot have made the value."""
+
+    def test(kind: type) -> bool:
+        base = vars(sys.modules.get(module, sys)).get(name)
+        return isinstance(base, type) and issubclass(kind, base)
+
+    return test
+
+
+def is_exactly(module: str, name: str) -> Callable[[type], bool]:
+    """Return a test for a class of the standard library, without subclasses, whose methods may be the host's."""
+    return lambda kind: vars(sys.modules.get(module, sys)).get(name) is kind
+
+
+def name_of(kind: type) -> str:
+    """Return the name of a class, cut."""
+    return clipped(_name(kind))
+
+
+def full_name(kind: type) -> str:
+    """Return the name of a class with that of its module, cut."""
+    module, name = _module(kind), clipped(_qualified_name(kind))
+    return clipped(f"{clipped(module)}.{name}" if type(module) is str and module != "builtins" else name)
+
+
+def is_in_c(kind: type, method: str) -> bool:
+    """Whether no Python code is in the method that a class has."""
+    return type(attribute(kind, method)) is _IN_C
+
+
+def is_brief(value: Any) -> bool:
+    """Whether a `repr` or `str` in C is short, even if it spells out all that the value refers to."""
+    kind = type(value)
+    if any(test(kind) for test in _NAMING):
+        return True
+    if is_from("numpy", "ndarray")(kind):
+        return sys.modules["numpy"].ndarray.dtype.__get__(value).kind in "biufcmM"
+    if issubclass(kind, Struct) and not kind.__struct_config__.gc:
+        return False  # it does not tell
+    parts = get_referents(value)
+    for part in parts:
+        kind = type(part)
+        if kind is str or kind is bytes or kind is tuple or kind is dict:
+            if len(part) > MAX_REPR:
+                return False
+            parts += (*get_referents(part), *(part if kind is dict else ()))
+        elif kind is int:
+            if part.bit_length() > MAX_REPR:
+                return False
+        elif any(test(kind) for test in _SPELLING):
+            parts += get_referents(part)
+        elif id(kind) not in HARMLESS and kind is not FUNCTION and not issubclass(kind, type):
+            return False
+        if len(parts) > MAX_REPR:
+            return False
+    return True
+
+
+def stored(value: object, name: str, default: Any = None) -> Any:
+    """Return an attribute from its object's slot, also past a property of a subclass."""
+    for base in mro(type(value)):
+        slot = namespace(base).get(name)
+        if type(slot) is MEMBER or type(slot) is _GETTER:
+            try:
+                return slot.__get__(value)
+            except AttributeError:
+                return default
+    return default
+
+
+def instance_dict(value: object) -> dict[Any, Any]:
+    """Return the dict of an object, or an empty one."""
+    found = stored(value, "__dict__")
+    return found if type(found) is dict else {}
+
+
+# A `repr` in C of the first shows names; of the others it shows what they refer to.
+_NAMING = [
+    *(is_from("types", f"{name}Type") for name in ("Generator", "Coroutine", "AsyncGenerator", "Frame", "Module")),
+    *map(is_from, ("builtins", "_io", "_asyncio", "_asyncio"), ("memoryview", "_IOBase", "Future", "Task")),
+]
+_SPELLING = [*map(is_from, ("types", "types", "re"), ("GenericAlias", "UnionType", "Pattern"))]
