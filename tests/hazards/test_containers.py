@@ -131,10 +131,7 @@ def test_whose_end_is_everybodys(
     comm = tmp_path / "comm"
     if name is not None:
         comm.write_text(f"{name}\n")
-    open_file = os.open
-    monkeypatch.setattr(
-        spawn.os, "open", lambda path, flags: open_file(comm if path == "/proc/1/comm" else path, flags)
-    )
+    monkeypatch.setattr(spawn, "open", lambda path, mode: {"/proc/1/comm": comm}[path].open(mode), raising=False)
     monkeypatch.setattr(spawn.os, "getpid", lambda: pid)
     monkeypatch.setattr(spawn.os, "getppid", lambda: parent)
     monkeypatch.setattr(spawn.os, "isatty", lambda _: terminal)
