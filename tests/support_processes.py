@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 if sys.platform == "win32":
-    import support_win32
+    from tests import support_win32  # as `make demo` finds it, too
 
 CAN_FIND = sys.platform == "win32" or os.path.isdir("/proc/self/fd")
 MARK = "TEST_OF_ATOTELEMETRY"
