@@ -8,6 +8,7 @@ queue, gives events to the `Transport`, and obeys requests. The lock of that nam
 - a `flush` that finds no thread and cannot start one (interpreter exit, or the host is out of threads);
 - a fork, so that nothing is half done in the child.
 
+The mutable state of this module is the queue and some flags; without the work, only single assignments change those.
 Requests go through the events' queue, behind every earlier event. While a sender is stuck, the queue fills, and `put`
 returns False.
 """
@@ -300,11 +301,10 @@ class Feeder:
     def _work_here(self, deadline: Deadline) -> None:
         """Do the work on this thread, until the queue is empty or the deadline has passed."""
         if self._work.acquire(deadline.remaining(_LOOK_UP if self._work.fork_is_due() else -1.0)):
-            ignore_broken_pipe = BrokenPipeIgnored()
             try:
-                self._do_work(deadline)
+                with BrokenPipeIgnored():
+                    self._do_work(deadline)
             finally:
-                ignore_broken_pipe.restore()
                 self._work.release()
 
     def _do_work(self, deadline: Deadline | None) -> None:

@@ -21,12 +21,12 @@ def block_signals() -> None:
 
 
 class BrokenPipeIgnored:
-    """Holds SIGPIPE back on a thread of the host's while it does the feeder's work, and takes it off again after."""
+    """Blocks SIGPIPE on a thread of the host's while it does the feeder's work."""
 
-    def __init__(self) -> None:
+    def __enter__(self) -> None:
         self._is_held = hasattr(signal, "SIGPIPE") and attempt(_hold, default=False, why="SIGPIPE stays as it is: %r")
 
-    def restore(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Take a SIGPIPE of ours off the thread, then let others through again."""
         if self._is_held:
             attempt(_release, default=None, why="SIGPIPE stays blocked on this thread: %r")

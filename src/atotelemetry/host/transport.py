@@ -203,13 +203,11 @@ class Transport:
         if self.outbox:
             self.outbox.append(self._stream.forked())
             return
-        ignore_broken_pipe = BrokenPipeIgnored()
-        try:
-            self.sender.write(memoryview(self._stream.forked() + b"\n"))
-        except OSError:
-            pass  # it is stuck, or gone
-        finally:
-            ignore_broken_pipe.restore()
+        with BrokenPipeIgnored():
+            try:
+                self.sender.write(memoryview(self._stream.forked() + b"\n"))
+            except OSError:
+                pass  # it is stuck, or gone
 
     # ---- the work: end a sender
 
