@@ -229,9 +229,13 @@ class Senders:
         delivered, lost, senders, added = self._accounts
         self._accounts = (delivered, lost, (*senders, sender), added)
 
+    @property
+    def _open(self) -> tuple[Sender, ...]:
+        return self._accounts[2]
+
     def look(self) -> None:
         """Read all answers."""
-        for sender in self._accounts[2]:
+        for sender in self._open:
             sender.look()
 
     def fate(self) -> tuple[int, dict[str, int]]:
@@ -259,13 +263,13 @@ class Senders:
         too_many = ended[:-_MAX_UNANSWERED]
         closed, judged = [], []
         for sender in ended:
-            is_one_too_many = sender in too_many and sender.life != GONE
+            is_gone = sender.life == GONE
             if sender in too_many or sender.idle_for() > _NO_ANSWER:
                 sender.abandon()
-            elif sender.life != GONE or not sender.reaped:
+            elif not is_gone or not sender.reaped:
                 continue
             closed.append(sender)
-            if not is_one_too_many:
+            if is_gone or sender not in too_many:
                 judged.append(sender)
             delivered += sender.delivered
             settled = add_counts(dict(settled), sender.lost)
@@ -277,30 +281,30 @@ class Senders:
 
     def let_go(self) -> None:
         """Close every descriptor: in a forked process, these senders are the parent's."""
-        for sender in self._accounts[2]:
+        for sender in self._open:
             sender.close()
             sender.abandon()
 
     def left_alone(self) -> bool:
         """Whether every spawned process has left."""
-        return all(sender.left_alone for sender in self._accounts[2])
+        return all(sender.left_alone for sender in self._open)
 
     def are_starting(self) -> bool:
         """Whether a spawned process will leave in a moment."""
         now = monotonic()
-        return any(not sender.left_alone and now - sender.started_at < _STARTING_UP for sender in self._accounts[2])
+        return any(not sender.left_alone and now - sender.started_at < _STARTING_UP for sender in self._open)
 
     def owe_answers(self, fed: Sender | None) -> bool:
         """Whether an answer is due, or a spawned process has yet to leave."""
-        return any(sender is not fed or sender.on_the_way or not sender.left_alone for sender in self._accounts[2])
+        return any(sender is not fed or sender.on_the_way or not sender.left_alone for sender in self._open)
 
     def have_answered(self) -> bool:
         """Whether every ended sender has given its last answer."""
-        return not any(sender.life == ENDED for sender in self._accounts[2])
+        return not any(sender.life == ENDED for sender in self._open)
 
     def are_settled(self) -> bool:
         """Whether all accounts are closed."""
-        return not self._accounts[2]
+        return not self._open
 
 
 def add_counts(to: dict[str, int], counts: dict[str, int]) -> dict[str, int]:
