@@ -16,6 +16,8 @@ import re
 import tracemalloc
 import types
 
+import attrs
+import msgspec
 import pytest
 
 from atotelemetry.host import values
@@ -293,3 +295,59 @@ def test_a_class_with_an_odd_name():
         "<function xxxxxxxxxx",
         "<bound method xxxxxx",
     ]
+
+
+# Costs that no value shows
+
+
+def drained(kind):
+    """Return a container of one value with room for 300,000: a step to the next value passes all that room."""
+    made = kind(dict.fromkeys(range(300_000)))
+    for key in range(299_999):
+        made.pop(key, None) if kind is dict else made.discard(key)
+    return made
+
+
+FIELDS = [f"f{number}" for number in range(500)]
+UNSET_FIELDS = [(name, int, dataclasses.field(default=0, init=False)) for name in FIELDS]
+PRIVATE_FIELDS = {f"_{name}": attrs.field(default=0) for name in FIELDS}
+
+
+@pytest.mark.parametrize(
+    ("make", "most"),
+    [
+        (lambda: drained(dict), 20),
+        (lambda: drained(set), 20),
+        (lambda: drained(dict).keys(), 20),
+        (msgspec.defstruct("Defaults", [(name, int, 0) for name in FIELDS], omit_defaults=True), 400),
+        (lambda: object.__new__(dataclasses.make_dataclass("Unset", UNSET_FIELDS)), 400),
+        (attrs.make_class("Private", PRIVATE_FIELDS, slots=True), 1000),
+        (functools.reduce(lambda base, _: type("Deep", (base,), {}), range(500), object), 1000),
+    ],
+    ids=["dict", "set", "keys", "Struct", "dataclass", "attrs", "bases"],
+)
+def test_a_value_pays_for_what_it_does_not_show(make, most):
+    """The room in a container, fields that are left out, bases: each value of a list costs what it takes to read."""
+    value = make()
+    result = plain([value] * 3000)
+    first = plain(value)
+    shown = [item for item in result if item not in ("<too many values>", result[-1])]
+    assert 1 <= len(shown) <= most
+    assert all(type(item) is type(first) for item in shown)
+    assert result[len(shown)] == "<too many values>" or result[len(shown)].endswith(" more>")
+
+
+def test_room_for_more_than_an_event_may_cost():
+    """Such a container is not read at all, and takes nothing from the others."""
+    table = dict.fromkeys(range(3_000_000))
+    for key in range(2_999_999):
+        del table[key]
+    assert plain({"a": table, "b": [{1}]}) == {"a": "<too many values>", "b": [[1]]}
+
+
+def test_a_range_of_huge_integers():
+    """Its ends are described by their sizes."""
+    huge = 1 << 1_000_000
+    expected = "range('<integer of 1000001 bits>', '<integer of 1000001 bits>', 1)"
+    assert plain(range(huge, huge + 1000)) == expected
+    assert plain(range(2**63, 2**63 + 2)) == [2**63, 2**63 + 1]

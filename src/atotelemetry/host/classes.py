@@ -34,6 +34,7 @@ __all__ = [
     "mro",
     "name_of",
     "namespace",
+    "read",
     "stored",
 ]
 
@@ -129,11 +130,16 @@ def stored(value: object, name: str, default: Any = None) -> Any:
     for base in mro(type(value)):
         slot = namespace(base).get(name)
         if type(slot) is MEMBER or type(slot) is _GETTER:
-            try:
-                return slot.__get__(value)
-            except AttributeError:
-                return default
+            return read(slot, value, default)
     return default
+
+
+def read(slot: Any, value: object, default: Any) -> Any:
+    """Return what is in a slot, `default` if it is empty."""
+    try:
+        return slot.__get__(value)
+    except AttributeError:
+        return default
 
 
 def instance_dict(value: object) -> dict[Any, Any]:

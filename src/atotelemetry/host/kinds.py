@@ -30,6 +30,7 @@ from atotelemetry.host.classes import (
     mro,
     name_of,
     namespace,
+    read,
     stored,
 )
 from atotelemetry.host.cut import MAX_REPR, clipped, cut_mark
@@ -50,6 +51,7 @@ __all__ = ["EXACT", "NotAsked", "Times", "described", "enum_value", "first_bytes
 _MAX_ARRAY = 10_000
 _MAX_ITEMS_BYTES = 128 * 1024  # of JSON that somebody made earlier, or of an array
 _SHORT = 32
+_BITS = 64
 _READ_ATTEMPTS = 5
 
 
@@ -95,7 +97,20 @@ def _items_of(kind: Any) -> Handler:
     return lambda walk, value, depth: walk.items(walk.copied(kind.__iter__, value), kind.__len__(value), depth)
 
 
+def _view_of(method: Any) -> Handler:
+    """Return how to convert a view of a dict to a list."""
+
+    def convert(walk: Walk, value: Any, depth: int) -> Any:
+        (table,) = get_referents(value)
+        return walk.items(walk.copied(method, table), dict.__len__(table), depth)
+
+    return convert
+
+
 def _range(walk: Walk, value: Any, depth: int) -> Any:
+    ends = (value.start, value.stop, value.step)
+    if max(map(int.bit_length, ends)) > _BITS:
+        return walk.spelled("range", ends, (), depth)
     # Not `len`, which refuses more than 2**63.
     size = max(0, (value.stop - value.start + value.step - (1 if value.step > 0 else -1)) // value.step)
     return walk.items(value, size, depth)
@@ -263,6 +278,7 @@ def _enum(walk: Walk, value: Any, depth: int) -> Any:
 def _struct(walk: Walk, value: Any, depth: int) -> Any:
     kind: Any = type(value)
     config = kind.__struct_config__
+    walk.charge(len(kind.__struct_fields__) * len(mro(kind)) >> 2)
     # A field can be deleted; it then counts as one that was never set.
     fields = [stored(value, name, UNSET) for name in kind.__struct_fields__]
     tag = [(config.tag_field, config.tag)] * (config.tag is not None)
@@ -281,7 +297,7 @@ def _is_default(item: Any, default: Any) -> bool:
     # msgspec's rule: the same object, or an empty list, dict or set if the default makes one.
     kind = type(item)
     is_empty = (kind is list or kind is dict or kind is set) and not item
-    return item is default or (is_empty and getattr(default, "factory", None) is kind)
+    return item is default or (is_empty and stored(default, "factory") is kind)
 
 
 def _dataclass(walk: Walk, value: Any, depth: int) -> Any:
@@ -289,6 +305,7 @@ def _dataclass(walk: Walk, value: Any, depth: int) -> Any:
     fields = attribute(kind, "__dataclass_fields__")
     if type(fields) is not dict:
         return walk.described(value)
+    walk.charge(len(fields) * len(mro(kind)) >> 2)
     own = instance_dict(value)
     is_computed = attribute(kind, "__getattribute__") is not attribute(object, "__getattribute__")
     pairs = []
@@ -324,11 +341,11 @@ def _field(walk: Walk, value: Any, name: str, *, is_computed: bool) -> Any:
 
 def _attrs(walk: Walk, value: Any, depth: int) -> Any:
     # As in msgspec: everything public in `__dict__`, declared or not, then the filled public slots.
-    walk.left -= len(mro(type(value))) * 4  # all its classes are looked through for slots
+    bases = [tuple(namespace(base).items()) for base in mro(type(value))]
+    walk.charge(sum(map(len, bases)) >> 3)  # all are looked through for slots
     pairs = walk.copied(dict.items, instance_dict(value), 2)
-    for base in mro(type(value)):
-        slots = [name for name, slot in tuple(namespace(base).items()) if type(slot) is MEMBER]
-        pairs += [(name, stored(value, name, UNSET)) for name in slots]
+    for base in bases:
+        pairs += [(name, read(slot, value, UNSET)) for name, slot in base if type(slot) is MEMBER]
     public = [(name, item) for name, item in pairs if type(name) is str and name[:1] != "_" and item is not UNSET]
     return walk.entries(public, len(public), depth)
 
@@ -415,7 +432,7 @@ _TABLE: list[tuple[type | Callable[[type], bool], Handler]] = [
     (BaseException, _exception),
     (Raw, _raw),
     (range, _range),
-    *((kind, _items_of(kind)) for kind in map(type, ({}.keys(), {}.values(), {}.items()))),
+    *((type(method({})), _view_of(method)) for method in (dict.keys, dict.values, dict.items)),
     (is_from("types", "SimpleNamespace"), _simple_namespace),
     (is_from("functools", "partial"), _partial),
     (is_from("array", "array"), _array),

@@ -19,7 +19,7 @@ from os import PathLike
 from time import thread_time
 from uuid import UUID
 
-from atotelemetry.host.classes import HARMLESS, attribute, full_name, is_brief, is_in_c, name_of
+from atotelemetry.host.classes import HARMLESS, attribute, full_name, is_brief, is_in_c, mro, name_of
 from atotelemetry.host.clock import monotonic
 from atotelemetry.host.cut import MAX_REPR, clipped, cut_mark, unused, without_surrogates
 from atotelemetry.host.debug import debug, is_for_the_host
@@ -70,6 +70,10 @@ _CYCLE, _TOO_DEEP, _TOO_MANY = "<cycle>", "<nested too deeply>", "<too many valu
 _UNREADABLE = "<unreadable>"
 
 _thread = _local()  # `asking`: this thread is inside a call into the host's own code
+
+
+class Spent(Exception):
+    """The event cannot pay for a value."""
 
 
 class Raised(Exception):
@@ -176,16 +180,16 @@ class Walk:
             return value if -_INFINITY < value < _INFINITY else None
         if depth > _MAX_DEPTH:
             return _TOO_DEEP
-        self.left -= _OBJECT
-        if self.left < 0:
-            self.marks += 1
-            return _TOO_MANY
         this = id(value)
         if this in self.open:
             return _CYCLE
         try:
             self.open.add(this)
+            self.charge(_OBJECT + (len(mro(kind)) >> 2))  # attributes are looked up along its bases
             return self.handler(kind)(self, value, depth)
+        except Spent:
+            self.marks += 1
+            return _TOO_MANY
         except RecursionError:
             # The host was deep in its own calls. There may be no room for even one call here.
             return _TOO_DEEP
@@ -196,6 +200,12 @@ class Walk:
             return self.described(value)
         finally:
             self.open.discard(this)
+
+    def charge(self, units: int) -> None:
+        """Pay for a value before it is looked at. Raises `Spent`."""
+        if units > self.left:
+            raise Spent
+        self.left -= units
 
     def handler(self, kind: type) -> Handler:
         """Return the converter of a type."""
@@ -246,8 +256,11 @@ class Walk:
 
     # ---- containers
 
-    def copied(self, iterator: Callable[[Any], Iterable[Any]], owner: Any, per_value: int = 1) -> list[Any]:
+    def copied(self, iterator: Any, owner: Any, per_value: int = 1) -> list[Any]:
         """Copy as many values of a built-in container as may be visited; each costs `per_value` units."""
+        kind = iterator.__objclass__
+        # A dict or set that had millions of values still has room for them, and an iterator passes it.
+        self.charge(max(0, (kind.__sizeof__(owner) >> 6) - kind.__len__(owner)) >> 6)
         for _ in range(_READ_ATTEMPTS):
             try:
                 taken = list(islice(iterator(owner), max(self.left // per_value, _ALWAYS)))
