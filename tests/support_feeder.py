@@ -78,7 +78,7 @@ class PipeSender(SenderHere):
     # ---- what the test does with it
 
     def answer(self, *, ready: bool = False, **outcome: object) -> None:
-        """Say that it reads, or what became of its events."""
+        """Say that it reads, or tell the fate of its events."""
         lines = [encode(Ready())] * ready + [encode(Outcome(**outcome))] * bool(outcome)
         os.write(self.answer_end, b"".join(line + b"\n" for line in lines))
 
@@ -101,7 +101,7 @@ class PipeSender(SenderHere):
         return is_full(self)
 
     def die(self) -> None:
-        """Close everything, as a process that was killed does."""
+        """Close everything, as a killed process does."""
         if self.read_end >= 0:
             os.close(self.read_end)
             os.close(self.answer_end)

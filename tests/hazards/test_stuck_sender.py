@@ -25,7 +25,7 @@ for number in range(1, 500):
 
 
 def test_captures_stay_fast_and_are_dropped_and_counted(hosts):
-    """With pipe and queue full, `capture` says no at once, and what it could not take is counted."""
+    """With pipe and queue full, `capture` returns None at once, and the event is counted."""
     host = hosts.start(
         STUCK
         + """
@@ -41,7 +41,7 @@ say(client.stats.handed_over == accepted)
     sender = hosts.stop_the_sender(host)
     for _ in range(3):
         assert host.hear() == "True True"
-    # Thawed, it takes what was queued: nothing of that is lost.
+    # Thawed, it takes the queued events: none of them is lost.
     go_on(sender)
     host.tell()
     host.assert_ends(stdout="True\nTrue\n")
@@ -84,7 +84,7 @@ say(time.monotonic())
     hosts.wait_until_no_sender()
     arrived = hosts.arrived()
     assert max(arrived.values()) == 1
-    assert handed_over <= len(arrived) <= handed_over + 20  # what the pipe took after the host had last looked
+    assert handed_over <= len(arrived) <= handed_over + 20  # the pipe may take more after the last look
 
 
 def test_two_clients_with_stuck_senders_cost_one_flush_timeout(hosts):

@@ -15,7 +15,7 @@ from support_feeder import END, HELLO, PATIENCE, PipeSender, event, events, told
 
 @pytest.fixture
 def writes(monkeypatch):
-    """Return the list of what is written to senders, one entry for each system call."""
+    """Return the list of writes to senders, one entry for each system call."""
     made: list[bytes] = []
     write = PipeSender.write
 
@@ -58,7 +58,7 @@ def test_an_event_is_written_without_a_flush(feeder, spawner):
     wait_until(lambda: feeder.counts.handed_over == 2)
 
 
-def test_what_was_queued_meanwhile_is_one_write(feeder, spawner, writes):
+def test_events_queued_meanwhile_are_one_write(feeder, spawner, writes):
     """Events that came while the feeder was busy wake the sender once."""
     spawner.may_go_on.clear()
     feeder.put(event(0))

@@ -1,4 +1,4 @@
-"""A host that is watched: what its sender is told, and that it listens until a stop or a no."""
+"""A watched host: its sender is told of forks, and listens until a stop or a no."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def test_a_mark_may_come_while_its_event_is_written():
     assert outbox.wrote(len(rest)) == 1
 
 
-# The options, and what the hello says of them
+# The options, in the hello
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The outbox: whatever a pipe takes, each event reaches one pipe as a whole, in order, and is counted once."""
+"""The outbox: each event reaches one pipe as a whole, in order, and is counted once."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from atotelemetry.host.outbox import Outbox
 
 LINES = st.lists(st.binary(max_size=12).map(lambda line: line.replace(b"\n", b"")), max_size=8)
-# A pipe takes so many bytes; None: it breaks, and another one is greeted.
+# A pipe takes so many bytes; None: it breaks, and another one begins with the hello.
 STEPS = st.lists(st.one_of(st.integers(1, 40), st.none()), max_size=30)
 
 
 @given(LINES, STEPS)
 def test_every_event_reaches_one_pipe_as_a_whole(lines: list[bytes], steps: list[int | None]) -> None:
-    """What breaks off a line in one pipe repeats that line in the next, and no other."""
+    """A line that breaks off in one pipe is repeated in the next; no other line is."""
     outbox = Outbox()
     for line in lines:
         outbox.add(line)
@@ -30,7 +30,7 @@ def test_every_event_reaches_one_pipe_as_a_whole(lines: list[bytes], steps: list
         pipes[-1] += taken
         counted += outbox.wrote(len(taken))
         assert counted + len(outbox) == len(lines)
-    whole = [pipe.split(b"\n")[:-1] for pipe in pipes]  # behind the last line break is what no reader makes sense of
+    whole = [pipe.split(b"\n")[:-1] for pipe in pipes]  # no reader uses a part behind the last line break
     assert all(read[:1] in ([], [b"hello"]) for read in whole)
     assert [line for read in whole for line in read[1:]] == lines
     assert counted == len(lines)
@@ -38,7 +38,7 @@ def test_every_event_reaches_one_pipe_as_a_whole(lines: list[bytes], steps: list
 
 @given(LINES, st.integers(0, 60))
 def test_dropped_and_counted_are_all(lines: list[bytes], size_bytes: int) -> None:
-    """What was not written as a whole is dropped, once, and nothing is left."""
+    """An event that was not written as a whole is dropped, once, and nothing is left."""
     outbox = Outbox()
     for line in lines:
         outbox.add(line)
@@ -50,7 +50,7 @@ def test_dropped_and_counted_are_all(lines: list[bytes], size_bytes: int) -> Non
 
 
 def test_a_line_that_is_cut_is_given_up():
-    """The pipe has a part of it: it counts as one event, nothing of the rest is written, and the next pipe is whole."""
+    """The pipe has a part of it. It counts as one event, its rest is not written, and the next pipe is whole."""
     outbox = Outbox()
     outbox.begin(b"hello")
     outbox.add(b"first")

@@ -16,7 +16,7 @@ from atotelemetry.host.threads import Deadline, reason_not_to_start_threads
 )
 @pytest.mark.parametrize("patched", [True, False])
 def test_no_thread_beside_coroutines(monkeypatch, library, asks, patched):
-    """A library that replaced the threads is asked for by its own word, and only where it is loaded."""
+    """A library that replaces the threads is asked itself, and only where it is loaded."""
     assert reason_not_to_start_threads() == ""
     monkeypatch.setitem(sys.modules, library, types.SimpleNamespace(**{asks: lambda _: patched}))
     reason = f"{library.partition('.')[0]} has replaced the threads" if patched else ""
@@ -27,7 +27,7 @@ def test_no_thread_beside_coroutines(monkeypatch, library, asks, patched):
 
 
 def test_a_deadline_counts_down_and_never_below_zero():
-    """It knows how much is left, at most what it is asked for, and when it has passed."""
+    """It tells the seconds left, up to a limit, and whether it has passed."""
     deadline = Deadline(60.0)
     assert 59.0 < deadline.remaining() <= 60.0
     assert deadline.remaining(0.5) == 0.5
@@ -38,7 +38,7 @@ def test_a_deadline_counts_down_and_never_below_zero():
 
 
 def test_no_deadline_is_for_ever():
-    """None never passes, and is what a lock takes for waiting without limit; so is more than a lock can wait."""
+    """None never passes, and a lock waits without limit. A longer time than a lock can wait is cut."""
     deadline = Deadline(None)
     assert (deadline.remaining(), deadline.remaining(0.5), deadline.passed()) == (-1.0, 0.5, False)
     assert 0 < Deadline(float("inf")).remaining() <= threading.TIMEOUT_MAX

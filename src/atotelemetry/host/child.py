@@ -210,7 +210,7 @@ class Sender:
             try:
                 os.close(end)
             except OSError:
-                return  # a host that closes descriptors it did not open got here first; closed is what we wanted
+                return  # a host that closes all descriptors has closed this one, too
 
     def _identity(self, end: int) -> tuple[int, int] | None:
         return identity(end)

@@ -366,7 +366,7 @@ class Feeder:
         return item
 
     def _obey(self, request: _Flush | _Discard) -> None:
-        """Do what a request asks for; the events before it are handed over."""
+        """Obey a request; the events before it are handed over."""
         if isinstance(request, _Discard):
             self._transport.end_sender()
             if not self._discards_for_good:

@@ -15,7 +15,7 @@ class Outbox:
     def __init__(self) -> None:
         self._hello: list[bytes] = []
         self._lines: list[bytes] = []
-        self._written = 0  # number of bytes in the pipe of what is still here: the hello, or the first line
+        self._written = 0  # number of bytes in the pipe, of the hello or the first line
         self.cut_off = False
         """Whether the pipe has a part of a line that was dropped."""
 

@@ -143,7 +143,7 @@ class Work:
 
 def is_owned(lock: Any) -> bool:  # noqa: ANN401 - an RLock, whose type has no public name
     """Whether this thread holds a reentrant lock."""
-    owned: bool = lock._is_owned()  # noqa: SLF001 - what `threading.Condition` asks it
+    owned: bool = lock._is_owned()  # noqa: SLF001 - as `threading.Condition` does
     return owned
 
 
