@@ -7,6 +7,7 @@ import re
 import traceback
 
 from atotelemetry.host.exceptions import exception_properties
+from atotelemetry.host.values import Walk
 from support_posthog_rules import check_exception_properties
 
 
@@ -21,7 +22,7 @@ def caught(function, *arguments):
 
 def described(exception, **options):
     """Return the properties of `exception`, checked against PostHog's rules."""
-    properties = exception_properties(exception, distinct_id="somebody", **options)
+    properties = exception_properties(exception, Walk(), distinct_id="somebody", **options)
     check_exception_properties(properties)
     return properties
 

@@ -23,6 +23,8 @@ HOST_MODULES = sorted(
     f"atotelemetry.host.{path.stem}" for path in PACKAGE.glob("host/*.py") if path.stem not in NO_MODULE_HERE
 )
 
+EVENTS = {"values", "kinds", "classes", "cut", "messages", "exceptions", "reports"}
+
 NETWORK = {
     "httpx",
     "httpcore",
@@ -91,7 +93,7 @@ def test_a_module_of_the_host_loads_nothing_that_costs(module, free):
     loaded = loaded_by(f"import {module}")
     own = below("atotelemetry", loaded)
     assert not below("atotelemetry.sender", own)
-    if module.rpartition(".")[2] in ("values", "kinds", "classes", "cut"):  # an event has loaded msgspec
+    if module.rpartition(".")[2] in EVENTS:  # an event has loaded msgspec
         loaded -= loaded_by("import atotelemetry.wire")
         own -= {"atotelemetry.wire"}
     assert "atotelemetry.wire" not in own

@@ -6,6 +6,7 @@ import pytest
 
 from atotelemetry.host import exceptions
 from atotelemetry.host.exceptions import exception_properties
+from atotelemetry.host.values import Walk
 from support_exceptions import (
     HOSTILE,
     Mute,
@@ -62,7 +63,7 @@ class TestMisbehaviour:
         if type(notes) is list and len(notes) < 100:
             assert text == printed(error)
         elif type(notes) is list:
-            assert text.count("<note str() failed>") == 100
+            assert (text.count("<note str() failed>"), text.count("<Mute object (not asked)>")) == (64, 36)
             assert text.endswith("\n[200 more notes]\n")
 
     def test_notes_that_raise(self):
@@ -142,13 +143,14 @@ class TestMisbehaviour:
         """However little of the stack is left, describing an exception does not raise another."""
         outcomes = []
         escaped = []
+        walks = [Walk() for _ in range(200)]
 
         def deeper():
             try:
                 deeper()
             except RecursionError as error:
                 try:
-                    outcomes.append(exception_properties(error, distinct_id="x"))
+                    outcomes.append(exception_properties(error, walks.pop(), distinct_id="x"))
                 except RecursionError as another:
                     # At the very end of the stack the call itself fails, before anything of ours runs.
                     if another.__traceback__.tb_next is not None:
@@ -170,7 +172,7 @@ class TestMisbehaviour:
         def broken(*args):
             raise LookupError("inner")
 
-        monkeypatch.setattr(exceptions, "_walk", broken)
+        monkeypatch.setattr(exceptions, "_link", broken)
         with caplog.at_level("DEBUG", logger="atotelemetry"):
             properties = described(caught(fail))
         assert properties["$exception_list"][0]["value"] == "it broke"

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from atotelemetry.host.exceptions import exception_properties
+from atotelemetry.host.values import Walk
 from support_posthog_rules import check_exception_properties, in_app
 from support_values import assert_plain, plain
 
@@ -64,7 +65,7 @@ def test_exceptions(fail):
     """An exception out of numpy's C code keeps PostHog's rules."""
     with pytest.raises(Exception) as caught:
         fail()
-    properties = exception_properties(caught.value, distinct_id="me", own=[__name__])
+    properties = exception_properties(caught.value, Walk(), distinct_id="me", own=[__name__])
     check_exception_properties(properties)
     for frame in properties["$exception_list"][0]["stacktrace"]["frames"]:
         assert in_app(frame) is (frame["module"] == __name__), frame

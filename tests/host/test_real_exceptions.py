@@ -49,6 +49,7 @@ import typer
 from typer.testing import CliRunner
 
 from atotelemetry.host.exceptions import exception_properties
+from atotelemetry.host.values import Walk
 from support_posthog_rules import check_exception_properties, fingerprint, in_app
 
 
@@ -203,7 +204,7 @@ def expected_entries(error):
 def test_a_real_exception(name):
     """All of it is listed, in frames that PostHog takes; ours are in app by its rules, and the libraries' are not."""
     error = caught(name)
-    properties = exception_properties(error, distinct_id="me", own=[__name__])
+    properties = exception_properties(error, Walk(), distinct_id="me", own=[__name__])
     check_exception_properties(properties)
     entries = properties["$exception_list"]
     assert len(entries) == expected_entries(error)
@@ -221,5 +222,5 @@ def test_types_are_told_apart():
     """Each is a function of one module, so the type is what differs: there are as many issues as types, at least."""
     assert len(REAL) >= 40
     errors = [caught(name) for name in REAL]
-    told = {fingerprint(exception_properties(error, distinct_id="me", own=[__name__])) for error in errors}
+    told = {fingerprint(exception_properties(error, Walk(), distinct_id="me", own=[__name__])) for error in errors}
     assert len(told) >= len({type(error) for error in errors})

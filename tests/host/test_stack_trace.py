@@ -11,6 +11,7 @@ import pytest
 
 from atotelemetry.host import exceptions
 from atotelemetry.host.exceptions import exception_properties
+from atotelemetry.host.values import Walk
 from support_exceptions import (
     caught,
     chain_long,
@@ -162,7 +163,7 @@ class TestTheTrio:
         """The text of an event has so many frames in all, shared by its exceptions: printing them is what costs."""
         monkeypatch.setattr(exceptions, "_MAX_STACK_TRACE_BYTES", 1 << 30)
         error = chained([caught(fail_in_turns, 400) for _ in range(length)])
-        properties = exception_properties(error, distinct_id="somebody")
+        properties = exception_properties(error, Walk(), distinct_id="somebody")
         parts = properties["$exception_stack_trace"].split("\nThe above exception was the direct cause of the ")
         assert len(parts) == length
         for part in parts:

@@ -282,9 +282,9 @@ class TelemetryClient:
                 return None
             caught, repeated = claimed
 
-            def describe(person: str, _walk: Walk) -> dict[str, object]:
+            def describe(person: str, walk: Walk) -> dict[str, object]:
                 more = {"$exception_repeated": repeated} if repeated else {}
-                return {**more, **reports.describe(caught, person, handled=handled)}
+                return {**more, **reports.describe(caught, person, walk=walk, handled=handled)}
 
             name, line = encoder.line(
                 "$exception", distinct_id, properties, timestamp, context, uuid, describe=describe

@@ -13,18 +13,11 @@ import sys
 
 from atotelemetry.facts.places import MAX_NAME_BYTES
 from atotelemetry.facts.text import clip
+from atotelemetry.host.classes import attribute
 from atotelemetry.host.debug import attempt, debug, is_for_the_host
 from atotelemetry.host.frames import Frames, chosen, stack_of_the_caller, traceback_entries
-from atotelemetry.host.guarded import (
-    MAX_MESSAGE_BYTES,
-    clip_middle,
-    is_exception,
-    notes_of,
-    plain_type_name,
-    read,
-    read_text,
-    text_of,
-)
+from atotelemetry.host.guarded import MAX_MESSAGE_BYTES, clip_middle, is_exception
+from atotelemetry.host.messages import Reader
 from atotelemetry.host.stack_trace import print_all
 
 TYPE_CHECKING = False
@@ -33,6 +26,8 @@ if TYPE_CHECKING:
     from traceback import FrameSummary, TracebackException
     from types import TracebackType
     from typing import TypeAlias
+
+    from atotelemetry.host.values import Walk
 
 __all__ = ["current_exception", "exception_properties", "mark_reported", "unmark_reported"]
 
@@ -53,6 +48,8 @@ _MEMBER_MARK = "__atotelemetry_reported_in_group__"
 # The descriptor behind `exception.__dict__`. A subclass may define `__setattr__`, `__getattribute__` or `__dict__`.
 # This still reaches the real dictionary, so every exception can be marked.
 _attributes_of = BaseException.__dict__["__dict__"].__get__
+_traceback_of = BaseException.__dict__["__traceback__"].__get__
+_members_of = BaseExceptionGroup.__dict__["exceptions"].__get__
 
 
 def current_exception(exception: object = None) -> BaseException | None:
@@ -68,7 +65,7 @@ def current_exception(exception: object = None) -> BaseException | None:
     if type(exception) is tuple and len(exception) == 3:  # (type, value, traceback)
         value = exception[1]
         if is_exception(value):
-            if exception[2] is not None and read(value, "__traceback__", default=None) is None:
+            if exception[2] is not None and _traceback_of(value) is None:
                 attempt(BaseException.with_traceback, value, exception[2], default=value)  # it may be no traceback
             return value  # type: ignore[no-any-return]
     return None
@@ -127,7 +124,7 @@ def _leaves(exception: BaseException) -> Iterator[BaseException]:
     while waiting and seen < _MAX_WALKED:
         seen += 1
         current = waiting.pop()
-        members, _ = _members(current)
+        members = _members(_members_of(current)) if issubclass(type(current), BaseExceptionGroup) else ()
         if members:
             waiting.extend(members)
         elif current is not exception:
@@ -136,6 +133,7 @@ def _leaves(exception: BaseException) -> Iterator[BaseException]:
 
 def exception_properties(
     exception: BaseException,
+    walk: Walk,
     *,
     distinct_id: str,
     handled: bool = True,
@@ -144,9 +142,9 @@ def exception_properties(
 ) -> dict[str, object]:
     """Describe `exception` as PostHog reads it.
 
-    `distinct_id` is the person for the old dashboards; `handled` is False when nothing caught the exception. `own`:
-    import names of the application's packages and modules; if empty, all code but libraries is its own. Without
-    `source_lines` no line of source is read or told.
+    `walk` counts what the event costs. `distinct_id` is the person for the old dashboards; `handled` is False when
+    nothing caught the exception. `own`: import names of the application's packages and modules; if empty, all code but
+    libraries is its own. Without `source_lines` no line of source is read or told.
 
     Returns `$exception_message`, `$exception_type`, `$exception_stack_trace` (as `traceback.format_exception` prints
     it), `$exception_person`, `$exception_list` and `$exception_level`: plain values, ready for JSON, usually below 300
@@ -169,23 +167,25 @@ def exception_properties(
         "$exception_level": "error",
     }
     try:
-        handled = attempt(bool, handled, default=True)
-        message = clip(text_of(exception, "exception"), MAX_MESSAGE_BYTES)
+        handled = handled if type(handled) is bool else attempt(walk.ask, bool, handled, default=True)
+        reader = Reader(walk)
+        root = Node(exception, reader)
         try:
-            stack_trace, entries = _describe(exception, message, handled, own, source_lines)
+            stack_trace, entries = _describe(root, handled, own, source_lines)
         except BaseException as error:
             if is_for_the_host(error):
                 raise
             debug("an exception could not be described in full: %s", type(error).__name__)
-            name = clip(_qualified_name(exception), _MAX_TYPE_BYTES)
+            name = clip(root.name, _MAX_TYPE_BYTES)
             mechanism = {"type": "generic", "handled": handled, "exception_id": 0}
-            stack_trace = f"{name}: {message}\n"
-            entries = [{"type": name, "value": message, "module": None, "mechanism": mechanism}]
-        claimed = read_text(read(exception, "__class__", default=None), "__name__")  # as the old dashboards show it
+            stack_trace = f"{name}: {root.message}\n"
+            entries = [{"type": name, "value": root.message, "module": None, "mechanism": mechanism}]
+        claimed = reader.read(exception, "__class__")  # as the old dashboards show it
+        shown = reader.read_text(claimed, "__name__") or reader.read_text(type(exception), "__name__") or "<unknown>"
         return {
             **properties,
-            "$exception_message": message,
-            "$exception_type": clip(claimed or plain_type_name(type(exception)), _MAX_TYPE_BYTES),
+            "$exception_message": root.message,
+            "$exception_type": clip(shown, _MAX_TYPE_BYTES),
             "$exception_stack_trace": clip_middle(stack_trace, _MAX_STACK_TRACE_BYTES),
             "$exception_list": entries,
         }
@@ -193,11 +193,9 @@ def exception_properties(
         return properties
 
 
-def _describe(
-    exception: BaseException, message: str, handled: bool, own: Sequence[str], source_lines: bool
-) -> tuple[str, list[dict[str, object]]]:
+def _describe(root: Node, handled: bool, own: Sequence[str], source_lines: bool) -> tuple[str, list[dict[str, object]]]:
     """Return the text of the whole stack trace, and the entries of `$exception_list`."""
-    root, complete = _walk(exception, message)
+    complete = _link(root)
     shown = list(_in_order(root))
     listed = _listed(shown)
     if not root.entries:
@@ -222,15 +220,19 @@ class Node:
     summaries: dict[int, FrameSummary]
     rendering: TracebackException
 
-    def __init__(self, exception: BaseException, message: str | None = None) -> None:
+    def __init__(self, exception: BaseException, reader: Reader) -> None:
         self.exception = exception
-        self.message = clip(text_of(exception, "exception"), MAX_MESSAGE_BYTES) if message is None else message
-        self.notes = notes_of(exception)
+        self.reader = reader
+        self.message = reader.text(exception, "exception")
+        self.notes = reader.notes(exception)
+        self.module = reader.read_text(type(exception), "__module__")
+        # `Outer.Inner` for a class in a class, as PostHog's SDK gives it.
+        self.name = reader.read_text(type(exception), "__qualname__") or "<unknown>"
         self.cause: Node | None = None
         self.context: Node | None = None
         self.members: list[Node] = []
         self.width: int | None = None  # of an exception group, before it was cut
-        self.suppressed = read(exception, "__suppress_context__", default=False) is True
+        self.suppressed = reader.read(exception, "__suppress_context__") is True
         self.entries: list[TracebackType] = traceback_entries(exception)  # the crash site last
         self.was_raised = True  # or else `entries` are not of its traceback
         self.plan: list[int] = []  # which frames are listed: see `frames.chosen`
@@ -239,9 +241,8 @@ class Node:
     def value(self) -> str:
         """PostHog shows this text: the message and the notes; for a group without the number of members."""
         text = self.message
-        kind = type(self.exception)
-        if self.width is not None and kind.__str__ is BaseExceptionGroup.__str__:
-            text = clip(text_of(read(self.exception, "message", default=""), "exception"), MAX_MESSAGE_BYTES)
+        if self.width is not None and attribute(type(self.exception), "__str__") is BaseExceptionGroup.__str__:
+            text = self.reader.text(self.reader.read(self.exception, "message", ""), "exception")
         if type(self.notes) is list:
             text = "\n".join([text, *self.notes])
         return text
@@ -256,48 +257,46 @@ if TYPE_CHECKING:
     Shown: TypeAlias = tuple[Node, Node | None, str | None]  # an exception, its parent, and their relation
 
 
-def _walk(exception: BaseException, message: str) -> tuple[Node, bool]:
-    """Link `exception` to everything behind it; also tell whether that was all of it.
+def _link(root: Node) -> bool:
+    """Link an exception to everything behind it; return whether that was all of it.
 
     The order is that of the standard library's `TracebackException`: last found first. A hidden context counts as
     found, too. So an exception that two others share is shown under the same one as there.
     """
-    root = Node(exception, message)
-    found = {id(exception)}
+    found = {id(root.exception)}
     waiting = [root]
     count = 1
     complete = True
     while waiting:
         node = waiting.pop()
-        cause, context = (_linked(node.exception, name, found) for name in ("__cause__", "__context__"))
-        members, width = _members(node.exception)
+        cause, context = (_linked(node, name, found) for name in ("__cause__", "__context__"))
+        is_group = issubclass(type(node.exception), BaseExceptionGroup)
+        given = node.reader.read(node.exception, "exceptions") if is_group else ()
+        members = _members(given)
         if count >= _MAX_WALKED:
             complete = complete and cause is None and context is None and not members
             continue
         node.cause, node.context = cause, context
         if members:
             found.update(map(id, members))
-            node.members, node.width = list(map(Node, members)), width
+            node.members, node.width = [Node(member, node.reader) for member in members], len(given)
         others = [other for other in (cause, context, *node.members) if other is not None]
         waiting += others
         count += len(others)
-    return root, complete
+    return complete
 
 
-def _linked(exception: BaseException, name: str, found: set[int]) -> Node | None:
-    value = read(exception, name, default=None)
+def _linked(node: Node, name: str, found: set[int]) -> Node | None:
+    value = node.reader.read(node.exception, name)
     if not is_exception(value) or id(value) in found:
         return None
     found.add(id(value))
-    return Node(value)
+    return Node(value, node.reader)
 
 
-def _members(exception: BaseException) -> tuple[list[BaseException], int]:
-    """Return the first members of an exception group, and how many there are; nothing for other exceptions."""
-    members = read(exception, "exceptions", default=()) if issubclass(type(exception), BaseExceptionGroup) else ()
-    if type(members) is not tuple:
-        return [], 0
-    return [member for member in members[:_MAX_GROUP_WIDTH] if is_exception(member)], len(members)
+def _members(given: object) -> list[BaseException]:
+    """Return the first members of an exception group."""
+    return [member for member in given[:_MAX_GROUP_WIDTH] if is_exception(member)] if type(given) is tuple else []
 
 
 def _in_order(root: Node) -> Iterator[Shown]:
@@ -341,9 +340,9 @@ def _entries(listed: Sequence[Shown], *, handled: bool, frames: Frames) -> list[
             mechanism["source"] = source
         if node.width is not None:
             mechanism["is_exception_group"] = True
-        module = read_text(type(node.exception), "__module__")
+        module = node.module
         entry: dict[str, object] = {
-            "type": clip(_qualified_name(node.exception), _MAX_TYPE_BYTES),
+            "type": clip(node.name, _MAX_TYPE_BYTES),
             "value": clip(node.value, value_bytes),
             "module": clip(module, MAX_NAME_BYTES) if module and module != "builtins" else None,
             "mechanism": mechanism,
@@ -354,8 +353,3 @@ def _entries(listed: Sequence[Shown], *, handled: bool, frames: Frames) -> list[
             frames.add_context(described, [node.summaries.get(index) for index in node.plan])
         entries.append(entry)
     return entries
-
-
-def _qualified_name(exception: BaseException) -> str:
-    """Return the name of an exception's class as PostHog's SDK gives it: `Outer.Inner` for a class in a class."""
-    return read_text(type(exception), "__qualname__") or plain_type_name(type(exception))

@@ -6,15 +6,17 @@ may capture an exception. So threads at the same moment may send one too many.
 
 from __future__ import annotations
 
+from atotelemetry.host.classes import full_name
 from atotelemetry.host.clock import monotonic
 from atotelemetry.host.exceptions import current_exception, exception_properties, mark_reported, unmark_reported
 from atotelemetry.host.frames import Frames, own_packages, traceback_entries
-from atotelemetry.host.guarded import plain_type_name, read_text
 from atotelemetry.host.stats import Lost
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from atotelemetry.host.values import Walk
 
 __all__ = ["Repeats", "Reports"]
 
@@ -55,18 +57,17 @@ class Reports:
             raise
 
     def _admit(self, caught: BaseException) -> int:
-        kind = type(caught)
         # Packages may be imported meanwhile, so they are looked for each time.
         place = Frames(self._own(), source_lines=False).innermost_own(traceback_entries(caught))
-        repeated = self._repeats.admit(read_text(kind, "__module__") or "", plain_type_name(kind), *place)
+        repeated = self._repeats.admit(full_name(type(caught)), *place)
         if repeated is None:
             raise Lost("repeated")
         return repeated
 
-    def describe(self, caught: BaseException, distinct_id: str, *, handled: bool) -> dict[str, object]:
+    def describe(self, caught: BaseException, distinct_id: str, *, walk: Walk, handled: bool) -> dict[str, object]:
         """Return the properties that describe `caught`. Never raises."""
         return exception_properties(
-            caught, distinct_id=distinct_id, handled=handled, own=self._own(), source_lines=self._source_lines
+            caught, walk, distinct_id=distinct_id, handled=handled, own=self._own(), source_lines=self._source_lines
         )
 
     release = staticmethod(unmark_reported)

@@ -16,9 +16,9 @@ from operator import attrgetter
 from traceback import FrameSummary, StackSummary, TracebackException
 
 from atotelemetry.facts.text import clip
-from atotelemetry.host.debug import attempt, is_for_the_host
+from atotelemetry.host.debug import attempt
 from atotelemetry.host.frames import function_of
-from atotelemetry.host.guarded import MAX_LINE_BYTES, plain_type_name, read_text
+from atotelemetry.host.guarded import MAX_LINE_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,8 +38,7 @@ _MAX_STATEMENT_LINES = 200
 _MAX_STATEMENT_CHARACTERS = 4_000  # 3.13 parses all of a statement for its carets
 _MAX_FORMATTED_LINE_CHARACTERS = 2_000
 _MAX_SOURCE_FILE_BYTES = 4 * 1024 * 1024
-_SUGGESTED_FROM = ("name", "name_from", "obj")
-_MISSING = object()
+_MAX_OFFSET = 10_000  # of a SyntaxError's carets
 
 
 class _Alone:
@@ -48,35 +47,33 @@ class _Alone:
     The chain is linked by `_format` instead: `TracebackException` would follow it without bounds.
     """
 
+    # Without other attributes it makes no suggestion ("Did you mean"). A suggestion would import the failed module
+    # again, read properties of the host's objects, and name a variable of the host's.
+
     __cause__ = None
     __context__ = None
     exceptions = ()
 
-    def __init__(self, node: Node, *, source_lines: bool) -> None:
-        self._exception = node.exception
-        self._message = node.message
+    def __init__(self, node: Node) -> None:
+        self._node = node
         self.__suppress_context__ = node.suppressed
         self.__notes__ = node.notes
-        # The text of a SyntaxError is a line of source.
-        self._hidden = _SUGGESTED_FROM if source_lines else (*_SUGGESTED_FROM, "text")
+        if not issubclass(type(node.exception), SyntaxError):
+            return
+        reader = node.reader
+        for name in ("msg", "filename", "lineno", "end_lineno", "text"):
+            value = reader.read(node.exception, name)
+            setattr(self, name, None if value is None else reader.text(value, name))
+        for name in ("offset", "end_offset"):
+            value = reader.read(node.exception, name)
+            setattr(self, name, min(max(value, -1), _MAX_OFFSET) if type(value) is int else None)
 
     @property  # type: ignore[misc]
     def __class__(self) -> type[BaseException]:  # type: ignore[override]
-        return type(self._exception)
+        return type(self._node.exception)
 
     def __str__(self) -> str:
-        return self._message
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the exception has
-        # Without these it makes no suggestion ("Did you mean"). A suggestion would import the failed module again, read
-        # properties of the host's objects, and name a variable of the host's.
-        if name in self._hidden:
-            raise AttributeError(name)
-        # Where a SyntaxError points to.
-        found = attempt(getattr, self._exception, name, default=_MISSING)
-        if found is _MISSING:
-            raise AttributeError(name)
-        return found
+        return self._node.message
 
 
 def print_all(shown: Sequence[Shown], *, source_lines: bool) -> str:
@@ -87,17 +84,10 @@ def print_all(shown: Sequence[Shown], *, source_lines: bool) -> str:
     """
     most = min(_MAX_PRINTED_FRAMES, max(_MIN_PRINTED_FRAMES, _MAX_PRINTED_FRAMES_IN_ALL // len(shown)))
     stacks = [_summarise(node, most, source_lines=source_lines) for node, _, _ in shown]
-    for plain in (False, True):
-        for (node, _, _), stack in zip(shown, stacks, strict=True):
-            node.rendering = _rendering(node, plain=plain, source_lines=source_lines)
-            node.rendering.stack = stack
-        try:
-            return _format(shown)
-        except BaseException as error:
-            # A SyntaxError with fields that are no numbers, for instance, breaks the standard library's formatting.
-            if plain or is_for_the_host(error):
-                raise
-    raise AssertionError
+    for (node, _, _), stack in zip(shown, stacks, strict=True):
+        node.rendering = _rendering(node, source_lines=source_lines)
+        node.rendering.stack = stack
+    return _format(shown)
 
 
 def _summarise(node: Node, most: int, *, source_lines: bool) -> StackSummary:
@@ -110,22 +100,16 @@ def _summarise(node: Node, most: int, *, source_lines: bool) -> StackSummary:
     return _printable(node.summaries, runs)
 
 
-def _rendering(node: Node, *, plain: bool, source_lines: bool) -> TracebackException:
-    """Make the `TracebackException` of one exception, without frames.
-
-    `plain` when its own fields are known not to be printable.
-    """
+def _rendering(node: Node, *, source_lines: bool) -> TracebackException:
+    """Make the `TracebackException` of one exception, without frames."""
     kind = type(node.exception)
-    alone: Any = _Alone(node, source_lines=source_lines)
-
-    def make(kind: type[BaseException]) -> TracebackException:
-        return TracebackException(kind, alone, None, lookup_lines=False)
-
-    # Its search for a better message (it lists an object's attributes) may raise; that is kept in.
-    made = None if plain else attempt(make, kind, default=None)
-    # A stand-in of the same name for a class with unprintable instances.
-    names = {"__module__": read_text(kind, "__module__") or "<unknown>"}
-    return made or make(type(plain_type_name(kind), (Exception,), names))
+    is_syntax = issubclass(kind, SyntaxError) and source_lines  # or else it would tell a line of source
+    if type(kind) is not type or node.module is None or is_syntax is not issubclass(kind, SyntaxError):
+        # A stand-in of the same name, because a class may have a metaclass of the host's.
+        names = {"__module__": node.module or "<unknown>", "__qualname__": node.name}
+        kind = type("_", (SyntaxError if is_syntax else Exception,), names)
+    alone: Any = _Alone(node)
+    return TracebackException(kind, alone, None, lookup_lines=False)
 
 
 def _format(shown: Sequence[Shown]) -> str:

@@ -1,0 +1,227 @@
+"""The texts and links of the host's exceptions, asked for in bounds.
+
+Runs in the host, on the thread that captures, and only once an exception is described. An attribute or a text may be
+code of the host's: each such call is one of the event's (see `values.Walk`). What C can tell is not asked. Before a
+`repr` is made, the memory behind it is measured, and what is reached twice counts twice: a few objects that share their
+parts can spell out more text than there is memory.
+"""
+
+from __future__ import annotations
+
+import sys
+from gc import get_referents
+
+from msgspec import Struct
+
+from atotelemetry.facts.text import clip
+from atotelemetry.host.classes import FUNCTION, HARMLESS, attribute, is_in_c
+from atotelemetry.host.debug import attempt, is_for_the_host
+from atotelemetry.host.guarded import MAX_LINE_BYTES, MAX_MESSAGE_BYTES, is_exception
+from atotelemetry.host.kinds import NotAsked, Times
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
+
+    from atotelemetry.host.values import Walk
+
+__all__ = ["Reader"]
+
+_MAX_NOTES = 100  # of one exception
+_MAX_NOTES_BYTES = 128 * 1024  # of an event; the text of all of it has less
+_MAX_LINES = 10_000  # of the texts of an event: each is printed by itself
+_LEAST_BYTES = 64  # of a text
+_MAX_MEASURED_BYTES = 256 * 1024  # behind one text
+_MAX_TEXT_BYTES = 64 * 1024  # of the texts in a value that is cut
+_FIXED_BYTES = 64  # of an object that is not looked into
+_METHOD_OF_C = type(object.__sizeof__)
+_FIELDS_OF_C = type(BaseException.__dict__["args"]), type(OSError.__dict__["errno"])
+_NAMED = {*HARMLESS, id(FUNCTION), id(type(sys))}  # ids of types with a `repr` that is short
+_args = BaseException.__dict__["args"].__get__
+
+_SAID = {
+    id(kind.__str__): [(kind if name in kind.__dict__ else BaseException).__dict__[name].__get__ for name in names]
+    for kind, *names in (
+        (OSError, "args", "errno", "strerror", "filename", "filename2"),
+        (ImportError, "args", "msg"),
+        (SyntaxError, "msg", "filename", "lineno"),
+        (BaseExceptionGroup, "message"),
+        (UnicodeDecodeError, "encoding", "reason"),
+        (UnicodeEncodeError, "encoding", "reason"),
+        (UnicodeTranslateError, "reason"),
+    )
+}
+"""How to read the fields in the text of a built-in exception, by the id of the `__str__` that makes it."""
+
+
+class Reader:
+    """Reads the host's exceptions for one event; `walk` counts what that costs."""
+
+    __slots__ = ("_lines", "_notes_bytes", "walk")
+
+    def __init__(self, walk: Walk) -> None:
+        self.walk = walk
+        self._notes_bytes = _MAX_NOTES_BYTES
+        self._lines = _MAX_LINES
+
+    def read(self, value: object, name: str, default: Any = None) -> Any:
+        """Return an attribute; `default` if there is none, or if it raises."""
+        kind = type(value)
+        found = attribute(kind, name)
+        is_of_c = is_in_c(kind, "__getattribute__") and (
+            attribute(kind, "__getattr__") is None if found is None else _is_data(type(found))
+        )
+        if is_of_c:
+            return attempt(getattr, value, name, default, default=default)
+        return attempt(self.walk.ask, getattr, value, name, default, default=default)
+
+    def read_text(self, value: object, name: str) -> str | None:
+        """Return an attribute that is to be a text; None if it is anything else, or empty."""
+        text = self.read(value, name)
+        return text if type(text) is str and text else None
+
+    def text(self, value: object, what: str, limit_bytes: int = MAX_MESSAGE_BYTES) -> str:
+        """Return `str(value)`, cut, or the standard library's words for a `__str__` that raises."""
+        try:
+            text = self._shown(str, value)
+        except BaseException as error:
+            if is_for_the_host(error):
+                raise
+            text = f"<{what} str() failed>"
+        text = _clipped(text, limit_bytes if self._lines > 0 else _LEAST_BYTES)
+        self._lines -= text.count("\n")
+        return text
+
+    def notes(self, exception: BaseException) -> list[str] | str | bytes | None:
+        """Return the notes for printing."""
+        notes = self.read(exception, "__notes__")
+        if notes is None or type(notes) is str or type(notes) is bytes:  # printed as the standard library prints them
+            return notes and notes[:MAX_LINE_BYTES]
+        base = next((base for base in (list, tuple) if issubclass(type(notes), base)), None)
+        if base is None:
+            shown = attempt(self._shown, repr, notes, default="<__notes__ repr() failed>")
+            return [_clipped(shown, MAX_MESSAGE_BYTES)]
+        kept: list[str] = []
+        for note in base.__getitem__(notes, slice(_MAX_NOTES)):
+            limit = min(MAX_MESSAGE_BYTES, self._notes_bytes // 8)
+            if limit < _LEAST_BYTES or self._lines <= 0:
+                break
+            kept.append(self.text(note, "note", limit))
+            self._notes_bytes -= len(kept[-1])
+        count = base.__len__(notes) - len(kept)
+        return [*kept, f"[{count} more notes]"] if count > 0 else kept
+
+    def _shown(self, show: Callable[[Any], str], value: Any) -> str:
+        """Return the `str` or `repr` of a value, as `show` says."""
+        kind = type(value)
+        written = attribute(kind, "__str__" if show is str else "__repr__")
+        is_of_c = is_in_c(kind, "__str__" if show is str else "__repr__")
+        if kind is bytes or (issubclass(kind, str) and is_of_c):
+            base: Any = str if issubclass(kind, str) else bytes
+            return show(base.__getitem__(value, slice(MAX_MESSAGE_BYTES + 1)))
+        measured = value
+        if show is str and is_exception(value):
+            if written is BaseException.__str__ or written is KeyError.__str__:
+                given = _args(value)
+                if len(given) == 1:
+                    return self._shown(str if written is BaseException.__str__ else repr, given[0])
+                return self._listed(given) if given else ""
+            measured = tuple(getter(value) for getter in _SAID.get(id(written), ())) or value
+        calls = self._calls(measured) if is_of_c or show is repr else 1
+        try:
+            if calls <= 1:
+                return self.walk.ask(show, value) if calls else show(value)
+        except NotAsked:
+            pass
+        # Not too much of what the properties may need, too.
+        walk, left, kept = self.walk, self.walk.left // 2, max(self.walk.bytes - _MAX_TEXT_BYTES, 0)
+        walk.left -= left
+        walk.bytes -= kept
+        plain = walk.value(measured, 1)
+        walk.left += left
+        walk.bytes += kept
+        return show(plain)
+
+    def _listed(self, values: Iterable[Any]) -> str:
+        """Return the `repr` of a tuple of two or more values."""
+        parts, size = [], 0
+        for value in values:
+            parts.append(self._shown(repr, value))
+            size += str.__len__(parts[-1])
+            if size > MAX_MESSAGE_BYTES:
+                break
+        return f"({', '.join(parts)})"
+
+    def _calls(self, shown: Any) -> int:
+        """Return how often the text of a value calls code of the host's; more than once if the text may be long."""
+        room = most = min(_MAX_MEASURED_BYTES, max(self.walk.left, 0) << 4)
+        kinds: dict[int, tuple[Callable[[Any], int], bool, bool]] = {}
+        calls = 0
+        waiting = [shown]
+        for value in waiting:
+            kind = type(value)
+            size, is_asked, is_open = kinds.get(id(kind)) or kinds.setdefault(id(kind), _shape(kind))
+            room -= size(value)
+            calls += is_asked
+            if room < 0 or calls > 1:
+                calls = 2
+                break
+            if is_open:
+                waiting += _parts(value, kind)
+        self.walk.left -= (most - max(room, 0)) >> 5
+        return calls
+
+
+def _clipped(text: str, limit_bytes: int) -> str:
+    """Cut a text, also of a class that is derived from `str`."""
+    return clip(str.__getitem__(text, slice(limit_bytes + 1)), limit_bytes)
+
+
+def _is_data(kind: type) -> bool:
+    """Tell whether a class's attribute of this type is read without code of the host's."""
+    return kind is _FIELDS_OF_C[0] or kind is _FIELDS_OF_C[1] or attribute(kind, "__get__") is None
+
+
+def _shape(kind: type) -> tuple[Callable[[Any], int], bool, bool]:
+    """Return how a type's objects are measured, whether their text is code of the host's, and has their parts in it."""
+    shown = attribute(kind, "__repr__")
+    if is_in_c(kind, "__repr__"):
+        is_open = shown.__objclass__.__module__.partition(".")[0] in sys.stdlib_module_names or issubclass(kind, Struct)
+        is_asked = not is_open or issubclass(kind, (Times.datetime, Times.time))  # they ask their zone
+    else:
+        is_asked = not _is_generated(kind, shown)
+        is_open = not is_asked or attribute(kind, "_fields") is not None
+    if not is_open or shown is object.__repr__ or id(kind) in _NAMED or issubclass(kind, type):
+        return _fixed, is_asked, False
+    if issubclass(kind, int):
+        return _digits, is_asked, False
+    size = attribute(kind, "__sizeof__")
+    return (size if type(size) is _METHOD_OF_C else object.__sizeof__), is_asked, True
+
+
+def _is_generated(kind: type, shown: Any) -> bool:
+    """Tell whether a `__repr__` was made by dataclasses or attrs."""
+    if attribute(kind, "__dataclass_fields__") is None and attribute(kind, "__attrs_attrs__") is None:
+        return False
+    code = getattr(getattr(shown, "__wrapped__", shown), "__code__", None)
+    return str(getattr(code, "co_filename", "")).startswith("<")
+
+
+def _fixed(_value: object) -> int:
+    return _FIXED_BYTES
+
+
+def _digits(value: int) -> int:
+    return _FIXED_BYTES + (int.bit_length(value) ** 2 >> 12)  # digits cost the square of their number
+
+
+def _parts(value: Any, kind: type) -> Sequence[Any]:
+    """Return the objects in a text of `value`, without code of the host's."""
+    if issubclass(kind, BaseException):
+        return _args(value)  # type: ignore[no-any-return]
+    if kind is range:
+        return value.start, value.stop, value.step
+    if issubclass(kind, Struct):  # without `gc` it tells the collector nothing
+        return [object.__getattribute__(value, name) for name in kind.__struct_fields__ if hasattr(value, name)]
+    return get_referents(value)
