@@ -1,10 +1,9 @@
 """Senders that must be gone in time."""
 
-import sys
-
 import pytest
 
-SLOWER = 3 if sys.platform == "win32" else 1  # Wine, beside other workers
+from support_processes import SLOWER
+
 SHORT = 1.2 * SLOWER  # where it is waited for by one test alone
 # A machine that is busy with other things starts processes and threads late: then once more, and then once more. A
 # sender that is late for another reason is late each time.

@@ -63,9 +63,10 @@ for ignored in ("SIGHUP", "SIGQUIT") if os.name == "posix" else ():
     signal.signal(getattr(signal, ignored), signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+slower = 1 if os.name == "posix" else 3  # Wine, beside other workers
+
 def new_client(**settings):
     """A client with a small sender; most hosts have one."""
-    slower = 1 if os.name == "posix" else 3  # Wine, beside other workers
     known = {"app": "host", "app_version": "1", "request_timeout": 5.0 * slower, "sender_deadline": 10.0 * slower}
     return atotelemetry.TelemetryClient("phc_test", os.environ["TEST_SERVER"], **{**known, **settings})
 

@@ -87,6 +87,10 @@ def run_python(program: str, *arguments: str, options: Sequence[str] = (), **mor
     return done.stdout
 
 
+SLOWER = 3 if sys.platform == "win32" else 1
+"""How often longer things may take: Wine, beside other workers."""
+
+
 def new_mark() -> str:
     """Return a mark of its own for a test, or for a part of one. It starts with the run's, if there is one."""
     return f"{os.environ.get(MARK, '').partition('/')[0]}/{uuid.uuid4().hex}"

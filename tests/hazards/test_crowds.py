@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from support_hosts import needs_senders
+from support_processes import SLOWER
 
 pytestmark = needs_senders
 
@@ -31,24 +32,26 @@ handed_over(client, 2)  # the work that a CLI is there for takes longer than a b
 
 def test_a_thousand_threads_capture_at_once(hosts):
     """A server with a thousand threads: the first event of all, and every further one, arrives once."""
+    count = 1000 // SLOWER**2
     hosts.assert_runs(
-        """
+        f"""
+COUNT = {count}
 threading.stack_size(256 * 1024)
 client = new_client(queue_size=10_000)
-together = threading.Barrier(1000)
+together = threading.Barrier(COUNT)
 uuids = []
 def work(thread):
     together.wait()
     for number in range(5):
-        uuids.append(client.capture(f"{thread} {number}", distinct_id="me", properties={"thread": thread}))
-in_threads(1000, work)
+        uuids.append(client.capture(f"{{thread}} {{number}}", distinct_id="me", properties={{"thread": thread}}))
+in_threads(COUNT, work)
 say(client.flush(20), len(set(uuids)), None in uuids)
 stats = client.stats
 say(stats.captured, stats.handed_over, stats.dropped, stats.queued)
 """,
         options=("-X", "dev"),
-        stdout="True 5000 False\n5000 5000 0 0\n",
-        arrived=[f"{thread} {number}" for thread in range(1000) for number in range(5)],
+        stdout=f"True {5 * count} False\n{5 * count} {5 * count} 0 0\n",
+        arrived=[f"{thread} {number}" for thread in range(count) for number in range(5)],
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from atotelemetry.testing import Answer
 from support_hosts import needs_senders
-from support_processes import kill, stop
+from support_processes import SLOWER, kill, stop
 
 if TYPE_CHECKING:
     from support_hosts import Hosts
@@ -82,7 +82,7 @@ def test_server_that_never_answers(hosts: Hosts) -> None:
     done = hosts.assert_runs(f"client, timeout = new_client(), 0.5\n{FLUSH}", stdout=None)
     answer, seconds = said(done.stdout)
     assert answer is False
-    assert 0.4 < seconds < 2
+    assert 0.4 < seconds < 2 * SLOWER
 
 
 def test_late_answer(hosts: Hosts) -> None:
@@ -181,7 +181,7 @@ client.disabled = True
 client.capture("ignored", distinct_id="me")
 assert client.flush(20, delivered=True) is True
 assert atotelemetry.TelemetryClient("", "").flush(20, delivered=True) is True
-assert time.monotonic() - started < 1
+assert time.monotonic() - started < slower
 assert threading.active_count() == 1 and "msgspec" not in sys.modules
 """
     hosts.assert_runs(source)

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from support_hosts import needs_senders
+from support_processes import SLOWER
 
 if TYPE_CHECKING:
     from support_hosts import Hosts
@@ -59,7 +60,7 @@ assert [line for line in lines if "the interpreter is gone" in line], lines
 assert client.flush() is False
 """
     done = hosts.assert_runs(LOGGING + source)
-    assert done.seconds < 10
+    assert done.seconds < 10 * SLOWER
 
 
 def test_excepthooks_that_capture(hosts: Hosts) -> None:
