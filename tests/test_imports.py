@@ -23,7 +23,7 @@ HOST_MODULES = sorted(
     f"atotelemetry.host.{path.stem}" for path in PACKAGE.glob("host/*.py") if path.stem not in NO_MODULE_HERE
 )
 
-EVENTS = {"values", "kinds", "classes", "cut", "messages", "exceptions", "reports"}
+EVENTS = {"values", "kinds", "classes", "cut", "messages", "exceptions", "reports", "stack_trace"}
 
 NETWORK = {
     "httpx",

@@ -9,6 +9,7 @@ import os
 import pickle
 import subprocess
 import sys
+import types
 import weakref
 
 import pytest
@@ -288,6 +289,15 @@ class TestOwnPackages:
     def test_a_module_of_the_standard_library_is_not_meant(self, name):
         """An application named like one does not own it."""
         assert own_packages(name, "") == ()
+
+    def test_modules_are_not_asked(self, monkeypatch):
+        """A module's own `__getattr__` may report exceptions itself: it is not called."""
+        module = types.ModuleType("asking")
+        asked = []
+        module.__getattr__ = asked.append
+        monkeypatch.setitem(sys.modules, "asking", module)
+        assert own_packages("asking", "asking") == ()
+        assert not asked
 
     def test_given(self):
         """Names that are given are all there are."""

@@ -291,6 +291,24 @@ class TestOddFrames:
         assert text.count("ValueError: it broke\n") == 2
         assert text.count("    raise ValueError(message)\n") == 2
 
+    @pytest.mark.parametrize(("files", "calls"), [(3, 3), (100, 64)])
+    def test_loaders_are_asked_once(self, files, calls):
+        """A loader without the source is asked once for each file, and 64 times for an event."""
+        asked = []
+
+        class Loader:
+            def get_source(self, name):
+                asked.append(name)
+
+        function = fail_now
+        for number in range(files):
+            names = {"fail_in_turns": function, "__name__": f"m{number}", "__loader__": Loader()}
+            function = types.FunctionType(self.code(co_filename=f"/nonexistent/{number}.py"), names)
+        properties = described(chained([caught(function, 0), caught(function, 0)]))
+        assert len(asked) == calls
+        for entry in properties["$exception_list"]:
+            assert len(entry["stacktrace"]["frames"]) == files + 3
+
     def test_globals_of_a_dict_s_subclass(self):
         """`exec` takes a dict whose methods raise."""
 

@@ -35,6 +35,7 @@ _CONTEXT_LINES = 5  # on each side, as PostHog's UI shows them
 _MAX_CONTEXT_BYTES = 64 * 1024  # of an event, without the lines that failed
 _MAX_CALLERS = 1_000
 
+_dict_of = type.__dict__["__dict__"].__get__(type(sys))["__dict__"].__get__
 _DECORATOR = f"{OWN_PACKAGE}.host.block"
 
 
@@ -47,7 +48,7 @@ def own_packages(app: str, maker: str, given: Sequence[str] = ()) -> tuple[str, 
     if given:
         return tuple(given)
     name = app.replace("-", "_")
-    named = (name,) if _is_no_library(sys.modules.get(name)) else ()
+    named = (name,) if _is_no_library(name) else ()
     if maker in ("", "__main__"):
         return (*named, "__main__") if named else ()
     parts = maker.split(".")
@@ -60,20 +61,28 @@ def own_packages(app: str, maker: str, given: Sequence[str] = ()) -> tuple[str, 
     return (*named, parts[0])
 
 
+def _of_module(module: str, name: str) -> Any:  # noqa: ANN401 - whatever it is
+    """Return an attribute of a module as it stands in its dict: a `__getattr__`, or one that is lazy, is not asked."""
+    found = sys.modules.get(module)
+    is_module = issubclass(type(found), type(sys))
+    return attempt(dict.get, _dict_of(found), name, default=None) if is_module else read(found, name, default=None)
+
+
 def _has(module: str, name: str) -> bool:
-    return read(sys.modules.get(module), name, default=None) is not None
+    return _of_module(module, name) is not None
 
 
 def _path_of(module: str) -> str:
-    return slashes(read_text(sys.modules.get(module), "__file__") or "")
+    path = _of_module(module, "__file__")
+    return slashes(path) if type(path) is str else ""
 
 
-def _is_no_library(module: object) -> bool:
+def _is_no_library(module: str) -> bool:
     """Tell whether a module named like the application may be the application."""
-    path = read_text(module, "__file__")
+    path = _path_of(module)
     if path:
-        return not slashes(path).startswith(standard_library()) or is_installed(slashes(path))
-    return read(module, "__path__", default=None) is not None
+        return not path.startswith(standard_library()) or is_installed(path)
+    return _has(module, "__path__")
 
 
 def traceback_entries(exception: BaseException) -> list[TracebackType]:
@@ -216,7 +225,8 @@ def _module(frame: FrameType) -> str | None:
     name = _raw_module(frame)
     if name != "__main__":
         return name
-    return read_text(_global(frame, "__spec__"), "name") or name
+    spec = _global(frame, "__spec__")
+    return (read_text(spec, "name") if type(spec) is type(sys.__spec__) else None) or name
 
 
 def _lines(filename: str, first: int, end: int) -> list[str]:

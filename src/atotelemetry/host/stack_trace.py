@@ -16,6 +16,7 @@ from operator import attrgetter
 from traceback import FrameSummary, StackSummary, TracebackException
 
 from atotelemetry.facts.text import clip
+from atotelemetry.host.classes import is_exactly
 from atotelemetry.host.debug import attempt
 from atotelemetry.host.frames import function_of
 from atotelemetry.host.guarded import MAX_LINE_BYTES
@@ -23,10 +24,11 @@ from atotelemetry.host.guarded import MAX_LINE_BYTES
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
+    from types import FrameType, TracebackType
     from typing import Any
 
     from atotelemetry.host.exceptions import Node, Shown
+    from atotelemetry.host.values import Walk
 
 __all__ = ["print_all"]
 
@@ -83,20 +85,21 @@ def print_all(shown: Sequence[Shown], *, source_lines: bool) -> str:
     looked up.
     """
     most = min(_MAX_PRINTED_FRAMES, max(_MIN_PRINTED_FRAMES, _MAX_PRINTED_FRAMES_IN_ALL // len(shown)))
-    stacks = [_summarise(node, most, source_lines=source_lines) for node, _, _ in shown]
+    sources = _Sources(shown[0][0].reader.walk) if source_lines else None
+    stacks = [_summarise(node, most, sources) for node, _, _ in shown]
     for (node, _, _), stack in zip(shown, stacks, strict=True):
         node.rendering = _rendering(node, source_lines=source_lines)
         node.rendering.stack = stack
     return _format(shown)
 
 
-def _summarise(node: Node, most: int, *, source_lines: bool) -> StackSummary:
+def _summarise(node: Node, most: int, sources: _Sources | None) -> StackSummary:
     """Give `node` the summaries of its listed frames; return the stack to print, with at most `most` frames."""
     runs = _runs(node.entries, most) if node.was_raised else []
     needed = {index for index in node.plan if index >= 0}
     for first, _, count in runs:
         needed.update(range(first, first + count))
-    node.summaries = {index: _summary(node.entries[index], source_lines=source_lines) for index in sorted(needed)}
+    node.summaries = {index: _summary(node.entries[index], sources) for index in sorted(needed)}
     return _printable(node.summaries, runs)
 
 
@@ -212,16 +215,54 @@ class _PrintableStack(StackSummary):
         return text
 
 
-def _summary(entry: TracebackType, *, source_lines: bool) -> FrameSummary:
+class _Sources:
+    """Knows of the files of one event which have a source; `walk` counts the calls into the host's loaders."""
+
+    def __init__(self, walk: Walk) -> None:
+        self._walk = walk
+        self._have_none: set[str] = set()
+
+    def has(self, filename: str, frame: FrameType) -> bool:
+        """Return whether a file's source is worth reading, and `linecache` has it. A loader is asked once for each."""
+        if filename in self._have_none:
+            return False
+        if (filename.startswith("<") and filename.endswith(">")) or len(linecache.cache.get(filename, ())) > 1:
+            return True  # no file, or one that was read before
+
+        lines: list[str] = []
+
+        def load() -> list[str]:
+            linecache.lazycache(filename, frame.f_globals)
+            return linecache.getlines(filename)
+
+        try:
+            status = os.stat(filename)
+        except (OSError, ValueError):
+            # Its loader may know the source. A call to one of the host's counts.
+            loader = attempt(dict.get, frame.f_globals, "__loader__", None, default=None)
+            if is_exactly("zipimport", "zipimporter")(type(loader)):
+                lines = attempt(load, default=lines)
+            else:
+                lines = attempt(self._walk.ask, load, default=lines)
+        else:
+            # A huge file, a pipe or a terminal might take long.
+            if stat.S_ISREG(status.st_mode) and status.st_size <= _MAX_SOURCE_FILE_BYTES:
+                lines = attempt(linecache.getlines, filename, default=lines)
+        if not lines:
+            self._have_none.add(filename)
+        return bool(lines)
+
+
+def _summary(entry: TracebackType, sources: _Sources | None) -> FrameSummary:
     """Summarise one traceback entry as the standard library does, without odd or huge parts."""
     lineno, end_lineno, colno, end_colno = _position(entry)
     filename, name = function_of(entry.tb_frame)
     bare = FrameSummary(filename, lineno, name, line="")
-    if not source_lines:
+    if sources is None or not sources.has(filename, entry.tb_frame):
         return bare
 
     def extracted() -> FrameSummary:
-        # It also tells `linecache` of the module's loader. `limit`, because of `sys.tracebacklimit`.
+        # `limit`, because of `sys.tracebacklimit`.
         where: Any = iter([(entry.tb_frame, lineno)])
         (summary,) = StackSummary.extract(where, limit=1, lookup_lines=False)
         summary.filename, summary.name = filename, name
@@ -229,9 +270,7 @@ def _summary(entry: TracebackType, *, source_lines: bool) -> FrameSummary:
             summary.end_lineno, summary.colno, summary.end_colno = end_lineno, colno, end_colno
         return summary
 
-    # Odd globals, or a loader with attributes that raise, cost the columns; a loader without the source costs that.
-    summary = attempt(extracted, default=FrameSummary(filename, lineno, name, lookup_line=False))
-    return attempt(_tamed, summary, default=bare)
+    return attempt(lambda: _tamed(extracted()), default=bare)
 
 
 def _position(entry: TracebackType) -> tuple[int | None, int | None, int | None, int | None]:
@@ -249,8 +288,6 @@ def _position(entry: TracebackType) -> tuple[int | None, int | None, int | None,
 def _tamed(summary: FrameSummary) -> FrameSummary:
     """Return `summary`, or one without the part of its source that would cost too much to print."""
     place = summary.filename, summary.lineno, summary.name
-    if _costs_too_much_to_read(summary.filename):
-        return FrameSummary(*place, line="")
     if _is_long_statement(summary):
         summary = FrameSummary(*place, lookup_line=False)
     line = summary.line or ""
@@ -268,17 +305,3 @@ def _is_long_statement(summary: FrameSummary) -> bool:
         return True
     lines = linecache.getlines(summary.filename)[first - 1 : last]
     return sum(map(len, lines)) > _MAX_STATEMENT_CHARACTERS
-
-
-def _costs_too_much_to_read(filename: str) -> bool:
-    """Tell whether reading this file might take long: huge, a pipe, or a terminal."""
-    if filename.startswith("<"):
-        return False  # not a file, and not opened as one
-    cached = linecache.cache.get(filename)
-    if cached is not None and len(cached) > 1:
-        return False
-    try:
-        status = os.stat(filename)
-    except (OSError, ValueError):
-        return False  # it cannot be opened either; its loader may know the source
-    return not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_SOURCE_FILE_BYTES
