@@ -12,6 +12,7 @@ import itertools
 import json
 import operator
 import os
+import pathlib
 import re
 import tracemalloc
 import types
@@ -22,6 +23,7 @@ import pytest
 
 from atotelemetry.host import values
 from atotelemetry.host.values import Walk
+from support_hostile import run_host
 from support_values import plain
 
 CALLS: list[object] = []
@@ -351,3 +353,93 @@ def test_a_range_of_huge_integers():
     expected = "range('<integer of 1000001 bits>', '<integer of 1000001 bits>', 1)"
     assert plain(range(huge, huge + 1000)) == expected
     assert plain(range(2**63, 2**63 + 2)) == [2**63, 2**63 + 1]
+
+
+# Code of the host's in odd places
+
+
+class Base(msgspec.Struct):
+    a: int = 1
+
+
+class Shadowed(Base):
+    @property
+    def a(self):
+        CALLS.append("a")
+        return 5
+
+
+class Kept:
+    __attrs_attrs__ = ()
+
+    def __init__(self):
+        self.a = 1
+
+
+class OwnDict(Kept):
+    @property
+    def __dict__(self):
+        CALLS.append("__dict__")
+        return {"b": 2}
+
+
+def test_properties_over_what_an_object_holds_are_no_calls():
+    """A field is read from the slot of the class that declared it, as msgspec does; so is an object's dict."""
+    assert calls_for([Shadowed()] * 100) == ([{"a": 1}] * 100, 0)
+    assert calls_for([OwnDict()] * 100) == ([{"a": 1}] * 100, 0)
+
+
+def test_a_modules_loader_is_a_call():
+    """The `repr` of a module asks it."""
+
+    class Spec:
+        name = "m"
+        origin = None
+        has_location = False
+
+        @property
+        def loader(self):
+            CALLS.append("loader")
+
+    module = types.ModuleType("m")
+    module.__spec__ = Spec()
+    result, calls = calls_for([module] * 100)
+    assert 1 <= calls <= 64
+    assert result[-1] == "<module object (not asked)>"
+
+
+@pytest.mark.parametrize("kind", [pathlib.PurePosixPath, pathlib.PureWindowsPath])
+def test_a_long_path(kind):
+    """Its parts are bounded before they are joined."""
+    path = kind("a/" * 1_000_000)
+    peak = peak_of(lambda: [*plain([path] * 3), Walk().text(path)])
+    assert peak < 1_000_000
+    assert plain(path) == f"<long {kind.__name__}>"
+    assert plain(kind("a/" * 1000)) == str(kind("a/" * 1000))
+
+
+@pytest.mark.parametrize(
+    "name", ["decimal.Decimal", "uuid.UUID", "collections.deque", "enum.Enum", "collections.abc.Mapping", "os.PathLike"]
+)
+def test_classes_that_a_test_replaces_for_the_first_event(name):
+    """Later events are as they would have been: the real classes are used."""
+    said = run_host(f"""
+import collections, collections.abc, decimal, enum, json, pathlib, uuid
+from unittest import mock
+class Colour(enum.Enum):
+    RED = "red"
+class Table(collections.abc.Mapping):
+    def __getitem__(self, key): return key
+    def __iter__(self): return iter("a")
+    def __len__(self): return 1
+class Thing:
+    def __repr__(self): return "thing"
+values = [decimal.Decimal(1), collections.deque([1]), Colour.RED, Table(), Thing(), uuid.UUID(int=7)]
+with mock.patch("{name}"):
+    client.capture("first", distinct_id="me", properties={{"v": values}})
+print(client.capture(Colour.RED, distinct_id="me", uuid=values[-1], properties={{"v": values}}))
+events = [json.loads(line) for line in lines]
+print(events[1]["event"], events[0]["properties"] == events[1]["properties"], json.dumps(events[1]["properties"]["v"]))
+""")
+    uuid = "00000000-0000-0000-0000-000000000007"
+    assert said == f'{uuid}\nred True ["1", [1], "red", {{"a": "a"}}, "thing", "{uuid}"]\n'

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import deque
-from collections.abc import Mapping
-from decimal import Decimal
-from enum import Enum
 from gc import get_referents
-from uuid import UUID
 
 from msgspec import UNSET, Raw, Struct, to_builtins
 
 from atotelemetry.host.classes import (
     FUNCTION,
     MEMBER,
+    UUID,
+    Decimal,
+    Enum,
+    Mapping,
     attribute,
+    deque,
     full_name,
     has,
     instance_dict,
@@ -50,6 +50,7 @@ __all__ = ["EXACT", "NotAsked", "Times", "described", "enum_value", "first_bytes
 
 _MAX_ARRAY = 10_000
 _MAX_ITEMS_BYTES = 128 * 1024  # of JSON that somebody made earlier, or of an array
+_MAX_PARTS = 4096  # of a path
 _SHORT = 32
 _BITS = 64
 _READ_ATTEMPTS = 5
@@ -175,10 +176,15 @@ def _raw(walk: Walk, value: Any, depth: int) -> Any:
 
 def _path(walk: Walk, value: Any, _depth: int) -> Any:
     kind = type(value)
-    # The standard library's own paths may come in any number.
-    of_the_library = vars(sys.modules.get("pathlib", sys)).get(name_of(kind)) is kind
-    path = os.fsdecode(value) if of_the_library else walk.ask(os.fsdecode, value)
-    return walk.clean(path)
+    if not is_exactly("pathlib", name_of(kind))(kind):
+        return walk.clean(walk.ask(os.fsdecode, value))
+    # The standard library's own paths may come in any number, and join their parts only now.
+    parts = stored(value, "_parts") or stored(value, "_raw_paths") or []
+    if len(parts) <= _MAX_PARTS and (size := sum(map(str.__len__, parts))) <= _MAX_ITEMS_BYTES:
+        walk.charge(size >> 6)
+        return walk.clean(os.fsdecode(value))
+    walk.marks += 1
+    return f"<long {name_of(kind)}>"
 
 
 def _function(_walk: Walk, value: Any, _depth: int) -> Any:
@@ -305,7 +311,7 @@ def _dataclass(walk: Walk, value: Any, depth: int) -> Any:
     fields = attribute(kind, "__dataclass_fields__")
     if type(fields) is not dict:
         return walk.described(value)
-    walk.charge(len(fields) * len(mro(kind)) >> 2)
+    walk.charge(len(fields) * len(mro(kind)) >> 1)
     own = instance_dict(value)
     is_computed = attribute(kind, "__getattribute__") is not attribute(object, "__getattribute__")
     pairs = []
@@ -440,7 +446,7 @@ _TABLE: list[tuple[type | Callable[[type], bool], Handler]] = [
     (is_from("numpy", "ndarray"), _numpy_array),
     # By its attributes: asking pydantic for BaseModel may import half of it.
     (lambda kind: has("__pydantic_validator__")(kind) and has("model_dump")(kind), _pydantic),
-    (os.PathLike, _path),
+    (has("__fspath__"), _path),
     (type(type.__dict__), lambda walk, value, depth: walk.value(get_referents(value)[0], depth)),  # a MappingProxyType
     (is_exactly("collections", "UserDict"), lambda walk, value, depth: walk.value(vars(value)["data"], depth)),
     (is_exactly("collections", "ChainMap"), _chain_map),

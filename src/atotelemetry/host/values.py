@@ -12,14 +12,22 @@ moment. Values are judged by their type: an object may lie about its `__class__`
 from __future__ import annotations
 
 from _thread import _local
-from collections import deque
-from enum import Enum
 from itertools import islice
-from os import PathLike
 from time import thread_time
-from uuid import UUID
 
-from atotelemetry.host.classes import HARMLESS, attribute, full_name, is_brief, is_in_c, mro, name_of
+from atotelemetry.host.classes import (
+    HARMLESS,
+    UUID,
+    Enum,
+    attribute,
+    deque,
+    full_name,
+    has,
+    is_brief,
+    is_in_c,
+    mro,
+    name_of,
+)
 from atotelemetry.host.clock import monotonic
 from atotelemetry.host.cut import MAX_REPR, clipped, cut_mark, unused, without_surrogates
 from atotelemetry.host.debug import debug, is_for_the_host
@@ -54,6 +62,7 @@ _UNITS = 50_000
 _OBJECT, _CONTAINER = 4, 8
 _SEARCH = 16  # how much it costs to find out about a type that was not met before
 _ALWAYS = 16  # values of a container that are visited although nothing is left: beside one that is huge
+_ALWAYS_PROPERTIES = 1024
 _MAX_BYTES = 1_800_000  # of texts in one event, as JSON; more than the 900 KiB that it may have in the end
 _SHORT = 32  # characters; a shorter text is never cut
 _MAX_CALLS = 64  # into the host's own code
@@ -62,7 +71,7 @@ _MAX_WAIT = 0.2  # seconds by the clock, spent in such calls: the host's code ma
 _MAX_INTEGER_BITS = 3400  # a thousand digits; below the interpreter's limit on turning integers into text
 _READ_ATTEMPTS = 5
 
-_WALKED = (list, dict, tuple, set, frozenset, deque, int, UUID, PathLike)  # their `str` is what the walk has
+_WALKED = (list, dict, tuple, set, frozenset, deque, int, UUID)  # their `str` is what the walk has
 _STR, _REPR = object.__str__, object.__repr__
 _SMALLEST_INTEGER, _LARGEST_INTEGER = -(2**63), 2**64 - 1
 _INFINITY = float("inf")
@@ -131,7 +140,8 @@ class Walk:
                 # Not `str(value)`, which gives "b'…'", and an error under `python -bb`.
                 return clipped(first_bytes(value, MAX_REPR * 4)[0].decode("utf-8", "replace"))
             in_table = self.handler(kind) is not described
-            if issubclass(kind, _WALKED) or (in_table and is_in_c(kind, "__str__") and not is_brief(value)):
+            is_walked = issubclass(kind, _WALKED) or has("__fspath__")(kind)
+            if is_walked or (in_table and is_in_c(kind, "__str__") and not is_brief(value)):
                 # A few lists that hold each other can spell out more text than there is memory.
                 return clipped(str(self.value(value, _MAX_DEPTH - 10)))
             if not in_table and attribute(kind, "__str__") is _STR:
@@ -180,12 +190,16 @@ class Walk:
             return value if -_INFINITY < value < _INFINITY else None
         if depth > _MAX_DEPTH:
             return _TOO_DEEP
+        cost = _OBJECT + (len(mro(kind)) >> 2)  # attributes are looked up along its bases
+        if cost > self.left:
+            self.marks += 1
+            return _TOO_MANY
+        self.left -= cost
         this = id(value)
         if this in self.open:
             return _CYCLE
         try:
             self.open.add(this)
-            self.charge(_OBJECT + (len(mro(kind)) >> 2))  # attributes are looked up along its bases
             return self.handler(kind)(self, value, depth)
         except Spent:
             self.marks += 1
@@ -298,7 +312,7 @@ class Walk:
         try:
             for key, item in taken:
                 self.left -= 1
-                if depth and self.left < 0 and len(result) >= _ALWAYS:
+                if self.left < 0 and len(result) >= (_ALWAYS if depth else _ALWAYS_PROPERTIES):
                     size = max(size, len(result) + 1)
                     break
                 name = self.name(key, result, clashes)
@@ -328,6 +342,7 @@ class Walk:
 
     def spelled(self, call: str, arguments: Iterable[Any], keywords: Iterable[tuple[Any, Any]], depth: int) -> str:
         """Return the text of a call that would make the value, like its `repr`, but bounded."""
+        self.charge(_CONTAINER)
         parts = [repr(self.value(item, depth + 1)) for item in islice(arguments, _SHORT)]
         parts += [f"{self.key(key)}={self.value(item, depth + 1)!r}" for key, item in islice(keywords, _SHORT)]
         return clipped(f"{call}({', '.join(parts)})")
