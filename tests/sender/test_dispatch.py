@@ -368,7 +368,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         assert self.patient or max(self.world.time.asked, default=0.0) < self.world.time.deadline
 
 
-TestDispatcher = DispatcherMachine.TestCase
+TestDispatcher = pytest.mark.timeout(300)(DispatcherMachine.TestCase)  # seconds of CPU, and a machine may be busy
 
 
 def test_a_name_without_end_does_not_fill_the_log():
