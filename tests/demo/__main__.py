@@ -93,7 +93,7 @@ class Demo:
     def run(self, scene: Scene) -> None:
         """Run the CLI to the end of its output, as `$(cli)` in a shell waits for it, and wait for its effect."""
         command = [sys.executable, EXAMPLE, *scene.argument.split()]
-        options = {"env": self.environment(scene), "cwd": self.directory, "timeout": PATIENCE}
+        options = {"env": self.environment(scene), "cwd": self.directory, "timeout": SENDERS_GONE_WITHIN}
         started = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
         scene.wall.append(time.perf_counter() - started)
