@@ -261,6 +261,8 @@ def test_a_repr_in_c_is_called_if_it_is_short(value, expected):
         (Holder(LISTS), "{'a': [[["),
         (Holder(1), "Holder(a=1)"),
         (collections.UserDict(a=LISTS), "{'a': [[["),
+        (collections.UserList(LISTS), "[[[["),
+        (collections.UserList([1, "x"]), "[1, 'x']"),
         (1 << 1_000_000, "<integer of 1000001 bits>"),
         (datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC), "2026-01-01 00:00:00+00:00"),
         (1.5, "1.5"),
@@ -269,7 +271,10 @@ def test_a_repr_in_c_is_called_if_it_is_short(value, expected):
 )
 def test_a_name_or_id_is_walked_unless_it_is_short(value, expected):
     """As a property is; a small value gives what `str` has for it."""
-    assert Walk().text(value).startswith(expected)
+    walk = Walk()
+    assert walk.text(value).startswith(expected)
+    walk.value(value, 0)
+    assert walk.calls >= 63
 
 
 def test_a_class_with_an_odd_name():

@@ -59,6 +59,7 @@ UUID: Any = type(NAMESPACE_DNS)
 
 FUNCTION: Any = type(lambda: 0)
 _MISSING = object()
+_MAX_ITEM_BYTES = 256  # of numpy; a `repr` shows a thousand
 MEMBER = type(type(sys.flags).__dict__["debug"])  # the descriptor of a slot
 _GETTER = type(type.__dict__["__name__"])  # that of a `__dict__`
 _IN_C = type(object.__repr__)  # a method that is written in C
@@ -118,7 +119,8 @@ def is_brief(value: Any) -> bool:
     if any(test(kind) for test in _NAMING):
         return True
     if is_from("numpy", "ndarray")(kind):
-        return sys.modules["numpy"].ndarray.dtype.__get__(value).kind in "biufcmM"
+        items = sys.modules["numpy"].ndarray.dtype.__get__(value)
+        return not items.hasobject and items.itemsize <= _MAX_ITEM_BYTES
     if issubclass(kind, Struct) and not kind.__struct_config__.gc:
         return False  # it does not tell
     parts = get_referents(value)
