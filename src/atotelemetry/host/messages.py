@@ -14,7 +14,7 @@ from gc import get_referents
 from msgspec import Struct
 
 from atotelemetry.facts.text import clip
-from atotelemetry.host.classes import FUNCTION, HARMLESS, attribute, is_in_c
+from atotelemetry.host.classes import FUNCTION, HARMLESS, attribute, is_in_c, stored
 from atotelemetry.host.debug import attempt, is_for_the_host
 from atotelemetry.host.guarded import MAX_LINE_BYTES, MAX_MESSAGE_BYTES, is_exception
 from atotelemetry.host.kinds import NotAsked, Times
@@ -58,21 +58,23 @@ _SAID = {
 class Reader:
     """Reads the host's exceptions for one event; `walk` counts what that costs."""
 
-    __slots__ = ("_lines", "_notes_bytes", "walk")
+    __slots__ = ("_kinds", "_lines", "_notes_bytes", "walk")
 
     def __init__(self, walk: Walk) -> None:
         self.walk = walk
         self._notes_bytes = _MAX_NOTES_BYTES
         self._lines = _MAX_LINES
+        self._kinds: dict[int, tuple[bool, bool]] = {}  # by id: classes of exceptions, which their walk keeps alive
 
     def read(self, value: object, name: str, default: Any = None) -> Any:
         """Return an attribute; `default` if there is none, or if it raises."""
         kind = type(value)
+        known = self._kinds.get(id(kind))
+        if known is None:
+            known = is_in_c(kind, "__getattribute__"), attribute(kind, "__getattr__") is None
+            self._kinds[id(kind)] = known
         found = attribute(kind, name)
-        is_of_c = is_in_c(kind, "__getattribute__") and (
-            attribute(kind, "__getattr__") is None if found is None else _is_data(type(found))
-        )
-        if is_of_c:
+        if known[0] and (known[1] if found is None else _is_data(type(found))):
             return attempt(getattr, value, name, default, default=default)
         return attempt(self.walk.ask, getattr, value, name, default, default=default)
 
@@ -134,8 +136,8 @@ class Reader:
                 return self.walk.ask(show, value) if calls else show(value)
         except NotAsked:
             pass
-        # Not too much of what the properties may need, too.
-        walk, left, kept = self.walk, self.walk.left // 2, max(self.walk.bytes - _MAX_TEXT_BYTES, 0)
+        # A quarter of what is left: the properties need some, too.
+        walk, left, kept = self.walk, self.walk.left * 3 // 4, max(self.walk.bytes - _MAX_TEXT_BYTES, 0)
         walk.left -= left
         walk.bytes -= kept
         plain = walk.value(measured, 1)
@@ -204,8 +206,8 @@ def _is_generated(kind: type, shown: Any) -> bool:
     """Tell whether a `__repr__` was made by dataclasses or attrs."""
     if attribute(kind, "__dataclass_fields__") is None and attribute(kind, "__attrs_attrs__") is None:
         return False
-    code = getattr(getattr(shown, "__wrapped__", shown), "__code__", None)
-    return str(getattr(code, "co_filename", "")).startswith("<")
+    function: Any = shown.__dict__.get("__wrapped__", shown) if type(shown) is FUNCTION else None
+    return type(function) is FUNCTION and str.startswith(function.__code__.co_filename, "<")
 
 
 def _fixed(_value: object) -> int:
@@ -223,5 +225,5 @@ def _parts(value: Any, kind: type) -> Sequence[Any]:
     if kind is range:
         return value.start, value.stop, value.step
     if issubclass(kind, Struct):  # without `gc` it tells the collector nothing
-        return [object.__getattribute__(value, name) for name in kind.__struct_fields__ if hasattr(value, name)]
+        return [stored(value, name) for name in kind.__struct_fields__]
     return get_referents(value)
