@@ -78,7 +78,7 @@ def hear():
     """Wait for a line of the test's, or for the end of stdin."""
     return sys.stdin.readline().strip()
 
-def wait_until(condition, patience=20.0):
+def wait_until(condition, patience=20.0 * slower):
     """Wait for something that another thread or process does."""
     ends_at = time.monotonic() + patience
     while not condition():

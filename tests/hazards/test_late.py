@@ -56,7 +56,8 @@ import atexit
 SERVER = os.environ["TEST_SERVER"]
 atexit.register(lambda: {made[layer]}.capture("at exit", distinct_id="me"))
 """
-    hosts.assert_runs(source, options=STRICT, environment={"XDG_CONFIG_HOME": "/proc/self"}, arrived=["at exit"])
+    nowhere = {"XDG_CONFIG_HOME": "/proc/self", "LOCALAPPDATA": "Q:\\nowhere"}
+    hosts.assert_runs(source, options=STRICT, environment=nowhere, arrived=["at exit"])
 
 
 def test_client_made_in_an_exit_hook(hosts: Hosts) -> None:
