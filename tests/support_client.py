@@ -29,9 +29,12 @@ client = atotelemetry.TelemetryClient(
 )
 
 def burden():
-    threads = len(os.listdir("/proc/self/task"))
-    children = "".join(open(f"/proc/self/task/{task}/children").read() for task in os.listdir("/proc/self/task"))
-    return threads, len(children.split())
+    threads = os.listdir("/proc/self/task")
+    try:
+        children = "".join(open(f"/proc/self/task/{thread}/children").read() for thread in threads)
+    except OSError:
+        return burden()  # a thread ended meanwhile
+    return len(threads), len(children.split())
 """
 
 
