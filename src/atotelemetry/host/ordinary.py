@@ -57,15 +57,17 @@ def line_maker(
     tail = new_uuid.tail
     # The uuid and the timestamp up to a millisecond. Replaced as a whole: other threads are here, too.
     made: tuple[int | None, str, str] = (None, "", "")
+    checked: tuple[str, ...] = ()  # the names of the last event: a comparison is faster than a look-up
 
     def line(event: str, distinct_id: str, properties: dict[Any, Any]) -> tuple[str, bytes]:
-        nonlocal made
+        nonlocal checked, made
         if properties.__sizeof__() > _MAX_DICT_BYTES:
             raise _NotOrdinary
         known = properties.copy()
         names = tuple(known)
-        if known.__sizeof__() not in _SIZES_WITH_TEXT_KEYS or names not in _checked_names:
+        if known.__sizeof__() not in _SIZES_WITH_TEXT_KEYS or (names != checked and names not in _checked_names):
             _check_names(names)
+        checked = names
         room = _ROOM
         has_containers = False
         for item in known.values():
