@@ -429,7 +429,7 @@ def test_a_long_path(kind):
 def test_classes_that_a_test_replaces_for_the_first_event(name):
     """Later events are as they would have been: the real classes are used."""
     said = run_host(f"""
-import collections, collections.abc, decimal, enum, json, pathlib, uuid
+import collections, collections.abc, decimal, enum, json, pathlib, typing, uuid  # typing needs the real classes
 from unittest import mock
 class Colour(enum.Enum):
     RED = "red"

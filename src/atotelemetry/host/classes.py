@@ -126,7 +126,7 @@ def is_brief(value: Any) -> bool:
     parts = get_referents(value)
     for part in parts:
         kind = type(part)
-        if kind is str or kind is bytes or kind is tuple or kind is dict:
+        if kind is str or kind is bytes or kind is tuple or kind is frozenset or kind is dict:
             if len(part) > MAX_REPR:
                 return False
             parts += (*get_referents(part), *(part if kind is dict else ()))
