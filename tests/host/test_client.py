@@ -19,9 +19,8 @@ from atotelemetry.host.client import DEFAULT_QUEUE_SIZE, FLUSH_TIMEOUT, Telemetr
 from atotelemetry.testing import Answer
 from support_client import HOST, TIMESTAMP, run_host
 from support_home import files_below
+from support_hosts import needs_proc
 from support_processes import SLOWER
-
-needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads and children are read from /proc")
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from atotelemetry.host.spawn import (
     import_path,
     start_sender,
 )
+from support_hosts import needs_proc
 from support_processes import wait_until
 
 SIGTERM_MASK = 1 << signal.SIGTERM - 1  # the sender waits for it on a thread of its own
@@ -29,8 +30,6 @@ NICENESS = min(os.getpriority(os.PRIO_PROCESS, 0) + 10, 19) if hasattr(os, "getp
 
 
 pytestmark = pytest.mark.posix("descriptors and signals; hazards/test_windows.py holds the other half")
-
-needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="what a process is like is read from /proc")
 
 
 def status(pid: int) -> dict[str, str]:

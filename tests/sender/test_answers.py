@@ -1,15 +1,13 @@
 """`sender/answers.py`: a sender tells its host that it reads, and what became of the events."""
 
-import os
 import time
 
 import pytest
 
 from atotelemetry.testing import Answer, CaptureServer
 from atotelemetry.wire import AnswerDecoder, Outcome, Ready
+from support_hosts import needs_proc
 from support_sender import END, RunningSender, event, events, hello, run_sender
-
-needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="opens the other end of a pipe")
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 
 from atotelemetry.testing import Answer, CaptureServer
 from atotelemetry.wire import Outcome
+from support_hosts import needs_proc
 from support_sender import END, PATIENCE, RunningSender, event, hello, one_at_work, run_sender
 
 # The process leaves by `os._exit`: the only moment to ask it what it has loaded.
@@ -36,8 +37,6 @@ def tell_and_leave(code):
     leave(code)
 os._exit = tell_and_leave
 """
-
-needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="looks at processes through /proc")
 
 
 @pytest.fixture
