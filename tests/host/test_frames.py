@@ -8,6 +8,7 @@ import linecache
 import os
 import tokenize
 import types
+from importlib.machinery import ModuleSpec
 
 import pytest
 
@@ -302,7 +303,9 @@ class TestOddFrames:
 
         function = fail_now
         for number in range(files):
-            names = {"fail_in_turns": function, "__name__": f"m{number}", "__loader__": Loader()}
+            loader = Loader()
+            names = {"fail_in_turns": function, "__name__": f"m{number}", "__loader__": loader}
+            names["__spec__"] = ModuleSpec(f"m{number}", loader)  # the only place for Python 3.15
             function = types.FunctionType(self.code(co_filename=f"/nonexistent/{number}.py"), names)
         properties = described(chained([caught(function, 0), caught(function, 0)]))
         assert len(asked) == calls
