@@ -18,8 +18,9 @@ from collections import Counter
 from ctypes import wintypes
 from typing import TYPE_CHECKING
 
+from support_win32 import kernel32, ntdll, processes
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from atotelemetry.testing import CaptureServer
@@ -49,42 +50,7 @@ def handed_over(client, count):
 
 """
 
-TH32CS_SNAPPROCESS, SYNCHRONIZE, PROCESS_ALL_ACCESS = 2, 0x00100000, 0x001FFFFF
-
-kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
-ntdll = ctypes.WinDLL("ntdll")
-for function in (kernel32.OpenProcess, kernel32.CreateToolhelp32Snapshot, kernel32.CreateJobObjectW):
-    function.restype = wintypes.HANDLE
-
-
-class ProcessEntry(ctypes.Structure):
-    """PROCESSENTRY32W of tlhelp32.h."""
-
-    _fields_ = (
-        ("size", wintypes.DWORD),
-        ("usage", wintypes.DWORD),
-        ("pid", wintypes.DWORD),
-        ("heap", ctypes.c_size_t),
-        ("module", wintypes.DWORD),
-        ("threads", wintypes.DWORD),
-        ("parent", wintypes.DWORD),
-        ("priority", wintypes.LONG),
-        ("flags", wintypes.DWORD),
-        ("name", wintypes.WCHAR * 260),
-    )
-
-
-def processes() -> Iterator[ProcessEntry]:
-    """Yield every process that runs."""
-    snapshot = wintypes.HANDLE(kernel32.CreateToolhelp32Snapshot(TH32CS_SNAPPROCESS, 0))
-    entry = ProcessEntry(size=ctypes.sizeof(ProcessEntry))
-    try:
-        found = kernel32.Process32FirstW(snapshot, ctypes.byref(entry))
-        while found:
-            yield entry
-            found = kernel32.Process32NextW(snapshot, ctypes.byref(entry))
-    finally:
-        kernel32.CloseHandle(snapshot)
+PROCESS_ALL_ACCESS = 0x001FFFFF
 
 
 def began(pid: int) -> int:

@@ -239,12 +239,12 @@ def test_the_watch_says_which_process_and_which_reports(new_client, crash, expec
 # On every system
 
 KILLED = """
-import os, sys, time
+import sys
 from atotelemetry import Telemetry
 telemetry = Telemetry(app="tool", app_version="1", api_key="phc_test", host=sys.argv[1], notice=None, report_crash=True)
 telemetry.capture_event("built")
 print(telemetry.flush(20, delivered=True), flush=True)
-time.sleep(60)
+sys.stdin.read()
 """
 
 
@@ -252,7 +252,11 @@ def test_a_run_that_is_killed_is_reported(server):
     """Also where no signal tells how it ended."""
     command = [sys.executable, "-c", KILLED, server.url]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "ATOTELEMETRY_OFF": ""}
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "ATOTELEMETRY_OFF": ""},
     ) as host:
         assert host.stdout.readline() == "True\n"
         host.kill()

@@ -74,11 +74,10 @@ def test_a_host_that_is_terminated_too_may_still_capture(server):
 def test_a_drain_does_not_wait_for_a_slow_git(server):
     """The event matters more than what is worked out about its run."""
     patch = """
-import time
+import threading
 import atotelemetry.facts.run as run
 def work_slowly(*arguments, **options):
-    time.sleep(2.5)
-    return {}
+    threading.Event().wait()
 run.run_properties = work_slowly
 """
 
