@@ -138,6 +138,7 @@ def test_it_is_on_its_own(server):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/autogroup"), reason="this kernel does not group sessions")
+@needs_proc
 def test_its_session_is_as_low_as_itself(server):
     """Where the kernel shares the machine between sessions, being nice inside one's own means nothing."""
     with one_at_work(server) as sender:
