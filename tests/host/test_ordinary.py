@@ -100,6 +100,30 @@ def test_odd_values_are_not_ordinary(value, beside):
             copy_of_ordinary({"values": values})
 
 
+@pytest.mark.parametrize("beside", [[1, 2], [1, "x"], ["x", 1], ["x", 1, "y"]], ids=str)
+def test_a_metaclass_is_hardly_asked_for_its_hash(beside):
+    """However many values of such a class a long list holds."""
+    hashes = []
+
+    class Meta(type):
+        def __hash__(cls):
+            hashes.append(cls)
+            return type.__hash__(cls)
+
+    class Odd(metaclass=Meta):
+        pass
+
+    for values in (
+        [*beside, *[Odd()] * 1000, beside[1]],
+        [Odd()] * 1000,
+        [{"a": item} for item in [*beside, *[Odd()] * 1000]],
+    ):
+        hashes.clear()
+        with pytest.raises(Exception):  # noqa: B017
+            copy_of_ordinary(values)
+        assert len(hashes) <= 2
+
+
 @pytest.mark.parametrize("value", ["long" * 30, None, [1], {"b": [1]}], ids=str)
 def test_one_by_one_where_not_all_are_small_and_flat(value):
     """A list in which one value is larger than the others is copied all the same."""

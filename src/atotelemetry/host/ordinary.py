@@ -40,6 +40,7 @@ _SMALL, _SMALL_NEGATIVE = 2**30 - 1, -(2**30) + 1  # Python compares integers be
 # The end of a timestamp. Made with the module: a signal may come in the middle of a loop, and its handler may capture.
 _MICROSECONDS = [tens + ones for tens in map("{:02d}".format, range(100)) for ones in map("{}Z".format, range(10))]
 
+_NUMBERS = frozenset((int, float, bool, type(None))).issuperset
 _SCALARS = frozenset((str, int, float, bool, type(None))).issuperset
 _TEXTS = frozenset((str,)).issuperset
 
@@ -176,13 +177,16 @@ def _copy_many(values: list[Any], room: int) -> tuple[list[Any], int]:
         scalars = get_referents(*copied)
         room -= len(copied) * _NUMBER + len(scalars) * _MAX_NAME
     kind = type(scalars[0])
-    # Mostly all are of one type, and counting is faster than making a set.
-    if type(scalars[-1]) is kind and countOf(map(type, scalars), kind) == len(scalars):
-        kinds = {kind}
+    # Mostly all are of one type, and counting is fastest. Else the search ends at the first type of the host's: its
+    # metaclass may have a `__hash__`.
+    is_uniform = type(scalars[-1]) is kind and countOf(map(type, scalars), kind) == len(scalars)
+    if _NUMBERS((kind,) if is_uniform else map(type, scalars)):
+        room -= len(scalars) * _NUMBER
+    elif _SCALARS((kind,) if is_uniform else map(type, scalars)):
+        room -= len(scalars) * _MAX_TEXT
     else:
-        kinds = set(map(type, scalars))
-    room -= len(scalars) * (_MAX_TEXT if str in kinds else _NUMBER)
-    if room < 0 or len(copied) != len(values) or not _SCALARS(kinds):
+        raise _NotOrdinary
+    if room < 0 or len(copied) != len(values):
         raise _NotOrdinary
     if copied is not values:
         names = set().union(*copied)
