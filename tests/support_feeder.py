@@ -103,9 +103,10 @@ class PipeSender(SenderHere):
     def die(self) -> None:
         """Close everything, as a killed process does."""
         if self.read_end >= 0:
-            os.close(self.read_end)
+            # Noted before the feeder can see it: a dead sender does not answer.
+            read_end, self.read_end = self.read_end, -1
+            os.close(read_end)
             os.close(self.answer_end)
-            self.read_end = -1
 
 
 class Spawner:
