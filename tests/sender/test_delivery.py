@@ -219,7 +219,7 @@ def test_after_an_abandoned_request_the_next_one_works(make_delivery):
     with CaptureServer() as server:
         server.script(Answer(hang=True))
         delivery = make_delivery(server.url)
-        assert delivery.post(REQUEST, 1, 0.2).kind == RETRY
+        assert delivery.post(REQUEST, 1, 2.0).kind == RETRY
         assert delivery.post(REQUEST, 1).kind == DELIVERED
 
 
