@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 
-from atotelemetry.host.child import Sender
+from atotelemetry.host.child import GONE, Sender
 
 assert sys.platform == "win32"  # noqa: S101 - type checkers know `_winapi` only there
 
@@ -55,6 +55,11 @@ class WindowsSender(Sender):
         sleep(min(at_most, _LOOK_UP))
 
     def _write(self, end: int, data: memoryview) -> int:
+        # The pipe of a process that was terminated may take bytes for a few milliseconds more, for nobody (seen under
+        # Wine). The end of its answers comes at once.
+        self.look()
+        if self.life == GONE:
+            raise BrokenPipeError
         count = int(_winapi.WriteFile(end, data[:_WRITE_BYTES])[0])
         if not count:
             raise BlockingIOError
