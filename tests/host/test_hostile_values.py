@@ -112,6 +112,19 @@ print("alive")
     assert run_host(CHANGES[name] + source) == "alive\n"
 
 
+def test_values_beside_a_callers_many_properties():
+    """Also the part of an event that `Telemetry` adds, such as a command line's, never meets the encoder as it is."""
+    source = """
+from atotelemetry.host.event import merged
+many = {f"name {i}": i for i in range(400)}
+for parts in ({"options": log}, many, {}), ({}, many, {"options": log}):
+    client.capture("built", distinct_id="me", properties=merged(*parts))
+assert len(lines) == 2
+print("alive")
+"""
+    assert run_host(CHANGES["a time zone clears the list that it stands in"] + source) == "alive\n"
+
+
 def test_threads_that_replace_rows_with_zoned_moments():
     """The ordinary form of it: a thread replaces a list of rows while another captures the state that holds them."""
     source = """

@@ -59,6 +59,15 @@ class TestIdentity:
             assert (event["distinct_id"], event["properties"].get("email")) == (person, email)
         assert recorded.events[1]["properties"]["$exception_person"] == person
 
+    def test_a_text_that_strips_oddly(self, signed_in):
+        """A subclass of str gives its characters, whatever its methods say."""
+        recorded, set_answer = signed_in
+        odd = type("Odd", (str,), {"strip": lambda self: [self]})(" user_1 ")
+        set_answer((odd, type("Says", (), {"__str__": lambda self: odd})()))
+        recorded.telemetry.capture_event("a")
+        event = recorded.only()
+        assert (event["distinct_id"], event["properties"]["email"]) == ("user_1", "user_1")
+
     def test_during_a_run(self, signed_in):
         """Somebody who signs in during a block is on the later event, and no other event says so."""
         recorded, set_answer = signed_in

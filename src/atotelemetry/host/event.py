@@ -41,29 +41,29 @@ _CONTEXT_BYTES = 64 * 1024  # the share of a line for the common properties, or 
 
 
 class _Merged:
-    """A caller's properties, of any kind and size, between two dicts of ours."""
+    """Properties from several places, of any kind and size."""
 
-    def __init__(self, before: dict[str, Any], given: object, after: dict[str, Any]) -> None:
-        self.before = before
-        self.given = given
-        self.after = after
+    def __init__(self, parts: tuple[Any, ...], without: tuple[str, ...]) -> None:
+        self._parts = parts
+        self._without = without
 
-    def with_given(self, known: dict[str, Any]) -> dict[str, Any]:
-        """Merge them, `known` being the caller's in a dict of ours."""
-        result = {**self.before, **known, **self.after}
-        for name, value in self.after.items():
-            if value is None:
-                del result[name]
+    def as_dict(self, convert: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Merge them, each made a dict of ours by `convert`."""
+        result: dict[str, Any] = {}
+        for part in self._parts:
+            result.update(convert(part))
+        for name in self._without:
+            result.pop(name, None)
         return result
 
 
-def merged(before: dict[str, Any], given: object, after: dict[str, Any]) -> Any:
-    """Return properties for a capture: each of the three wins over those before it; None in the last removes one.
+def merged(*parts: object, without: tuple[str, ...] = ()) -> Any:
+    """Return properties for a capture: each part wins over those before it. Those named in `without` are left out.
 
     Large or odd ones are merged when the event is made, and bounded there.
     """
-    whole = _Merged(before, given, after)
-    return whole.with_given(given) if has_few_names(given) else whole  # type: ignore[arg-type]
+    whole = _Merged(parts, without)
+    return whole.as_dict(lambda few: few) if all(map(has_few_names, parts)) else whole
 
 
 class BeforeSend:
@@ -200,14 +200,14 @@ def _chosen(options: dict[str, Any]) -> dict[str, Any]:
 def _as_given(walk: Walk, value: object) -> dict[str, Any]:
     """Return properties or a context for `before_send`: as they were given, in a dict of ours."""
     if type(value) is _Merged:
-        return value.with_given(_as_given(walk, value.given))
+        return value.as_dict(lambda part: _as_given(walk, part))
     return value.copy() if has_few_names(value) else walk.properties(value)  # type: ignore[attr-defined]
 
 
 def _plain(walk: Walk, value: object, *, is_odd: bool = False) -> dict[str, Any]:
     """Return properties or a context as a plain dict (but for lone surrogates)."""
     if type(value) is _Merged:
-        return value.with_given(_plain(walk, value.given))
+        return value.as_dict(lambda part: _plain(walk, part))
     if type(value) is dict and not is_odd:
         try:
             copied, room = copy_of_ordinary(value)

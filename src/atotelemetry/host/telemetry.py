@@ -418,12 +418,17 @@ class Telemetry:
         duration = 0.0 if since is None else time.perf_counter() - since
         own = {**(more or {}), "duration": duration, "run_id": run_id()}
         person = installation
-        signed: dict[str, Any] = {}
+        parts: list[Properties] = [own] if properties is None else [own, properties]
+        without: tuple[str, ...] = ()
         if self._identity is not None:
             signed_in, email = self._signed_in(self._identity)
             person = signed_in or person
-            signed["email"] = email  # here the caller's property does not win
-        return person, load("atotelemetry.host.event").merged(own, {} if properties is None else properties, signed)
+            # Here the caller's property does not win.
+            if email is None:
+                without = ("email",)
+            else:
+                parts.append({"email": email})
+        return person, load("atotelemetry.host.event").merged(*parts, without=without)
 
     def _signed_in(self, ask: Callable[[], str | tuple[str, str | None] | None]) -> tuple[str | None, str | None]:
         """Return the distinct id and the e-mail address of the person, asked anew: they may sign in during a run."""
@@ -479,4 +484,5 @@ class Telemetry:
 
 
 def _text(value: object) -> str | None:
-    return (str(value).strip() or None) if value is not None else None
+    # Of a subclass of str, too, the characters.
+    return (str.strip(str(value)) or None) if value is not None else None
