@@ -6,6 +6,7 @@ import pytest
 
 from atotelemetry.host.reports import Repeats, Reports
 from atotelemetry.host.stats import Lost
+from support_client import Recorder
 from support_exceptions import caught, caught_with_odd_globals
 
 
@@ -96,7 +97,7 @@ def test_what_is_dropped_may_come_again(monkeypatch):
         with pytest.raises(Lost, match="repeated"):
             reports.claim(error)
     clock.now += 10.1
-    assert reports.claim(error) == (error, 2)
+    assert reports.claim(error)[:2] == (error, 2)
     assert reports.claim(error) is None
 
 
@@ -107,14 +108,41 @@ def test_interrupted():
     with pytest.raises(KeyboardInterrupt):
         reports.claim(error)
     disarm()
-    assert reports.claim(error) == (error, 0)
+    assert reports.claim(error)[:2] == (error, 0)
 
 
 def test_released():
     """An exception whose event was lost may be claimed again."""
     reports = Reports("app", "", (), True)
     error = caught(fail)
-    assert reports.claim(error) == (error, 0)
+    claim = reports.claim(error)
+    assert claim[:2] == (error, 0)
     assert reports.claim(error) is None
-    reports.release(error)
-    assert reports.claim(error) == (error, 0)
+    reports.release(claim)
+    assert reports.claim(error)[:2] == (error, 0)
+
+
+def test_a_lost_event_takes_no_room():
+    """Of those that were released none counts among the ten, and the next one still says how many were dropped."""
+    clock = Clock()
+    reports = Reports("app", "", (), True)
+    reports._repeats = Repeats(clock)
+    for _ in range(30):
+        reports.release(reports.claim(caught(fail)))
+    assert all(reports.claim(caught(fail)) for _ in range(10))
+    with pytest.raises(Lost, match="repeated"):
+        reports.claim(caught(fail))
+    clock.now += 10.1
+    reports.release(reports.claim(caught(fail)))
+    assert [reports.claim(caught(fail))[1] for _ in range(2)] == [1, 0]
+
+
+def test_what_before_send_dropped_does_not_count(new_client):
+    """After any number that `before_send` dropped, one that it takes is sent."""
+    taken = []
+    recorder = Recorder(new_client(before_send=lambda event: event if taken else None))
+    for _ in range(12):
+        assert recorder.client.capture_exception(caught(fail)) is None
+    taken.append(True)
+    assert recorder.client.capture_exception(caught(fail))
+    assert recorder.client.stats.dropped_by_reason == {"before_send": 12}

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal
 
     from atotelemetry.host.event import BeforeSend, Encoder
-    from atotelemetry.host.reports import Reports
+    from atotelemetry.host.reports import Claim, Reports
     from atotelemetry.host.values import Walk
 
 __all__ = ["DEFAULT_QUEUE_SIZE", "FLUSH_TIMEOUT", "TelemetryClient"]
@@ -271,7 +271,7 @@ class TelemetryClient:
         """
         if self._refuses:
             return None
-        claimed: tuple[BaseException, int] | None = None
+        claimed: Claim | None = None
         try:
             encoder = self._encoder or self._make_encoder()
             if self._reports is None:  # only a program in trouble pays for it
@@ -280,7 +280,7 @@ class TelemetryClient:
             claimed = reports.claim(exception)
             if claimed is None:
                 return None
-            caught, repeated = claimed
+            caught, repeated, _ = claimed
 
             def describe(person: str, walk: Walk) -> dict[str, object]:
                 more = {"$exception_repeated": repeated} if repeated else {}
@@ -291,13 +291,13 @@ class TelemetryClient:
             )
         except BaseException as error:
             if claimed is not None:
-                reports.release(claimed[0])
+                reports.release(claimed)
             if self.refuse(error):
                 raise
             return None
         if self._queue(line):
             return name
-        reports.release(caught)
+        reports.release(claimed)
         return None
 
     def _queue(self, line: bytes) -> bool:

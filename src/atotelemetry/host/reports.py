@@ -15,8 +15,12 @@ from atotelemetry.host.stats import Lost
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import TypeAlias
 
     from atotelemetry.host.values import Walk
+
+    Kind: TypeAlias = tuple[str, ...]
+    Claim: TypeAlias = tuple[BaseException, int, Kind]
 
 __all__ = ["Repeats", "Reports"]
 
@@ -41,28 +45,29 @@ class Reports:
         self._source_lines = source_lines
         self._repeats = Repeats()
 
-    def claim(self, exception: object) -> tuple[BaseException, int] | None:
+    def claim(self, exception: object) -> Claim | None:
         """Find the exception that a caller means; None when there is none, or it is reported already.
 
-        Also returns how many of its kind were dropped before it. Raises `Lost` when it came too often itself. The next
-        event counts it.
+        Also returns how many of its kind were dropped before it, and its kind. Raises `Lost` when it came too often
+        itself. The next event counts it.
         """
         caught = current_exception(exception)
         if caught is None:
             return None
         try:
-            return (caught, self._admit(caught)) if mark_reported(caught) else None
+            return (caught, *self._admit(caught)) if mark_reported(caught) else None
         except BaseException:  # also Ctrl-C: nothing was queued
             unmark_reported(caught)
             raise
 
-    def _admit(self, caught: BaseException) -> int:
+    def _admit(self, caught: BaseException) -> tuple[int, Kind]:
         # Packages may be imported meanwhile, so they are looked for each time.
         place = Frames(self._own(), source_lines=False).innermost_own(traceback_entries(caught))
-        repeated = self._repeats.admit(full_name(type(caught)), *place)
+        kind = full_name(type(caught)), *place
+        repeated = self._repeats.admit(*kind)
         if repeated is None:
             raise Lost("repeated")
-        return repeated
+        return repeated, kind
 
     def describe(self, caught: BaseException, distinct_id: str, *, walk: Walk, handled: bool) -> dict[str, object]:
         """Return the properties that describe `caught`. Never raises."""
@@ -70,8 +75,11 @@ class Reports:
             caught, walk, distinct_id=distinct_id, handled=handled, own=self._own(), source_lines=self._source_lines
         )
 
-    release = staticmethod(unmark_reported)
-    """Let a claimed exception be reported again: its event was lost."""
+    def release(self, claim: Claim) -> None:
+        """Undo a claim: its event was lost. Never raises."""
+        caught, repeated, kind = claim
+        self._repeats.take_back(repeated, *kind)
+        unmark_reported(caught)
 
     def _own(self) -> tuple[str, ...]:
         return own_packages(*self._application)
@@ -87,13 +95,13 @@ class Repeats:
 
     def __init__(self, now: Callable[[], float] = monotonic) -> None:
         self._now = now
-        self._kinds: dict[tuple[str, ...], tuple[list[float], int]] = {}
+        self._kinds: dict[Kind, tuple[list[float], int]] = {}
         """When those of a kind came that were not dropped, and how many were since."""
 
     def admit(self, *key: str) -> int | None:
         """Return how many of this kind were dropped since the last one that was not; None: drop this one, too."""
         admitted, dropped = self._kinds.get(key, ([], 0))
-        if not admitted and len(self._kinds) >= _MOST_KINDS:
+        if key not in self._kinds and len(self._kinds) >= _MOST_KINDS:
             self._kinds.clear()
         now = self._now()
         recent = [when for when in admitted if now - when < _WITHIN]
@@ -102,3 +110,8 @@ class Repeats:
             return None
         self._kinds[key] = [*recent, now], 0
         return dropped
+
+    def take_back(self, repeated: int, *key: str) -> None:
+        """Undo the last `admit` of this kind, which returned `repeated`."""
+        admitted, dropped = self._kinds.get(key, ([], 0))
+        self._kinds[key] = admitted[:-1], dropped + repeated
