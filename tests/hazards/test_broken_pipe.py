@@ -43,7 +43,7 @@ while hear() == "capture":
         assert host.hear() == "captured"
         hosts.server.wait_for_events(number + 1)
         if number < 2:
-            (sender,) = hosts.senders()
+            (sender,) = hosts.wait_for_senders()
             kill(sender)
             assert wait_for_end(sender, 10)
     host.tell("end")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 
-from atotelemetry.host.child import GONE, Sender
+from atotelemetry.host.child import Sender
 
 assert sys.platform == "win32"  # noqa: S101 - type checkers know `_winapi` only there
 
@@ -44,9 +44,17 @@ _WITH_PATH += "runpy.run_module('atotelemetry.sender',run_name='__main__',alter_
 class WindowsSender(Sender):
     """A sender with handles for pipes. No descriptor belongs to them, so no host can close them with its own."""
 
-    def __init__(self, pid: int, pipe: int, answers: int) -> None:
+    def __init__(self, pid: int, pipe: int, answers: int, process: int = 0) -> None:
         super().__init__(pid, pipe, answers)
+        self._process = process
         self.left_alone = self.reaped = True  # Windows has no zombies
+
+    def abandon(self, reason: str = "no answer") -> None:
+        """Listen no longer, and let go of the process."""
+        super().abandon(reason)
+        process, self._process = self._process, 0
+        if process:
+            _winapi.CloseHandle(process)
 
     def wait_writable(self, at_most: float) -> None:
         """Wait a moment; the next write tells."""
@@ -55,10 +63,8 @@ class WindowsSender(Sender):
         sleep(min(at_most, _LOOK_UP))
 
     def _write(self, end: int, data: memoryview) -> int:
-        # The pipe of a process that was terminated may take bytes for a few milliseconds more, for nobody (seen under
-        # Wine). The end of its answers comes at once.
-        self.look()
-        if self.life == GONE:
+        # The pipes of a process that was terminated may take bytes for a few milliseconds more (seen under Wine).
+        if self._process and not _winapi.WaitForSingleObject(self._process, 0):
             raise BrokenPipeError
         count = int(_winapi.WriteFile(end, data[:_WRITE_BYTES])[0])
         if not count:
@@ -125,8 +131,8 @@ def start(arguments: list[str], environment: Mapping[str, str], *, humble: bool)
             _winapi.CreateFile(os.devnull, _GENERIC_WRITE, _FILE_SHARE_READ_WRITE, 0, _winapi.OPEN_EXISTING, 0, 0)
         )
         theirs[:] = [_inheritable(end) for end in theirs]
-        pid = _create(arguments, environment, flags, _StartupInfo(*theirs))
-        sender = WindowsSender(pid, pipe, answers)
+        process, pid = _create(arguments, environment, flags, _StartupInfo(*theirs))
+        sender = WindowsSender(pid, pipe, answers, process)
         ours.clear()
         return sender
     finally:
@@ -134,7 +140,8 @@ def start(arguments: list[str], environment: Mapping[str, str], *, humble: bool)
             _winapi.CloseHandle(end)
 
 
-def _create(arguments: list[str], environment: dict[str, str], flags: int, startup: _StartupInfo) -> int:
+def _create(arguments: list[str], environment: dict[str, str], flags: int, startup: _StartupInfo) -> tuple[int, int]:
+    """Return a handle of the process, and its id."""
     # No argument holds a quote: a path cannot, and the others are ours.
     command_line = " ".join(f'"{argument}"' for argument in arguments)
     # Windows refuses to remove a directory in use, and the host's may have to be removed.
@@ -159,8 +166,7 @@ def _create(arguments: list[str], environment: dict[str, str], flags: int, start
     except PermissionError:
         process, thread, pid, _ = create(flags)  # that job lets nobody go
     _winapi.CloseHandle(thread)
-    _winapi.CloseHandle(process)
-    return pid
+    return process, pid
 
 
 def _inheritable(handle: int) -> int:
