@@ -121,7 +121,7 @@ os._exit(0)
     )
     assert host.hear() == "captured"
     hosts.server.wait_for_requests(1, timeout=PATIENCE)
-    (sender,) = hosts.senders()
+    (sender,) = hosts.wait_for_senders()
     return host, sender
 
 

@@ -107,7 +107,7 @@ hear()
     )
     assert host.hear() == "ready"
     hosts.server.wait_for_requests(1)  # by now the sender has everything open that it ever will
-    (sender,) = hosts.senders()
+    (sender,) = hosts.wait_for_senders()
     files = open_files(sender)
     assert files[0].startswith("pipe:")
     assert files[1] == files[2] == os.devnull
@@ -267,7 +267,7 @@ def test_the_directory_where_the_host_ran_can_be_unmounted_and_removed(hosts):
     done = hosts.run(CLI)
     assert done.returncode == 0
     hosts.server.wait_for_requests(1)
-    (sender,) = hosts.senders()
+    (sender,) = hosts.wait_for_senders()
     assert os.readlink(f"/proc/{sender}/cwd") in {str(hosts.temp), os.sep}
 
 
