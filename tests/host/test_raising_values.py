@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import gc
 import json
 import sys
 import types
@@ -157,6 +158,74 @@ def test_nothing_comes_out_of_a_block_but_what_the_block_raises(error, monkeypat
     stats = telemetry.client.stats
     assert [json.loads(line)["event"] for line in lines] == ["start", "end"]
     assert (stats.captured, stats.dropped) == (6, 4)
+
+
+def called_with(frames, function):
+    """Call `function` when the stack has room for about so many frames."""
+    frame, depth = sys._getframe(), 0
+    while frame is not None:
+        frame, depth = frame.f_back, depth + 1
+
+    def descend(left):
+        return descend(left - 1) if left else function()
+
+    return descend(sys.getrecursionlimit() - depth - frames)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("capture", "capture odd values", "capture_exception", "capture_event", "report"),
+        *("block", "shared block", "decorated", "run"),
+    ],
+)
+def test_nothing_comes_out_at_the_end_of_the_stack(name, monkeypatch):
+    """Whatever room is left for whatever call; the count adds up, and a block ends as often as it began."""
+    monkeypatch.setenv("TOOL_TELEMETRY", "on")
+    telemetry = Telemetry(app="tool", api_key="key", host="http://127.0.0.1:9", run_properties=())
+    client = telemetry.client
+    lines: list[bytes] = []
+    divert(client, lines.append)
+    shared = telemetry.capture("start", "end")
+
+    def enter(block):
+        with block:
+            pass
+
+    function = {
+        "capture": lambda: client.capture("built", distinct_id="me", properties={"a": 1}),
+        "capture odd values": lambda: client.capture("built", distinct_id="me", properties={"a": {1}, "b": Panic}),
+        "capture_exception": lambda: client.capture_exception(ValueError("x")),
+        "capture_event": lambda: telemetry.capture_event("built", {"a": 1}),
+        "report": lambda: telemetry.capture_exception(ValueError("x")),
+        "block": lambda: enter(telemetry.capture("start", "end")),
+        "shared block": lambda: enter(shared),
+        "decorated": telemetry.capture("start", "end")(lambda: None),
+        "run": lambda: enter(telemetry.run()),
+    }[name]
+    function()
+    lines.clear()
+    gc.collect()  # finalizers of other tests' objects would find no room, either
+    gc.disable()
+    try:
+        for frames in range(3, 100):
+            try:
+                called_with(frames, function)
+            except RecursionError as error:
+                # With no room for the call itself, or for the decorated function, it is the caller's own.
+                trace = error.__traceback__
+                while trace.tb_next is not None:
+                    trace = trace.tb_next
+                code = trace.tb_frame.f_code
+                assert code.co_filename == __file__ or code.co_name == "wrapper", (frames, trace.tb_frame)
+    finally:
+        gc.enable()
+    stats = client.stats
+    assert stats.captured == stats.handed_over + stats.dropped + stats.queued
+    assert lines
+    with shared as block:
+        block["a"] = 1
+    assert json.loads(lines[-1])["properties"]["a"] == 1
 
 
 def test_an_interruption_comes_out(recorder):

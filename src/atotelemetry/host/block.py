@@ -51,32 +51,52 @@ class Capture:
         self._start = start
         self._end = end
         self._properties = properties
-        self._entered: list[tuple[Any, ...]] = []  # what is known of each block that was entered and not left
+        self._entered: list[tuple[Any, ...] | None] = []  # what is known of each block that was entered and not left
 
     def __enter__(self) -> dict[str, Any]:
         """Return a dict; its values are on the event on leaving, too, and win over `properties`."""
-        start, end = named(self._start), named(self._end)
-        self._event(start, self._properties, None)
         block: dict[str, Any] = {}
-        # Start the clock after the event: a process's first event costs milliseconds.
-        self._entered.append((end, time.perf_counter(), block))
+        entry = None
+        try:
+            entry = self._begin(block)
+        except RecursionError:
+            pass  # the end of the stack: not even a loss can be counted
+        self._entered += [entry]  # no `append`, which is a call
         return block
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> Literal[False]:
-        end, entered, block = self._entered.pop()
+        entry = self._entered[-1]
+        del self._entered[-1]
+        try:
+            if entry is not None:
+                self._finish(error, *entry)
+        except RecursionError:
+            pass
+        return False
+
+    def _begin(self, block: dict[str, Any]) -> tuple[Any, ...]:
+        """Capture the start event; return the arguments that `_finish` is given behind the exception."""
+        start, end = named(self._start), named(self._end)
+        self._event(start, self._properties, None)
+        # Start the clock after the event: a process's first event costs milliseconds.
+        return end, time.perf_counter(), block
+
+    def _finish(self, error: BaseException | None, end: str, entered: float, block: dict[str, Any]) -> None:
         properties = joined(self._properties, block)
         if error is None:
             self._event(end, properties, entered)
         else:
             self._left(error, end, properties, entered)
-        return False
 
     def _again(self) -> Self:
         """Return a new one for each call of a decorated function."""
-        new = object.__new__(type(self))
-        vars(new).update(vars(self), _entered=[])
+        try:
+            new = object.__new__(type(self))
+            vars(new).update(vars(self), _entered=[])
+        except RecursionError:
+            return self
         return new
 
     def returned(self, value: object) -> None:

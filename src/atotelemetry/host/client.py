@@ -237,8 +237,11 @@ class TelemetryClient:
                     event, distinct_id, properties, timestamp, context, uuid, options, is_odd=is_odd
                 )
         except BaseException as error:
-            if self.refuse(error):
-                raise
+            try:
+                if self.refuse(error):
+                    raise
+            except RecursionError:
+                pass  # so deep in the stack that not even the loss can be counted
             return None
         # As `_queue`, without the call.
         try:
@@ -290,10 +293,13 @@ class TelemetryClient:
                 "$exception", distinct_id, properties, timestamp, context, uuid, describe=describe
             )
         except BaseException as error:
-            if claimed is not None:
-                reports.release(claimed)
-            if self.refuse(error):
-                raise
+            try:
+                if claimed is not None:
+                    reports.release(claimed)
+                if self.refuse(error):
+                    raise
+            except RecursionError:
+                pass  # as above
             return None
         if self._queue(line):
             return name
@@ -314,7 +320,10 @@ class TelemetryClient:
         return False
 
     def refuse(self, error: BaseException) -> bool:
-        """Count an event lost before the queue; return whether `error` is meant for the host."""
+        """Count an event lost before the queue; return whether `error` is meant for the host.
+
+        Raises only `RecursionError`, at the end of the stack.
+        """
         is_interrupted = is_for_the_host(error)
         try:
             if type(error) is Lost:  # not `isinstance`, which asks the host's object for its `__class__`
@@ -324,7 +333,7 @@ class TelemetryClient:
             else:
                 self._lose("error", error)
         except Exception:
-            return is_interrupted  # so deep in the stack that not even the loss can be counted
+            return is_interrupted  # as above
         return is_interrupted
 
     # ---- hand over

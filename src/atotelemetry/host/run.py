@@ -20,8 +20,7 @@ from atotelemetry.host.debug import attempt
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
-    from typing import Any, Literal
+    from typing import Any
 
 __all__ = ["Run"]
 
@@ -51,18 +50,21 @@ class Run(Capture):
         self._outcome = outcome
         self._is_off = is_off
 
-    def __enter__(self) -> dict[str, Any]:
+    def _begin(self, block: dict[str, Any]) -> tuple[Any, ...]:
         start, end = named(self._start), named(self._end)
         line = None if self._is_off() else CommandLine()
         self._event(start, self._properties, None, line.properties() if line else None)
-        block: dict[str, Any] = {}
-        self._entered.append((os.getpid(), end, time.perf_counter(), block, line))
-        return block
+        return end, time.perf_counter(), block, line, os.getpid()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> Literal[False]:
-        process, end, entered, block, line = self._entered.pop()
+    def _finish(
+        self,
+        error: BaseException | None,
+        end: str,
+        entered: float,
+        block: dict[str, Any],
+        line: CommandLine | None = None,
+        process: int = 0,
+    ) -> None:
         more: dict[str, Any] = {}
         if line is not None:
             line.stop()
@@ -79,13 +81,14 @@ class Run(Capture):
             more.update(outcome)
         if os.getpid() == process:  # a child that was forked in the run and leaves it is not the run
             self._event(end, properties, entered, more)
-        return False
 
     def returned(self, value: object) -> None:
         """Take a number that `main` returns for the exit code, as `sys.exit(main())` does. Click ignores it."""
-        *_, block, line = self._entered[-1]
-        if type(value) is int and line is not None and not line.is_inside:
-            block.setdefault("exit_code", value)
+        entry = self._entered[-1]
+        if type(value) is int and entry is not None:
+            *_, block, line, _ = entry
+            if line is not None and not line.is_inside:
+                block.setdefault("exit_code", value)
 
 
 class CommandLine:

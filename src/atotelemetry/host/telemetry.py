@@ -191,6 +191,7 @@ class Telemetry:
             self.client.lock()
         elif self._consent.mode == "log":
             load("atotelemetry.host.divert").show_on_stderr(self.client)
+        self._nothing = Capture(lambda *_: None, lambda *_: None, "", "", None)  # for want of stack for another one
         if report_uncaught:
             self.install_hooks()
         if (report_crash or report_hang_after) and not self.client.disabled:
@@ -216,7 +217,10 @@ class Telemetry:
         `exit_code` and `outcome` ("ok", "error", "interrupted" or "usage"). `CancelledError` and `GeneratorExit` have
         the outcome "cancelled" and no code.
         """
-        return Capture(self._event, self._left, event_start, event_end, properties)
+        try:
+            return Capture(self._event, self._left, event_start, event_end, properties)
+        except RecursionError:
+            return self._nothing
 
     if TYPE_CHECKING:
 
@@ -259,6 +263,8 @@ class Telemetry:
                 end,
                 properties,
             )
+        except RecursionError:
+            made = self._nothing
         except Exception as error:
             debug("a run goes without its command line: %r", error)
             made = self.capture(start, end, properties)
@@ -271,9 +277,12 @@ class Telemetry:
 
         It has `properties` and `duration`, the seconds since this object was made.
         """
-        uuid = self._event(event, properties, self._started)
-        if flush:
-            self.client.flush()
+        try:
+            uuid = self._event(event, properties, self._started)
+            if flush:
+                self.client.flush()
+        except RecursionError:
+            return None  # the end of the stack: not even a loss can be counted
         return uuid
 
     def capture_exception(self, exc: object = None, properties: Mapping[str, Any] | None = None) -> str | None:
@@ -282,7 +291,10 @@ class Telemetry:
         The event has `properties` and `duration`, the seconds since this object was made. Returns its uuid, or None if
         nothing was queued. Exits (see `capture`) are no exceptions.
         """
-        return self._exception(exc, properties, self._started)
+        try:
+            return self._exception(exc, properties, self._started)
+        except RecursionError:
+            return None  # as above
 
     def install_hooks(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """Report the exceptions that nothing catches: at the end of the program, in threads, in finalizers.
