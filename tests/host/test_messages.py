@@ -22,6 +22,7 @@ import pytest
 from atotelemetry.host.messages import Reader
 from atotelemetry.host.values import Walk
 from support_exceptions import caught, described, printed, raise_
+from support_values import plain
 
 
 @dataclasses.dataclass
@@ -231,6 +232,82 @@ def test_one_at_a_time():
     assert text.startswith("('a', <asked>, <asked>")
     assert "(not asked)" in text
     assert reader.text(ValueError([Asked()]), "exception") == "['<Asked object (not asked)>']"
+
+
+ITERATED = {
+    kind: type("Own", (kind,), {"__iter__": lambda _: itertools.islice(counted(), 1000), "items": lambda _: counted()})
+    for kind in (set, frozenset, collections.deque, collections.OrderedDict)
+}
+CALLS: list[int] = []
+
+
+def counted():
+    for number in range(1000):
+        CALLS.append(number)
+        yield number, number
+
+
+@pytest.mark.parametrize("kind", ITERATED)
+def test_a_container_with_its_own_iteration(kind):
+    """A `repr` in C would call it, for as long as it goes on: what the container holds is read past it."""
+    CALLS.clear()
+    value = ITERATED[kind]({1: 2})
+    shown = "{'1': 2}" if issubclass(kind, dict) else "[1]"
+    assert Reader(Walk()).text(ValueError("a", value), "exception") == f"('a', {shown})"
+    assert Reader(Walk()).text(ValueError([value]), "exception") == f"[{shown}]"
+    assert not CALLS
+
+
+WRITTEN = """
+import attrs, dataclasses
+@dataclasses.dataclass(repr=False)
+class Part:
+    x: int
+    def __repr__(self):
+        calls.append(1)
+        return "<part>"
+@dataclasses.dataclass
+class Inner(Part):
+    pass
+class Read(Inner):
+    x = property(lambda self: calls.append(1), lambda self, x: None)
+@attrs.define(repr=False)
+class Leaf:
+    x: int
+    __repr__ = Part.__repr__
+@attrs.define
+class Shown:
+    x: int = attrs.field(repr=lambda x: calls.append(1) or "x")
+"""
+
+
+@pytest.mark.parametrize("file", ["<stdin>", "<string>"])
+@pytest.mark.parametrize("name", ["Part", "Read", "Leaf", "Shown"])
+def test_a_repr_that_no_library_made(name, file):
+    """Code of the host's in a dataclass or attrs class is called within the event's 64, wherever it was compiled."""
+    made = {"calls": []}
+    exec(compile(WRITTEN, file, "exec"), made)
+    Reader(Walk()).text(ValueError("a", [made[name](1) for _ in range(1000)]), "exception")
+    assert len(made["calls"]) <= 64
+    made["calls"].clear()
+    inner = made["Inner"](made["Inner"](1))
+    assert Reader(Walk()).text(ValueError("a", inner), "exception") == str(ValueError("a", inner))
+
+
+def test_names_of_many_classes():
+    """A generic alias in C asks each class for names: one metaclass of the host's, and it is not shown."""
+    asked = []
+
+    class Meta(type):
+        def __getattribute__(cls, name):
+            asked.append(name)
+            return type.__getattribute__(cls, name)
+
+    alias = types.GenericAlias(tuple, (Meta("Asked", (), {}),) * 300)
+    assert Reader(Walk()).text(ValueError("a", alias), "exception") == "('a', '<GenericAlias object>')"
+    assert plain({"alias": alias}) == {"alias": "<GenericAlias object>"}
+    assert not asked
+    assert Reader(Walk()).text(ValueError("a", list[Colour]), "exception") == str(ValueError("a", list[Colour]))
 
 
 def test_a_text_that_captures(recorder):

@@ -41,6 +41,7 @@ __all__ = [
     "is_exactly",
     "is_from",
     "is_in_c",
+    "looks_up_in_c",
     "mro",
     "name_of",
     "namespace",
@@ -113,6 +114,11 @@ def is_in_c(kind: type, method: str) -> bool:
     return type(attribute(kind, method)) is _IN_C
 
 
+def looks_up_in_c(kind: type) -> bool:
+    """Whether no method of a class is called for a name that its objects do or do not have."""
+    return is_in_c(kind, "__getattribute__") and attribute(kind, "__getattr__") is None
+
+
 def is_brief(value: Any) -> bool:
     """Whether a `repr` or `str` in C is short, even if it spells out all that the value refers to."""
     kind = type(value)
@@ -135,7 +141,10 @@ def is_brief(value: Any) -> bool:
                 return False
         elif any(test(kind) for test in _SPELLING):
             parts += get_referents(part)
-        elif id(kind) not in HARMLESS and kind is not FUNCTION and not issubclass(kind, type):
+        elif issubclass(kind, type):
+            if kind is not type(Enum) and not looks_up_in_c(kind):
+                return False  # its metaclass would be asked for names
+        elif id(kind) not in HARMLESS and kind is not FUNCTION:
             return False
         if len(parts) > MAX_REPR:
             return False

@@ -9,15 +9,25 @@ parts can spell out more text than there is memory.
 from __future__ import annotations
 
 import sys
+from _collections import OrderedDict  # type: ignore[import-not-found]
 from gc import get_referents
 
 from msgspec import Struct
 
 from atotelemetry.facts.text import clip
-from atotelemetry.host.classes import FUNCTION, HARMLESS, attribute, is_in_c, stored
+from atotelemetry.host.classes import (
+    FUNCTION,
+    HARMLESS,
+    attribute,
+    deque,
+    is_in_c,
+    looks_up_in_c,
+    name_of,
+    stored,
+)
 from atotelemetry.host.debug import attempt, is_for_the_host
 from atotelemetry.host.guarded import MAX_LINE_BYTES, MAX_MESSAGE_BYTES, is_exception
-from atotelemetry.host.kinds import NotAsked, Times
+from atotelemetry.host.kinds import NotAsked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,6 +48,14 @@ _FIXED_BYTES = 64  # of an object that is not looked into
 _METHOD_OF_C = type(object.__sizeof__)
 _FIELDS_OF_C = type(BaseException.__dict__["args"]), type(OSError.__dict__["errno"])
 _NAMED = {*HARMLESS, id(FUNCTION), id(type(sys))}  # ids of types with a `repr` that is short
+_MAX_NAMES = 1_000  # in the code of a generated `__repr__`
+# Types of the standard library whose `repr` in C asks other objects than those that the collector knows.
+_ASKING = {
+    *("AST", "BufferedRandom", "BufferedReader", "BufferedWriter", "FileIO", "TextIOWrapper", "Future", "Task"),
+    *("CallableProxyType", "ProxyType", "ReferenceType", "module", "datetime", "time"),
+}
+_ITERATED = (set, frozenset, deque, OrderedDict)  # their `repr` in C calls these methods, also those of a subclass
+_ITERATION = "__iter__", "__len__", "__length_hint__", "items"
 _args = BaseException.__dict__["args"].__get__
 
 _SAID = {
@@ -158,14 +176,14 @@ class Reader:
     def _calls(self, shown: Any) -> int:
         """Return how often the text of a value calls code of the host's; more than once if the text may be long."""
         room = most = min(_MAX_MEASURED_BYTES, max(self.walk.left, 0) << 4)
-        kinds: dict[int, tuple[Callable[[Any], int], bool, bool]] = {}
+        kinds: dict[int, tuple[Callable[[Any], int], int, bool]] = {}
         calls = 0
         waiting = [shown]
         for value in waiting:
             kind = type(value)
-            size, is_asked, is_open = kinds.get(id(kind)) or kinds.setdefault(id(kind), _shape(kind))
+            size, asked, is_open = kinds.get(id(kind)) or kinds.setdefault(id(kind), _shape(kind))
             room -= size(value)
-            calls += is_asked
+            calls += asked
             if room < 0 or calls > 1:
                 calls = 2
                 break
@@ -185,29 +203,44 @@ def _is_data(kind: type) -> bool:
     return kind is _FIELDS_OF_C[0] or kind is _FIELDS_OF_C[1] or attribute(kind, "__get__") is None
 
 
-def _shape(kind: type) -> tuple[Callable[[Any], int], bool, bool]:
-    """Return how a type's objects are measured, whether their text is code of the host's, and has their parts in it."""
+def _shape(kind: type) -> tuple[Callable[[Any], int], int, bool]:
+    """Return how a type's objects are measured, the calls that one text makes (2: many), and if it has their parts."""
     shown = attribute(kind, "__repr__")
     if is_in_c(kind, "__repr__"):
-        is_open = shown.__objclass__.__module__.partition(".")[0] in sys.stdlib_module_names or issubclass(kind, Struct)
-        is_asked = not is_open or issubclass(kind, (Times.datetime, Times.time))  # they ask their zone
+        base = shown.__objclass__
+        is_open = base.__module__.partition(".")[0] in sys.stdlib_module_names or issubclass(kind, Struct)
+        if base in _ITERATED and any(attribute(kind, name) is not attribute(base, name) for name in _ITERATION):
+            return _fixed, 2, False
+        # An alias such as `list[…]` looks for names in its parts, and so does a method in its function.
+        is_named = issubclass(kind, type) or shown is object.__repr__
+        asked = not is_open or name_of(base) in _ASKING or (is_named and not looks_up_in_c(kind))
     else:
-        is_asked = not _is_generated(kind, shown)
-        is_open = not is_asked or attribute(kind, "_fields") is not None
+        asked = not _is_generated(kind, shown)
+        is_open = not asked or attribute(kind, "_fields") is not None
     if not is_open or shown is object.__repr__ or id(kind) in _NAMED or issubclass(kind, type):
-        return _fixed, is_asked, False
+        return _fixed, asked, False
     if issubclass(kind, int):
-        return _digits, is_asked, False
+        return _digits, asked, False
     size = attribute(kind, "__sizeof__")
-    return (size if type(size) is _METHOD_OF_C else object.__sizeof__), is_asked, True
+    return (size if type(size) is _METHOD_OF_C else object.__sizeof__), asked, True
 
 
 def _is_generated(kind: type, shown: Any) -> bool:
-    """Tell whether a `__repr__` was made by dataclasses or attrs."""
-    if attribute(kind, "__dataclass_fields__") is None and attribute(kind, "__attrs_attrs__") is None:
-        return False
+    """Tell whether dataclasses or attrs made a `__repr__`, and it runs no other code of the host's."""
     function: Any = shown.__dict__.get("__wrapped__", shown) if type(shown) is FUNCTION else None
-    return type(function) is FUNCTION and str.startswith(function.__code__.co_filename, "<")
+    if type(function) is not FUNCTION or not looks_up_in_c(kind) or not is_in_c(type(kind), "__getattribute__"):
+        return False
+    code = function.__code__
+    # Not by a file name like "<string>" alone: so is the code of `python -c`.
+    if not str.startswith(code.co_qualname, "__create_fn__.") and code.co_filename[:17] != "<attrs generated ":
+        return False
+    names = [name for name in (*code.co_names, *code.co_consts) if type(name) is str]
+    # attrs knows a field's own function as `…_repr`. Else all names are read of the object, which may have properties.
+    return len(names) <= _MAX_NAMES and not any(
+        str.endswith(name, "_repr") or not (type(found) is FUNCTION or _is_data(type(found)))
+        for name in names
+        for found in (attribute(kind, name),)
+    )
 
 
 def _fixed(_value: object) -> int:
