@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from atotelemetry.host import cut
-from atotelemetry.host.cut import CUT_PROPERTY, cut_to_fit
+from atotelemetry.host.cut import CUT_PROPERTY, cut_to_fit, without_surrogates
 from support_values import encode
 
 LIMIT = 900 * 1024
@@ -95,3 +97,11 @@ def test_an_encoder_that_fails(monkeypatch):
 
     monkeypatch.setattr(cut, "encode", broken)
     assert cut_to_fit({"a": 1}, LIMIT) == {}
+
+
+def test_surrogates_become_what_utf_16_makes_of_them():
+    """Pairs become their character and lone ones U+FFFD, beside any other character."""
+    for characters in itertools.product("a?!.+\ufffd\uffff\ud83d\udbff\ude00\udfff\U0001f600", repeat=4):
+        text = "".join(characters)
+        expected = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        assert without_surrogates(text) == expected, ascii(text)

@@ -194,6 +194,8 @@ LARGE = {
     "an array of shared lists": "Fields([LISTS])",
     "a long match": "re.match('x*', 'x' * 30_000_000)",
     "many texts full of escapes": "[chr(1) * 1000 + str(i) for i in range(20_000)]",
+    "many texts of lone surrogates": "['\\ud800' * 40] * 50_000",
+    "a long text of lone surrogates": "'\\udc80' * 1_000_000",
     "long names": "{'k' * 1_000_000 + str(i): i for i in range(50)}",
     "large integers": "[10**1000 + i for i in range(50_000)]",
     "a huge integer": "10**1_000_000",

@@ -301,10 +301,10 @@ def test_keys_that_look_alike_lose_nothing():
 
 def test_many_keys_that_look_alike():
     """A great number of equal names is numbered in a time that grows no faster than they do."""
-    lone = range(0xDC80, 0xDD00)
+    lone = range(0xDC80, 0xDCE4)
     result = plain({f"{chr(a)}{chr(b)}": index for index, (a, b) in enumerate(itertools.product(lone, lone))})
-    assert len(result) == 128 * 128
-    assert result["\ufffd\ufffd (16384)"] == 128 * 128 - 1
+    assert len(result) == 10_000
+    assert result["\ufffd\ufffd (10000)"] == 9_999
 
 
 def test_a_huge_property_starves_no_other():

@@ -5,6 +5,8 @@ Pure. Runs in the host, on the thread that captures.
 
 from __future__ import annotations
 
+from _codecs import utf_7_decode, utf_7_encode
+
 from atotelemetry.host.debug import attempt
 from atotelemetry.wire import encode
 
@@ -42,7 +44,11 @@ def without_surrogates(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        # UTF-7 holds UTF-16 units and joins pairs. It and this "replace" need no error handler, which would be called
+        # for each character. A "?" of the text is kept apart from those that stand for lone surrogates.
+        joined, _ = utf_7_decode(utf_7_encode(text)[0], None, True)
+        known = joined.replace("\uffff", "\uffff!").replace("?", "\uffff.").encode("utf-8", "replace").decode()
+        return known.replace("?", "\ufffd").replace("\uffff.", "?").replace("\uffff!", "\uffff")
     return text
 
 

@@ -352,10 +352,13 @@ class Walk:
     def clean(self, text: str) -> str:
         """Return the characters of any str, also of a subclass, for JSON, cut to the room left for texts."""
         size = str.__len__(text)
-        if size <= _SHORT:
-            return clipped(text)
         limit = max(self.bytes // 2, _SHORT)
-        kept = without_surrogates(str.__getitem__(text, slice(limit)))
+        given = str.__getitem__(text, slice(limit))
+        kept = without_surrogates(given)
+        if kept is not given:
+            self.left -= min(1 + (size >> 3), _OBJECT)
+        if size <= _SHORT:
+            return kept
         cost = len(encode(kept))
         is_cut = size > limit
         if cost - 2 > limit:  # escapes, or not ASCII
