@@ -12,6 +12,7 @@ import fractions
 import json
 import math
 import pathlib
+import sys
 import types
 import typing
 import uuid
@@ -353,3 +354,21 @@ def test_pydantic_model_in_itself():
     assert_plain(result)
     assert result["n"] == 1
     assert "<cycle>" in str(result["m"]) or "Model(" in str(result["m"])
+
+
+class Lazy(types.ModuleType):
+    """A module that is imported once somebody looks for a name in it, as with `importlib.util.LazyLoader`."""
+
+    def __getattribute__(self, name):
+        raise AssertionError(f"imported for {name}")
+
+
+@pytest.mark.parametrize("module", ["numpy", "unittest.mock", "zoneinfo"])
+@pytest.mark.parametrize("stand_in", [lambda _: None, lambda _: object(), Lazy], ids=["none", "object", "lazy"])
+def test_odd_modules(monkeypatch, module, stand_in):
+    """A module that is blocked, no module or not imported yet is left alone, and changes no value."""
+    values = [pathlib.Path("a"), collections.UserDict(a=1), collections.ChainMap({"a": 1}), Empty(), Table(), {1}]
+    values += [Point(1), dt.datetime(2026, 1, 2, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin"))]
+    expected = plain(values)
+    monkeypatch.setitem(sys.modules, module, stand_in("lazy"))
+    assert plain(values) == expected

@@ -41,10 +41,12 @@ __all__ = [
     "is_exactly",
     "is_from",
     "is_in_c",
+    "is_subclass",
     "looks_up_in_c",
     "mro",
     "name_of",
     "namespace",
+    "of_module",
     "read",
     "stored",
 ]
@@ -59,6 +61,9 @@ Enum: Any = mro(Flag)[-2]
 UUID: Any = type(NAMESPACE_DNS)
 
 FUNCTION: Any = type(lambda: 0)
+_MODULE = type(sys)
+_dict_of = namespace(_MODULE)["__dict__"].__get__
+is_subclass = type.__subclasscheck__  # of the base, then of the class: `issubclass` asks a metaclass
 _MISSING = object()
 _MAX_ITEM_BYTES = 256  # of numpy; a `repr` shows a thousand
 MEMBER = type(type(sys.flags).__dict__["debug"])  # the descriptor of a slot
@@ -83,19 +88,25 @@ def has(name: str) -> Callable[[type], bool]:
     return lambda kind: attribute(kind, name) is not None
 
 
+def of_module(module: str, name: str) -> Any:
+    """Return what is in the dict of a module: one that is lazy, missing or no module at all is not asked."""
+    found = sys.modules.get(module)
+    return dict.get(_dict_of(found), name) if issubclass(type(found), _MODULE) else None
+
+
 def is_from(module: str, name: str) -> Callable[[type], bool]:
     """Return a test for a class of a module that is looked up, never imported: else it cannot have made the value."""
 
     def test(kind: type) -> bool:
-        base = vars(sys.modules.get(module, sys)).get(name)
-        return isinstance(base, type) and issubclass(kind, base)
+        base = of_module(module, name)
+        return issubclass(type(base), type) and is_subclass(base, kind)
 
     return test
 
 
 def is_exactly(module: str, name: str) -> Callable[[type], bool]:
     """Return a test for a class of the standard library, without subclasses, whose methods may be the host's."""
-    return lambda kind: vars(sys.modules.get(module, sys)).get(name) is kind
+    return lambda kind: of_module(module, name) is kind
 
 
 def name_of(kind: type) -> str:
@@ -125,7 +136,7 @@ def is_brief(value: Any) -> bool:
     if any(test(kind) for test in _NAMING):
         return True
     if is_from("numpy", "ndarray")(kind):
-        items = sys.modules["numpy"].ndarray.dtype.__get__(value)
+        items = of_module("numpy", "ndarray").dtype.__get__(value)
         return not items.hasobject and items.itemsize <= _MAX_ITEM_BYTES
     if issubclass(kind, Struct) and not kind.__struct_config__.gc:
         return False  # it does not tell

@@ -8,7 +8,6 @@ host's own code can answer, it is called through `walk.ask`.
 from __future__ import annotations
 
 import os
-import sys
 from gc import get_referents
 
 from msgspec import UNSET, Raw, Struct, to_builtins
@@ -30,6 +29,7 @@ from atotelemetry.host.classes import (
     mro,
     name_of,
     namespace,
+    of_module,
     read,
     stored,
 )
@@ -251,7 +251,7 @@ def _zone(walk: Walk, kind: Any, value: Any, zone: Any) -> Any:
     """Return the zone of a datetime or time as an offset, without code of the host's."""
     if zone is None or type(zone) is Times.timezone:
         return zone
-    of_the_library = type(zone) is vars(sys.modules.get("zoneinfo", sys)).get("ZoneInfo")
+    of_the_library = is_exactly("zoneinfo", "ZoneInfo")(type(zone))
     offset = kind.utcoffset(value) if of_the_library else walk.ask(kind.utcoffset, value)
     return None if offset is None else Times.timezone(offset)
 
@@ -364,23 +364,23 @@ def _exception(walk: Walk, value: Any, depth: int) -> Any:
 
 def _simple_namespace(walk: Walk, value: Any, depth: int) -> Any:
     kind = type(value)
-    name = "namespace" if kind is sys.modules["types"].SimpleNamespace else name_of(kind)
+    name = "namespace" if is_exactly("types", "SimpleNamespace")(kind) else name_of(kind)
     return walk.spelled(name, (), walk.copied(dict.items, instance_dict(value), 2), depth)
 
 
 def _partial(walk: Walk, value: Any, depth: int) -> Any:
-    kind = sys.modules["functools"].partial
+    kind = of_module("functools", "partial")
     name = "functools.partial" if type(value) is kind else name_of(type(value))
     function, arguments, keywords = (attribute(kind, field).__get__(value) for field in ("func", "args", "keywords"))
     return walk.spelled(name, (function, *arguments), walk.copied(dict.items, keywords, 2), depth)
 
 
 def _array(walk: Walk, value: Any, _depth: int) -> Any:
-    return walk.described(sys.modules["array"].array.__getitem__(value, slice(MAX_REPR)))
+    return walk.described(of_module("array", "array").__getitem__(value, slice(MAX_REPR)))
 
 
 def _numpy_scalar(walk: Walk, value: Any, depth: int) -> Any:
-    scalar: Any = sys.modules["numpy"].generic
+    scalar: Any = of_module("numpy", "generic")
     kind = scalar.dtype.__get__(value).kind
     if kind in "mM":
         # `item` gives nanoseconds as a bare number; the text is ISO 8601, or "5 days".
@@ -394,7 +394,7 @@ def _numpy_scalar(walk: Walk, value: Any, depth: int) -> Any:
 
 
 def _numpy_array(walk: Walk, value: Any, depth: int) -> Any:
-    array: Any = sys.modules["numpy"].ndarray
+    array: Any = of_module("numpy", "ndarray")
     if array.size.__get__(value) > _MAX_ARRAY or array.nbytes.__get__(value) > _MAX_ITEMS_BYTES:
         return walk.described(value)
     items = array.astype(value, str) if array.dtype.__get__(value).kind in "mM" else value
