@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import collections
+import collections.abc
 import contextlib
 import time
 import traceback
+import types
 
 import pytest
 
@@ -19,6 +22,26 @@ pytestmark = pytest.mark.usefixtures("file")
 def click_exit():
     """Return an object of the kind that click raises to end a program."""
     return type("Exit", (RuntimeError,), {"__module__": "click.exceptions", "exit_code": 0})()
+
+
+REMOTE_CALLS: list[object] = []
+
+
+class Remote(collections.abc.Mapping):
+    """Fetches each of its values from somewhere."""
+
+    def __init__(self, values):
+        self.values_by_name = values
+
+    def __getitem__(self, key):
+        REMOTE_CALLS.append(key)
+        return self.values_by_name[key]
+
+    def __iter__(self):
+        return iter(self.values_by_name)
+
+    def __len__(self):
+        return len(self.values_by_name)
 
 
 class TestWith:
@@ -175,6 +198,40 @@ class TestWith:
         assert (start["step"], end["step"], end["nets"]) == ("before", "after", 12)
         assert "nets" not in start
         assert properties == {"step": "after", "nets": 12}
+
+    @pytest.mark.parametrize("kind", [dict, types.MappingProxyType, collections.ChainMap, Remote])
+    @pytest.mark.parametrize("size", [3, 3000])
+    def test_values_of_the_block_beside_properties_of_any_kind_and_size(self, recorded, kind, size):
+        """They win, also None, and the program's own mapping is bounded for each of the two events alike."""
+        REMOTE_CALLS.clear()
+        with recorded.telemetry.capture("start", "end", kind({f"name {i}": i for i in range(size)})) as block:
+            before = len(REMOTE_CALLS)
+            block |= {"name 0": None, "found": 1}
+        start, end = (event["properties"] for event in recorded.events)
+        assert (start["name 0"], end["name 0"], end["found"]) == (0, None, 1)
+        assert (start["name 2"], end["name 2"]) == (2, 2)
+        assert len(REMOTE_CALLS) == 2 * before <= 2 * 64
+
+    def test_endless_properties(self, recorded):
+        """A mapping whose keys never end costs no more with a value in the block than without."""
+
+        class Endless(Remote):
+            def keys(self):
+                count = 0
+                while (count := count + 1) < 100_000:  # so that a failure ends, too
+                    yield f"name {count}"
+                raise AssertionError("read on and on")
+
+            def __getitem__(self, key):
+                return key
+
+            __iter__ = keys
+
+        with recorded.telemetry.capture("start", "end", Endless({})) as block:
+            block["found"] = 1
+        _, end = (event["properties"] for event in recorded.events)
+        assert end["found"] == 1
+        assert end["name 2"] == "name 2"
 
     def test_one_object_entered_inside_itself(self, recorded, monkeypatch):
         """The object may be kept and entered again, also inside itself; each entry has a duration of its own."""

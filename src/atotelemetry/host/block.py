@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Parameters = ParamSpec("Parameters")
     Result = TypeVar("Result")
 
-__all__ = ["Capture", "joined", "named"]
+__all__ = ["Capture", "named"]
 
 # Flags of a code object: the `inspect` module's CO_COROUTINE and CO_ITERABLE_COROUTINE, CO_GENERATOR, and
 # CO_ASYNC_GENERATOR.
@@ -29,8 +29,8 @@ class Capture:
     """A context manager and a decorator that captures two events. It may be entered again, also inside itself.
 
     Args:
-        event: captures an event, given its name, properties, and its beginning (None is now).
-        left: captures the end by an exception, given the exception, the name of the end event, properties, and the
+        event: captures an event, given its name, the parts of its properties, and its beginning (None is now).
+        left: captures the end by an exception, given the exception, the name of the end event, the parts, and the
             block's beginning.
         start: the name of the event on entering, or a function that returns it, called on entering.
         end: the name of the event on leaving, likewise.
@@ -41,7 +41,7 @@ class Capture:
     def __init__(
         self,
         event: Callable[..., object],
-        left: Callable[[BaseException, str, Mapping[str, Any] | None, float], object],
+        left: Callable[[BaseException, str, tuple[Mapping[str, Any] | None, ...], float], object],
         start: str | Callable[[], str],
         end: str | Callable[[], str],
         properties: Mapping[str, Any] | None,
@@ -79,12 +79,12 @@ class Capture:
     def _begin(self, block: dict[str, Any]) -> tuple[Any, ...]:
         """Capture the start event; return the arguments that `_finish` is given behind the exception."""
         start, end = named(self._start), named(self._end)
-        self._event(start, self._properties, None)
+        self._event(start, (self._properties,), None)
         # Start the clock after the event: a process's first event costs milliseconds.
         return end, time.perf_counter(), block
 
     def _finish(self, error: BaseException | None, end: str, entered: float, block: dict[str, Any]) -> None:
-        properties = joined(self._properties, block)
+        properties = self._properties, block
         if error is None:
             self._event(end, properties, entered)
         else:
@@ -169,12 +169,3 @@ class Capture:
 def named(name: str | Callable[[], str]) -> str:
     """Return an event's name. An empty one is no event: it is dropped and counted."""
     return attempt(name, default="", why="an event has no name: %r") if callable(name) else name
-
-
-def joined(properties: Mapping[str, Any] | None, block: dict[str, Any]) -> Mapping[str, Any] | None:
-    """Return the properties of a block, updated with the values put into its dict."""
-    if not block or properties is None:
-        return block or properties
-    # A mapping of the program's own may raise, and another thread may change it.
-    why = "a block's own properties go without the others: %r"
-    return attempt(lambda: {**properties, **block}, default=block, why=why)

@@ -60,8 +60,9 @@ class _Merged:
 def merged(*parts: object, without: tuple[str, ...] = ()) -> Any:
     """Return properties for a capture: each part wins over those before it. Those named in `without` are left out.
 
-    Large or odd ones are merged when the event is made, and bounded there.
+    Large or odd ones are merged when the event is made, and bounded there. None is no part.
     """
+    parts = tuple(part for part in parts if part is not None and (type(part) is not dict or part))
     whole = _Merged(parts, without)
     return whole.as_dict(lambda few: few) if all(map(has_few_names, parts)) else whole
 

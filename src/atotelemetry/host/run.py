@@ -14,7 +14,7 @@ import sys
 import time
 from _thread import allocate_lock, get_ident
 
-from atotelemetry.host.block import Capture, joined, named
+from atotelemetry.host.block import Capture, named
 from atotelemetry.host.debug import attempt
 
 TYPE_CHECKING = False
@@ -39,7 +39,7 @@ class Run(Capture):
     Args:
         outcome: returns `exit_code` and `outcome` for an exit; None for a failure.
         is_off: whether nothing is captured.
-        given: as for `Capture`. `event` is also given properties of ours, and `left` is called for failures only.
+        given: as for `Capture`. `left` is called for failures only.
 
     """
 
@@ -53,7 +53,7 @@ class Run(Capture):
     def _begin(self, block: dict[str, Any]) -> tuple[Any, ...]:
         start, end = named(self._start), named(self._end)
         line = None if self._is_off() else CommandLine()
-        self._event(start, self._properties, None, line.properties() if line else None)
+        self._event(start, (line and line.properties(), self._properties), None)
         return end, time.perf_counter(), block, line, os.getpid()
 
     def _finish(
@@ -69,7 +69,7 @@ class Run(Capture):
         if line is not None:
             line.stop()
             more = line.properties()
-        properties = joined(self._properties, block)
+        properties = self._properties, block
         if error is None:
             code = block.get("exit_code", 0)
             more.update(exit_code=code, outcome="ok" if type(code) is int and code == 0 else "error")
@@ -80,7 +80,7 @@ class Run(Capture):
                 outcome = {"exit_code": 1, "outcome": "error"}
             more.update(outcome)
         if os.getpid() == process:  # a child that was forked in the run and leaves it is not the run
-            self._event(end, properties, entered, more)
+            self._event(end, (more, *properties), entered)
 
     def returned(self, value: object) -> None:
         """Take a number that `main` returns for the exit code, as `sys.exit(main())` does. Click ignores it."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from atotelemetry.host.status import Report
 
     Properties = Mapping[str, Any] | None
+    Parts = tuple[Properties, ...]
     Parameters = ParamSpec("Parameters")
     Result = TypeVar("Result")
 
@@ -278,7 +279,7 @@ class Telemetry:
         It has `properties` and `duration`, the seconds since this object was made.
         """
         try:
-            uuid = self._event(event, properties, self._started)
+            uuid = self._event(event, (properties,), self._started)
             if flush:
                 self.client.flush()
         except RecursionError:
@@ -292,7 +293,7 @@ class Telemetry:
         nothing was queued. Exits (see `capture`) are no exceptions.
         """
         try:
-            return self._exception(exc, properties, self._started)
+            return self._exception(exc, (properties,), self._started)
         except RecursionError:
             return None  # as above
 
@@ -313,17 +314,17 @@ class Telemetry:
         if self._hooks is not None:
             self._hooks.uninstall()
 
-    def _left(self, error: BaseException, end: str, properties: Properties, since: float) -> None:
+    def _left(self, error: BaseException, end: str, parts: Parts, since: float) -> None:
         """Capture how a block ended that `error` comes out of."""
         exit_properties = self._exit_properties(error)
         if exit_properties is None:
-            self._exception(error, properties, since, handled=False)
+            self._exception(error, parts, since, handled=False)
         else:
-            self._event(end, properties, since, exit_properties)
+            self._event(end, (exit_properties, *parts), since)
 
     def _report_uncaught(self, error: BaseException | None) -> None:
         if error is not None:
-            self._exception(error, {"$exception_level": "fatal"}, self._started, handled=False)
+            self._exception(error, ({"$exception_level": "fatal"},), self._started, handled=False)
 
     def _exit_properties(self, error: BaseException) -> dict[str, Any] | None:
         if self.client.disabled:
@@ -334,20 +335,20 @@ class Telemetry:
         )
         return known
 
-    def _event(self, event: str, properties: Properties, since: float | None, more: Properties = None) -> str | None:
+    def _event(self, event: str, parts: Parts, since: float | None) -> str | None:
         client = self.client
         try:
             installation = self._installation()
             if installation is None:
                 return None
-            person, known = self._person_and_properties(installation, properties, since, more)
+            person, known = self._person_and_properties(installation, parts, since)
         except BaseException as error:
             if client.refuse(error):
                 raise
             return None
         return client.capture(event, distinct_id=person, properties=known)
 
-    def _exception(self, exc: object, properties: Properties, since: float, *, handled: bool = True) -> str | None:
+    def _exception(self, exc: object, parts: Parts, since: float, *, handled: bool = True) -> str | None:
         client = self.client
         try:
             installation = self._installation()
@@ -356,7 +357,7 @@ class Telemetry:
             caught = load("atotelemetry.host.exceptions").current_exception(exc)
             if caught is None or self._exit_properties(caught) is not None:
                 return None
-            person, known = self._person_and_properties(installation, properties, since)
+            person, known = self._person_and_properties(installation, parts, since)
         except BaseException as error:
             if client.refuse(error):
                 raise
@@ -423,14 +424,11 @@ class Telemetry:
         self.client.lock()
         return status.choose(self.app, enabled=False, **self._rules)
 
-    def _person_and_properties(
-        self, installation: str, properties: Properties, since: float | None, more: Properties = None
-    ) -> tuple[str, Any]:
+    def _person_and_properties(self, installation: str, parts: Parts, since: float | None) -> tuple[str, Any]:
         """Return the distinct id, and `duration` and `run_id` with the caller's properties, which win."""
         duration = 0.0 if since is None else time.perf_counter() - since
-        own = {**(more or {}), "duration": duration, "run_id": run_id()}
         person = installation
-        parts: list[Properties] = [own] if properties is None else [own, properties]
+        parts = ({"duration": duration, "run_id": run_id()}, *parts)
         without: tuple[str, ...] = ()
         if self._identity is not None:
             signed_in, email = self._signed_in(self._identity)
@@ -439,7 +437,7 @@ class Telemetry:
             if email is None:
                 without = ("email",)
             else:
-                parts.append({"email": email})
+                parts = (*parts, {"email": email})
         return person, load("atotelemetry.host.event").merged(*parts, without=without)
 
     def _signed_in(self, ask: Callable[[], str | tuple[str, str | None] | None]) -> tuple[str | None, str | None]:
