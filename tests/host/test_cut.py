@@ -74,6 +74,16 @@ def test_a_hundred_thousand_small_properties():
     assert result[CUT_PROPERTY] == [f"and the last {100_000 - kept} properties"]
 
 
+@pytest.mark.parametrize("text", ["x" * 200, "\0" * 32], ids=["long", "escapes"])
+def test_each_of_many_small_texts_is_cut_in_a_few_steps(monkeypatch, text):
+    """However small a text is, it is encoded a few times, and not once for each power of two."""
+    encoded = []
+    monkeypatch.setattr(cut, "encode", lambda value: encoded.append(1) or encode(value))
+    result = cut_to_fit(dict.fromkeys(map(str, range(10_000)), text), LIMIT)
+    assert LIMIT - 10_000 < len(encode(result)) <= LIMIT
+    assert len(encoded) < 80_000
+
+
 def test_names_that_are_too_long():
     """A name can be the large part; it is cut too, and no property vanishes because names became alike."""
     properties = {"n" * 2_000_000: 1, "n" * 2_000_001: 2, "b": 3}

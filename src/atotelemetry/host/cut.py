@@ -82,7 +82,7 @@ def _cut_to_fit(properties: dict[str, Any], limit_bytes: int, already: Iterable[
     clashes: dict[str, int] = {}
     for name, value in properties.items():
         # A name may be so long that it would not fit itself.
-        originals[unused(clipped(name), originals, clashes)] = value
+        originals[name if len(name) < MAX_REPR else unused(clipped(name), originals, clashes)] = value
     result = dict(originals)
     name_bytes = {name: len(encode(name)) + 2 for name in result}  # with its colon and comma
     value_bytes = {name: len(encode(value)) for name, value in result.items()}
@@ -131,13 +131,13 @@ def _beginning(text: str, limit_bytes: int) -> str:
     """Return as much of `text` as its encoding, without the quotes, has within `limit_bytes`."""
     # In large steps while they fit, then in ever smaller ones: each character is encoded a few times at most.
     kept, step = 0, _CUT_STEP
-    while step and kept < len(text):
+    while (step := min(step, limit_bytes, len(text) - kept)) > 0:  # a character has a byte at least
         size = len(encode(text[kept : kept + step])) - 2
         if size <= limit_bytes:
             limit_bytes -= size
             kept += step
         else:
-            step //= 2
+            step = min(step // 2, step * limit_bytes // size)
     return text[:kept]
 
 
