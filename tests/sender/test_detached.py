@@ -13,7 +13,7 @@ from atotelemetry.wire import Outcome
 from support_hosts import needs_proc
 from support_sender import END, PATIENCE, RunningSender, event, hello, one_at_work, run_sender
 
-# The process leaves by `os._exit`: the only moment to ask it what it has loaded.
+# The process leaves by `os._exit`, or ends itself on Windows: the only moment to ask it what it has loaded.
 TELL_MODULES = """
 import json, os, sys
 leave = os._exit
@@ -22,6 +22,9 @@ def tell_and_leave(code):
     sys.stderr.flush()
     leave(code)
 os._exit = tell_and_leave
+if sys.platform == "win32":
+    import _winapi
+    _winapi.TerminateProcess = lambda _, code: tell_and_leave(code)
 """
 
 # `ru_maxrss` would include what the parent was before the exec; the kernel's own mark does not.

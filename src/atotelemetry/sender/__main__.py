@@ -212,13 +212,15 @@ def _print_request(request: Request) -> None:
 
 def _leave(code: int) -> NoReturn:
     """Exit at once: an abandoned attempt must not delay it, and there is nothing to clean up."""
+    from atotelemetry.sender.watchdog import leave
+
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
                 stream.flush()
         except (OSError, ValueError):
             code = code or 1  # the reader of our output has gone
-    os._exit(code)
+    leave(code)
 
 
 if __name__ == "__main__":

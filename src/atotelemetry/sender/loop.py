@@ -8,7 +8,6 @@ threads are stuck.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,7 @@ from atotelemetry.sender.lanes import Channel, Lanes
 from atotelemetry.sender.outcome import DELIVERED, STOPPED, TOO_LATE, Outcome
 from atotelemetry.sender.reader import Reader, Source
 from atotelemetry.sender.tally import Tally, counted
-from atotelemetry.sender.watchdog import Countdown
+from atotelemetry.sender.watchdog import Countdown, leave
 from atotelemetry.wire import PROTOCOL_VERSION, Event, Hello, encode
 
 if TYPE_CHECKING:
@@ -269,7 +268,7 @@ class Sender:
         self.tally.unread = self.tally.unread or self.reader.reading
         self._give_up("no answer before the deadline", reasons.DEADLINE)
         self._journal.detail(f"done: {self.tally}; out of time")
-        os._exit(0 if self._detached or self.tally.complete else 1)
+        leave(0 if self._detached or self.tally.complete else 1)
 
     def _give_up(self, reason: str, cause: str) -> None:
         if self.tally.undecided > 0:
