@@ -200,13 +200,15 @@ LARGE = {
     "large integers": "[10**1000 + i for i in range(50_000)]",
     "a huge integer": "10**1_000_000",
     "objects of many types": "[type(f'C{i}', (), {})() for i in range(5_000)]",
+    "attrs objects of a large class": "[attr.s(type('C', (), {f'a{i}': i for i in range(50_000)}))()] * 3_000",
+    "an attrs object of a huge class": "attr.s(type('C', (), {f'a{i}': i for i in range(400_000)}))()",
     "large raw JSON": "msgspec.Raw(b'[' + b'[],' * 200_000 + b'1]')",
 }
 
 
 BOUNDED = """
 import collections, collections.abc, contextvars, dataclasses, functools, itertools, json, operator, os, re, time, types
-import msgspec
+import attr, msgspec
 sys.set_int_max_str_digits(0)  # a host may
 @dataclasses.dataclass
 class Node:

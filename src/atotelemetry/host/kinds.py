@@ -347,11 +347,11 @@ def _field(walk: Walk, value: Any, name: str, *, is_computed: bool) -> Any:
 
 def _attrs(walk: Walk, value: Any, depth: int) -> Any:
     # As in msgspec: everything public in `__dict__`, declared or not, then the filled public slots.
-    bases = [tuple(namespace(base).items()) for base in mro(type(value))]
-    walk.charge(sum(map(len, bases)) >> 3)  # all are looked through for slots
+    bases = [namespace(base) for base in mro(type(value))[:-1]]  # `object` has no slots
+    walk.charge(sum(map(len, bases)) >> 2)  # all are looked through for slots
     pairs = walk.copied(dict.items, instance_dict(value), 2)
     for base in bases:
-        pairs += [(name, read(slot, value, UNSET)) for name, slot in base if type(slot) is MEMBER]
+        pairs += [(name, read(slot, value, UNSET)) for name, slot in tuple(base.items()) if type(slot) is MEMBER]
     public = [(name, item) for name, item in pairs if type(name) is str and name[:1] != "_" and item is not UNSET]
     return walk.entries(public, len(public), depth)
 
