@@ -109,6 +109,33 @@ def test_mappings_without_code_of_the_hosts_are_no_calls():
     assert list(result[3]) == list(chain)
 
 
+def test_mappings_are_found_without_code_of_the_hosts():
+    """No `__subclasshook__` is asked, and what is registered as a Mapping is one."""
+
+    class Hooked(collections.abc.Mapping):
+        @classmethod
+        def __subclasshook__(cls, kind):
+            CALLS.append(kind)
+            return NotImplemented
+
+    class Table:
+        def items(self):
+            return [("a", 1)]
+
+    class Later(Table):
+        pass
+
+    class Unlike:
+        def __repr__(self):
+            return "unlike"
+
+    collections.abc.MutableMapping.register(Table)
+    assert calls_for([Table(), Unlike()]) == ([{"a": 1}, "unlike"], 0)
+    Hooked.register(Unlike)
+    assert calls_for([Later(), Unlike()])[0][0] == {"a": 1}
+    assert not CALLS
+
+
 def test_the_environment_is_read_whole(monkeypatch):
     """Also one with more variables than calls."""
     for number in range(100):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import decimal
 import sys
 from _collections import deque  # type: ignore[import-not-found]
-from _collections_abc import Mapping
 from enum import Flag
 from gc import get_referents
 from uuid import NAMESPACE_DNS
@@ -31,7 +30,6 @@ __all__ = [
     "UUID",
     "Decimal",
     "Enum",
-    "Mapping",
     "attribute",
     "deque",
     "full_name",

@@ -8,6 +8,8 @@ host's own code can answer, it is called through `walk.ask`.
 from __future__ import annotations
 
 import os
+from _abc import _get_dump, get_cache_token  # type: ignore[import-not-found]
+from _collections_abc import Mapping
 from gc import get_referents
 
 from msgspec import UNSET, Raw, Struct, to_builtins
@@ -18,7 +20,6 @@ from atotelemetry.host.classes import (
     UUID,
     Decimal,
     Enum,
-    Mapping,
     attribute,
     deque,
     full_name,
@@ -26,6 +27,8 @@ from atotelemetry.host.classes import (
     instance_dict,
     is_exactly,
     is_from,
+    is_subclass,
+    looks_up_in_c,
     mro,
     name_of,
     namespace,
@@ -34,6 +37,7 @@ from atotelemetry.host.classes import (
     stored,
 )
 from atotelemetry.host.cut import MAX_REPR, clipped, cut_mark
+from atotelemetry.host.debug import attempt
 from atotelemetry.ids import hyphenated
 from atotelemetry.wire import decode_json, decode_msgpack
 
@@ -119,6 +123,28 @@ def _range(walk: Walk, value: Any, depth: int) -> Any:
 
 def _dict(walk: Walk, value: Any, depth: int) -> Any:
     return walk.entries(walk.copied(dict.items, value, 2), dict.__len__(value), depth)
+
+
+_registered: tuple[object, list[Any]] = (None, [])
+
+
+def _is_mapping(kind: type) -> bool:
+    """Whether a class is a Mapping, or registered as one."""
+    # Not by `issubclass`: that asks a `__subclasshook__` of each Mapping of the host's.
+    global _registered  # noqa: PLW0603 - good until another class is registered anywhere
+    known, references = _registered
+    if known != (token := get_cache_token()):
+        bases: list[Any] = [Mapping]
+        seen, references = {id(Mapping)}, []
+        for base in bases:
+            if looks_up_in_c(type(base)):
+                references += attempt(_get_dump, base, default=[()])[0]
+            new = [derived for derived in type.__subclasses__(base) if id(derived) not in seen]
+            seen.update(map(id, new))
+            bases += new
+        _registered = token, references
+    registered = (reference() for reference in references)
+    return is_subclass(Mapping, kind) or any(base is not None and is_subclass(base, kind) for base in registered)
 
 
 def _mapping(walk: Walk, value: Any, depth: int) -> Any:
@@ -452,7 +478,7 @@ _TABLE: list[tuple[type | Callable[[type], bool], Handler]] = [
     (is_exactly("collections", "UserList"), lambda walk, value, _depth: walk.text(vars(value)["data"])),
     (is_exactly("collections", "ChainMap"), _chain_map),
     (is_exactly("os", "_Environ"), lambda walk, value, depth: walk.entries([*value.items()], len(value), depth)),
-    (Mapping, _mapping),
+    (_is_mapping, _mapping),
 ]
 EXACT = {id(kind): found for kind, found in _TABLE if isinstance(kind, type)}
 """How to convert a value of exactly one of these types, by id."""
