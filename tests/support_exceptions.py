@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import traceback
+import types
 
 from atotelemetry.host.exceptions import exception_properties
 from atotelemetry.host.values import Walk
@@ -61,6 +62,15 @@ def chained(errors):
     for cause, error in itertools.pairwise(errors):
         error.__cause__ = cause
     return errors[-1]
+
+
+def with_entries(error, lines):
+    """Return `error` with a traceback of `caught`, at these lines, and `fail`."""
+    entry = caught(fail).__traceback__
+    frame, entry = entry.tb_frame, entry.tb_next
+    for line in reversed(lines):
+        entry = types.TracebackType(entry, frame, -1, line)
+    return error.with_traceback(entry)
 
 
 def fail_with_context():

@@ -7,8 +7,10 @@ import gc
 import importlib
 import os
 import pickle
+import re
 import subprocess
 import sys
+import tracemalloc
 import types
 import weakref
 
@@ -21,6 +23,7 @@ from support_exceptions import (
     Mute,
     caught,
     chain_long,
+    chained,
     described,
     entries_of,
     fail,
@@ -37,6 +40,7 @@ from support_exceptions import (
     printed,
     raise_,
     share_an_exception,
+    with_entries,
     wrapped,
 )
 from support_posthog_rules import fingerprint
@@ -122,6 +126,21 @@ class TestTheList:
         assert properties["$exception_list"][49]["value"] == "number 48"
         assert properties["$exception_stack_trace"] == printed(error)
 
+    def test_group_of_a_million(self):
+        """Its members are counted without a list of them."""
+        error = ExceptionGroup("wide", [ValueError("member")] * 1_000_000)
+        described(error)
+        tracemalloc.start()
+        try:
+            properties = described(error)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert properties["$exception_stack_trace"].endswith(
+            "| and 999985 more exceptions\n    +------------------------------------\n"
+        )
+        assert peak < 4 * 1024 * 1024
+
     def test_long_chain(self):
         """A chain without end is cut, in the list and in the text, and the text says so."""
         properties = described(caught(chain_long, 5000))
@@ -189,14 +208,44 @@ class TestTheList:
     def test_deeper_than_any_stack_that_is_normal(self):
         """A recursion of many thousand frames costs little and comes out bounded and right at both ends."""
         limit = sys.getrecursionlimit()
-        sys.setrecursionlimit(60_000)
+        sys.setrecursionlimit(20_000)
         try:
-            error = caught(fail_recursively, 50_000)
+            error = caught(fail_recursively, 16_000)
         finally:
             sys.setrecursionlimit(limit)
         properties = described(error)
-        assert "[Previous line repeated 49998 more times]" in properties["$exception_stack_trace"]
+        assert "[Previous line repeated 15998 more times]" in properties["$exception_stack_trace"]
         assert properties["$exception_list"][0]["stacktrace"]["frames"][-1]["function"] == "fail"
+
+    def test_longer_than_any_traceback_that_is_normal(self):
+        """Of an exception that was raised 100,000 times both ends are shown; the gap says how many are missing."""
+        properties = described(with_entries(ValueError("x"), [*[1] * 40_000, *range(1, 60_000)]))
+        frames = properties["$exception_list"][0]["stacktrace"]["frames"]
+        assert frames[1]["function"] == "<99997 frames left out>"
+        text = properties["$exception_stack_trace"]
+        assert len(re.findall(r"frames left out|more times", text)) == 3
+        left_out = sum(map(int, re.findall(r"(?:repeated|\[)\s*(\d+) (?:more times|frames left out)", text)))
+        assert text.count('  File "') + left_out == 100_000
+
+    def test_exceptions_that_share_a_long_traceback(self):
+        """The exceptions of a chain share the number of entries that are read; each shows both ends."""
+        shared = with_entries(ValueError("the root"), [1] * 10_000).__traceback__
+        properties = described(chained([ValueError(str(number)).with_traceback(shared) for number in range(30)]))
+        for entry in properties["$exception_list"]:
+            names = [frame["function"] for frame in entry["stacktrace"]["frames"]]
+            assert names == ["caught", "<9998 frames left out>", "caught", "fail"]
+        text = properties["$exception_stack_trace"]
+        assert text.count("[Previous line repeated 270 more times]") == 30
+        assert text.count("  [9455 frames left out]") == 30
+
+    def test_a_chain_of_tracebacks_without_end(self):
+        """Once 300,000 entries were passed, the other exceptions have no frames, and the text says so."""
+        shared = with_entries(ValueError("the root"), [1] * 150_000)
+        chain = chained([shared, *(ValueError(text).with_traceback(shared.__traceback__) for text in "abcd")])
+        properties = described(chain)
+        assert [entry["value"] for entry in properties["$exception_list"]] == ["d", "c", "b", "a", "the root"]
+        assert ["stacktrace" in entry for entry in properties["$exception_list"]] == [True] * 2 + [False] * 3
+        assert properties["$exception_stack_trace"].endswith("ValueError: d\n[further frames left out]\n")
 
     def test_never_raised(self):
         """An exception that was never raised has the stack of the code that reports it; its text has none."""

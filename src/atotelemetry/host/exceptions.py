@@ -33,6 +33,7 @@ __all__ = ["current_exception", "exception_properties", "mark_reported", "unmark
 
 _MAX_EXCEPTIONS = 50  # in `$exception_list`; as many as PostHog's own SDK sends
 _MAX_WALKED = 200  # exceptions looked at, so that an endless chain ends
+_MAX_ENTRIES_WALKED = 300_000  # of tracebacks; then the other exceptions have none
 _MAX_GROUP_WIDTH = 49  # members of one group; the standard library prints 15 of them
 _MAX_LISTED_FRAMES = 128  # per exception: the outermost and the innermost half
 _MAX_LISTED_FRAMES_IN_ALL = 256
@@ -198,15 +199,23 @@ def _describe(root: Node, handled: bool, own: Sequence[str], source_lines: bool)
     complete = _link(root)
     shown = list(_in_order(root))
     listed = _listed(shown)
+    room, without_frames = _MAX_ENTRIES_WALKED, ""
+    for node, _, _ in shown:
+        if room <= 0:
+            without_frames = "[further frames left out]\n"
+            break
+        node.entries, node.left_out = traceback_entries(node.exception, len(shown))
+        room -= len(node.entries) + node.left_out
     if not root.entries:
         root.was_raised = False
         root.entries = stack_of_the_caller()
     count = min(_MAX_LISTED_FRAMES, max(_MIN_LISTED_FRAMES, _MAX_LISTED_FRAMES_IN_ALL // len(listed)))
     for node, _, _ in listed:
-        node.plan = chosen(node.entries, count)
+        node.plan = chosen(node.entries, node.left_out, count)
     stack_trace = print_all(shown, source_lines=source_lines)
     if not complete:
         stack_trace += "[further exceptions left out]\n"
+    stack_trace += without_frames
     return stack_trace, _entries(listed, handled=handled, frames=Frames(own, source_lines=source_lines))
 
 
@@ -233,7 +242,8 @@ class Node:
         self.members: list[Node] = []
         self.width: int | None = None  # of an exception group, before it was cut
         self.suppressed = reader.read(exception, "__suppress_context__") is True
-        self.entries: list[TracebackType] = traceback_entries(exception)  # the crash site last
+        self.entries: list[TracebackType] = []  # the crash site last
+        self.left_out = 0  # entries, in the middle of them
         self.was_raised = True  # or else `entries` are not of its traceback
         self.plan: list[int] = []  # which frames are listed: see `frames.chosen`
 

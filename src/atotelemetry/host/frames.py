@@ -6,6 +6,8 @@ Runs in the host, on the thread that captures an exception. `facts/places.py` ha
 from __future__ import annotations
 
 import sys
+from _collections import deque  # type: ignore[import-not-found]
+from itertools import accumulate, chain, islice, repeat, takewhile
 
 from atotelemetry.facts.places import (
     OWN_PACKAGE,
@@ -34,6 +36,7 @@ __all__ = ["Frames", "chosen", "function_of", "own_packages", "stack_of_the_call
 _CONTEXT_LINES = 5  # on each side, as PostHog's UI shows them
 _MAX_CONTEXT_BYTES = 64 * 1024  # of an event, without the lines that failed
 _MAX_CALLERS = 1_000
+_MAX_ENTRIES = 16_384  # of tracebacks, of an event
 
 _dict_of = type.__dict__["__dict__"].__get__(type(sys))["__dict__"].__get__
 _DECORATOR = f"{OWN_PACKAGE}.host.block"
@@ -85,17 +88,20 @@ def _is_no_library(module: str) -> bool:
     return _has(module, "__path__")
 
 
-def traceback_entries(exception: BaseException) -> list[TracebackType]:
-    """Return the entries of an exception's traceback, the crash site last."""
-    from types import TracebackType  # loaded along with `traceback`
+def traceback_entries(exception: BaseException, share: int = 1) -> tuple[list[TracebackType], int]:
+    """Return the entries of an exception's traceback, the crash site last, and the number of those left out.
 
-    entries = []
+    They are left out in the middle of the list. `share` is the number of exceptions that share an event.
+    """
+    half = _MAX_ENTRIES // share // 2
     # The exception's own answer, which no `__getattribute__` of a subclass can change.
-    entry = BaseException.__dict__["__traceback__"].__get__(exception)
-    while type(entry) is TracebackType:
-        entries.append(entry)
-        entry = entry.tb_next
-    return entries
+    first = BaseException.__dict__["__traceback__"].__get__(exception)
+    # All in C: an exception that is raised again and again has an entry for each time.
+    walk: Any = takewhile(bool, accumulate(chain((first,), repeat("tb_next")), getattr))
+    head = list(islice(walk, half))
+    tail = deque(enumerate(walk, 1), half)
+    left_out = tail[-1][0] - len(tail) if tail else 0
+    return [*head, *(entry for _, entry in tail)], left_out
 
 
 def stack_of_the_caller() -> list[TracebackType]:
@@ -112,8 +118,10 @@ def stack_of_the_caller() -> list[TracebackType]:
     return entries
 
 
-def chosen(entries: Sequence[TracebackType], count: int) -> list[int]:
+def chosen(entries: Sequence[TracebackType], left_out: int, count: int) -> list[int]:
     """Choose the frames to list, in order: an index, or below zero the number of frames left out in this place.
+
+    In the middle of `entries`, `left_out` are missing already.
 
     Our decorator's frame is left out, and a frame with a true `__tracebackhide__`. Of a recursion the first and the
     last round are kept: its depth differs from run to run, and must not make another issue. `count` frames are listed
@@ -123,6 +131,12 @@ def chosen(entries: Sequence[TracebackType], count: int) -> list[int]:
     visible = visible or list(range(len(entries)))
     # Compared by identity: to compare code objects by value is slow.
     kept = folded(visible, [id(entries[index].tb_frame.f_code) for index in visible])
+    if left_out:
+        place = next((place for place, index in enumerate(kept) if index >= len(entries) // 2), len(kept))
+        if kept[place - 1] < 0:
+            kept[place - 1] -= left_out
+        else:
+            kept.insert(place, -left_out)
     if len(kept) <= count:
         return kept
     head, tail = count // 2, count - count // 2

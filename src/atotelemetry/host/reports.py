@@ -62,7 +62,7 @@ class Reports:
 
     def _admit(self, caught: BaseException) -> tuple[int, Kind]:
         # Packages may be imported meanwhile, so they are looked for each time.
-        place = Frames(self._own(), source_lines=False).innermost_own(traceback_entries(caught))
+        place = Frames(self._own(), source_lines=False).innermost_own(traceback_entries(caught)[0])
         kind = full_name(type(caught)), *place
         repeated = self._repeats.admit(*kind)
         if repeated is None:

@@ -95,7 +95,7 @@ def print_all(shown: Sequence[Shown], *, source_lines: bool) -> str:
 
 def _summarise(node: Node, most: int, sources: _Sources | None) -> StackSummary:
     """Give `node` the summaries of its listed frames; return the stack to print, with at most `most` frames."""
-    runs = _runs(node.entries, most) if node.was_raised else []
+    runs = _runs(node.entries, node.left_out, most) if node.was_raised else []
     needed = {index for index in node.plan if index >= 0}
     for first, _, count in runs:
         needed.update(range(first, first + count))
@@ -119,7 +119,7 @@ def _format(shown: Sequence[Shown]) -> str:
     """Link the renderings and return the text of the first with all that hangs on it."""
     texts: dict[tuple[object, ...], str] = {}
     for node, _, _ in shown:
-        rendering = node.rendering
+        rendering: Any = node.rendering
         stack: Any = rendering.stack
         stack.texts = texts
         context = node.visible_context
@@ -127,28 +127,42 @@ def _format(shown: Sequence[Shown]) -> str:
         rendering.__context__ = None if context is None else context.rendering
         rendering.exceptions = None
         if node.width is not None:
-            members = [member.rendering for member in node.members]
-            # Only the first fifteen are printed, but the rest are counted.
-            rendering.exceptions = members + members[-1:] * (node.width - len(members))
+            rendering.exceptions = _Members(node, rendering.max_group_width)
     return "".join(shown[0][0].rendering.format())
 
 
-def _runs(entries: Sequence[TracebackType], most: int) -> list[tuple[int, int, int]]:
+class _Members(list[TracebackException]):
+    """Stands for all members of a group: `most` are printed, and the rest are counted."""
+
+    def __init__(self, node: Node, most: int) -> None:
+        members = [member.rendering for member in node.members]
+        super().__init__(members + members[-1:] * most)
+        self._width = node.width or 0
+
+    def __len__(self) -> int:
+        return self._width
+
+
+def _runs(entries: Sequence[TracebackType], left_out: int, most: int) -> list[tuple[int, int, int]]:
     """Return the runs of frames to print, as triples.
 
-    A run is its first index, its number of frames on one line, and the number to print; 0 leaves it out. A summary
-    costs microseconds, and printing it ten times that. So this decides before either, also for a recursion of 100,000
-    frames.
+    A run is its first index, its number of frames on one line, and the number to print; 0 leaves it out. In the middle
+    of `entries`, `left_out` are missing already. A summary costs microseconds, and printing it ten times that. So this
+    decides before either, also for a recursion of 10,000 frames.
     """
     limit = getattr(sys, "tracebacklimit", None)
     printable = entries[: max(limit, 0)] if type(limit) is int else entries
     runs = []
     first = 0
-    codes = map(id, map(attrgetter("tb_frame.f_code"), printable))
-    for _, group in groupby(zip(codes, map(attrgetter("tb_lineno"), printable), strict=True)):
-        length = len(list(group))
-        runs.append((first, length, min(length, _PRINTED_REPEATS)))
-        first += length
+    gap = len(entries) // 2 if left_out else 0
+    for part in (printable[:gap], printable[gap:]):
+        if part and first == gap > 0:
+            runs.append((gap, left_out, 0))
+        codes = map(id, map(attrgetter("tb_frame.f_code"), part))
+        for _, group in groupby(zip(codes, map(attrgetter("tb_lineno"), part), strict=True)):
+            length = len(list(group))
+            runs.append((first, length, min(length, _PRINTED_REPEATS)))
+            first += length
     return _without_middle(runs, most)
 
 
@@ -175,13 +189,16 @@ def _printable(summaries: dict[int, FrameSummary], runs: Sequence[tuple[int, int
     stack = _PrintableStack()
     for first, length, count in runs:
         if not count:
-            stack.gap = FrameSummary(f"<{length} frames left out>", None, "", lookup_line=False)
-            stack.append(stack.gap)
+            stack.append(_Gap(f"<{length} frames left out>", None, "", lookup_line=False))
             continue
         printed = [summaries[index] for index in range(first, first + count)]
         stack.extend(printed)
         stack.extend(printed[-1:] * (length - count))
     return stack
+
+
+class _Gap(FrameSummary):
+    """Stands for frames that are left out."""
 
 
 class _PrintableStack(StackSummary):
@@ -192,11 +209,10 @@ class _PrintableStack(StackSummary):
 
     # The texts of the frames of an event: a recursion and a chain repeat the same ones.
     texts: dict[tuple[object, ...], str]
-    gap: FrameSummary | None = None
     previous: FrameSummary | None = None
 
     def format_frame_summary(self, frame_summary: FrameSummary, **options: Any) -> str:  # noqa: ANN401 - as the base class
-        if frame_summary is self.gap:
+        if type(frame_summary) is _Gap:
             return f"  [{frame_summary.filename[1:-1]}]\n"
         if frame_summary is self.previous:
             return ""  # counted by the caller, not printed
