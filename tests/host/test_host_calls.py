@@ -22,6 +22,7 @@ import msgspec
 import pytest
 
 from atotelemetry.host import values
+from atotelemetry.host.messages import Reader
 from atotelemetry.host.values import Walk
 from support_hostile import run_host
 from support_values import plain
@@ -399,6 +400,29 @@ class Shadowed(Base):
     def a(self):
         CALLS.append("a")
         return 5
+
+
+class Meta(type(msgspec.Struct)):
+    def __getattribute__(cls, name):
+        CALLS.append(name)
+        return type.__getattribute__(cls, name)
+
+
+def test_a_struct_with_a_metaclass():
+    """Its fields, defaults and configuration are read without it."""
+
+    class First(msgspec.Struct, metaclass=Meta, omit_defaults=True):
+        a: list
+        b: int = 1
+
+    value = First([1])
+    error = ValueError("x", value)
+    expected = str(error)
+    assert calls_for([value] * 100) == ([{"a": [1]}] * 100, 0)
+    CALLS.clear()
+    assert Reader(Walk()).text(error, "exception") == expected
+    assert not Walk().text(First(LISTS)).startswith("First(")
+    assert not CALLS
 
 
 class Kept:

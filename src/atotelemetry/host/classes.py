@@ -47,11 +47,18 @@ __all__ = [
     "of_module",
     "read",
     "stored",
+    "struct_config",
+    "struct_defaults",
+    "struct_encode_fields",
+    "struct_fields",
 ]
 
 # Past a metaclass, which may run code of the host's for any of these.
 mro, namespace, _name, _qualified_name, _module = (
     type.__dict__[name].__get__ for name in ("__mro__", "__dict__", "__name__", "__qualname__", "__module__")
+)
+struct_fields, struct_encode_fields, struct_defaults, struct_config = (
+    namespace(type(Struct))[f"__struct_{name}__"].__get__ for name in ("fields", "encode_fields", "defaults", "config")
 )
 # Not by their names: a test of the host's may have replaced those for the first event.
 Decimal: Any = type(decimal.Context().create_decimal(0))
@@ -136,7 +143,7 @@ def is_brief(value: Any) -> bool:
     if is_from("numpy", "ndarray")(kind):
         items = of_module("numpy", "ndarray").dtype.__get__(value)
         return not items.hasobject and items.itemsize <= _MAX_ITEM_BYTES
-    if issubclass(kind, Struct) and not kind.__struct_config__.gc:
+    if issubclass(kind, Struct) and not struct_config(kind).gc:
         return False  # it does not tell
     parts = get_referents(value)
     for part in parts:

@@ -35,6 +35,10 @@ from atotelemetry.host.classes import (
     of_module,
     read,
     stored,
+    struct_config,
+    struct_defaults,
+    struct_encode_fields,
+    struct_fields,
 )
 from atotelemetry.host.cut import MAX_REPR, clipped, cut_mark
 from atotelemetry.host.debug import attempt
@@ -308,19 +312,19 @@ def _enum(walk: Walk, value: Any, depth: int) -> Any:
 
 
 def _struct(walk: Walk, value: Any, depth: int) -> Any:
-    kind: Any = type(value)
-    config = kind.__struct_config__
-    walk.charge(len(kind.__struct_fields__) * len(mro(kind)) >> 2)
+    kind = type(value)
+    config, names = struct_config(kind), struct_fields(kind)
+    walk.charge(len(names) * len(mro(kind)) >> 2)
     # A field can be deleted; it then counts as one that was never set.
-    fields = [stored(value, name, UNSET) for name in kind.__struct_fields__]
+    fields = [stored(value, name, UNSET) for name in names]
     tag = [(config.tag_field, config.tag)] * (config.tag is not None)
     if config.array_like:
         values = [*(text for _, text in tag), *(None if item is UNSET else item for item in fields)]
         return walk.items(values, len(values), depth)
     # Defaults belong to the last fields.
-    defaults = [*kind.__struct_defaults__] if config.omit_defaults else []
+    defaults = [*struct_defaults(kind)] if config.omit_defaults else []
     defaults[:0] = [_MISSING] * (len(fields) - len(defaults))
-    known = zip(kind.__struct_encode_fields__, fields, defaults, strict=True)
+    known = zip(struct_encode_fields(kind), fields, defaults, strict=True)
     pairs = [(name, item) for name, item, default in known if item is not UNSET and not _is_default(item, default)]
     return walk.entries(tag + pairs, len(tag + pairs), depth)
 

@@ -24,6 +24,7 @@ from atotelemetry.host.classes import (
     looks_up_in_c,
     name_of,
     stored,
+    struct_fields,
 )
 from atotelemetry.host.debug import attempt, is_for_the_host
 from atotelemetry.host.guarded import MAX_LINE_BYTES, MAX_MESSAGE_BYTES, is_exception
@@ -258,5 +259,5 @@ def _parts(value: Any, kind: type) -> Sequence[Any]:
     if kind is range:
         return value.start, value.stop, value.step
     if issubclass(kind, Struct):  # without `gc` it tells the collector nothing
-        return [stored(value, name) for name in kind.__struct_fields__]
+        return [stored(value, name) for name in struct_fields(kind)]
     return get_referents(value)
