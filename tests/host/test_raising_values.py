@@ -286,3 +286,39 @@ def test_before_send_may_return_anything(new_client, monkeypatch):
     assert json.loads(lines[0])["properties"] == {"value": [1]}
     stats = client.stats
     assert (stats.captured, stats.dropped_by_reason) == (4, {"no event name": 2})
+
+
+def test_names_around_before_send_may_raise(new_client):
+    """Names that cannot be compared, among the common properties or in the result: the event arrives nevertheless."""
+
+    class Name(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            if ARMED:
+                raise GeneratorExit
+            return str.__eq__(self, other)
+
+    seen = []
+    client = new_client(
+        properties={Name("a"): 0, "common": 1},
+        before_send=lambda event: {**event, Name("context"): seen.append(event) or {"b": 2}},
+    )
+    lines: list[bytes] = []
+    divert(client, lines.append)
+    ARMED.append(True)
+    try:
+        made = client.capture("built", distinct_id="me", properties={"a": 1}, timestamp="2026-01-01T00:00:00Z")
+    finally:
+        ARMED.clear()
+    event = json.loads(lines[0])
+    assert event.pop("timestamp").startswith("2026-01-01T00:00:00")
+    assert event == {
+        "event": "built",
+        "distinct_id": "me",
+        "uuid": made,
+        "properties": {"a": 1, "common": 1},
+        "context": {"b": 2},
+    }
+    assert seen[0]["properties"] == {"a": 1, "common": 1}

@@ -51,7 +51,8 @@ class _Merged:
         """Merge them, each made a dict of ours by `convert`."""
         result: dict[str, Any] = {}
         for part in self._parts:
-            result.update(convert(part))
+            if part is not None:
+                result.update(convert(part))
         for name in self._without:
             result.pop(name, None)
         return result
@@ -62,9 +63,15 @@ def merged(*parts: object, without: tuple[str, ...] = ()) -> Any:
 
     Large or odd ones are merged when the event is made, and bounded there. None is no part.
     """
-    parts = tuple(part for part in parts if part is not None and (type(part) is not dict or part))
-    whole = _Merged(parts, without)
-    return whole.as_dict(lambda few: few) if all(map(has_few_names, parts)) else whole
+    result: dict[str, Any] = {}
+    for part in parts:
+        if has_few_names(part):
+            result.update(part)  # type: ignore[call-overload]
+        elif part is not None and (type(part) is not dict or part):
+            return _Merged(parts, without)
+    for name in without:
+        result.pop(name, None)
+    return result
 
 
 class BeforeSend:
@@ -75,12 +82,12 @@ class BeforeSend:
         self._common = common
         self._thread = _local()  # `inside`: this thread is inside the function
 
-    def __call__(self, message: dict[str, Any]) -> Any:
+    def __call__(self, message: dict[str, Any], walk: Walk) -> Any:
         """Return the event as the host filtered it. Raises `Lost`."""
         if getattr(self._thread, "inside", False):
             # It would be called for this event, too, without end.
             raise Lost("captured inside before_send")
-        message["properties"] = {**self._common, **message["properties"]}
+        message["properties"] = {**_as_given(walk, self._common), **message["properties"]}
         self._thread.inside = True
         try:
             filtered = self._function(message)
@@ -147,9 +154,9 @@ class Encoder:
             message["properties"] = {**own, **_as_given(walk, properties), **chosen}
             if context is not None:
                 message["context"] = _as_given(walk, context)
-            filtered = self._before_send(message)
+            filtered = self._before_send(message, walk)
             walk.start_clock()  # the host's own time is no part of the cost
-            message = filtered if type(filtered) is dict else walk.properties(filtered)
+            message = filtered if has_few_names(filtered) else walk.properties(filtered)
             name = walk.uuid(message.get("uuid")) or name
             event = message.get("event")
             person, own = self._person(walk, message.get("distinct_id", person), now)
