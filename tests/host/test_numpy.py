@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import pytest
 
@@ -58,6 +59,27 @@ def test_large_arrays_whose_summary_may_be_long():
     objects[0] = [[1]]
     for value in (objects, np.array(["x" * 1000] * 20_000)):
         assert plain(value) == Walk().text(value) == "<ndarray object>"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (np.zeros((3, 0)), [[], [], []]),
+        (np.zeros((2_000_000, 0)), "array([], shape=(2000000, 0), dtype=float64)"),
+        (np.zeros((5000, 5000, 0)), "array([], shape=(5000, 5000, 0), dtype=float64)"),
+        (np.void(b"x" * 10_000_000), "<void object>"),
+    ],
+    ids=["few rows", "rows without columns", "no layers", "one large item"],
+)
+def test_values_that_hold_nothing_but_cost_much(value, expected):
+    """Neither a million empty lists are made, nor the text of a million bytes."""
+    tracemalloc.start()
+    try:
+        assert plain(value) == expected
+        assert len(Walk().text(value)) < 100
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_keys():

@@ -140,9 +140,10 @@ def is_brief(value: Any) -> bool:
     kind = type(value)
     if any(test(kind) for test in _NAMING):
         return True
-    if is_from("numpy", "ndarray")(kind):
-        items = of_module("numpy", "ndarray").dtype.__get__(value)
-        return not items.hasobject and items.itemsize <= _MAX_ITEM_BYTES
+    for name in ("ndarray", "generic"):
+        if is_from("numpy", name)(kind):
+            items = of_module("numpy", name).dtype.__get__(value)
+            return not items.hasobject and items.itemsize <= _MAX_ITEM_BYTES
     if issubclass(kind, Struct) and not struct_config(kind).gc:
         return False  # it does not tell
     parts = get_referents(value)

@@ -412,6 +412,8 @@ def _array(walk: Walk, value: Any, _depth: int) -> Any:
 def _numpy_scalar(walk: Walk, value: Any, depth: int) -> Any:
     scalar: Any = of_module("numpy", "generic")
     kind = scalar.dtype.__get__(value).kind
+    if scalar.nbytes.__get__(value) > _MAX_ITEMS_BYTES:
+        return walk.described(value)
     if kind in "mM":
         # `item` gives nanoseconds as a bare number; the text is ISO 8601, or "5 days".
         text = str(value)
@@ -425,7 +427,10 @@ def _numpy_scalar(walk: Walk, value: Any, depth: int) -> Any:
 
 def _numpy_array(walk: Walk, value: Any, depth: int) -> Any:
     array: Any = of_module("numpy", "ndarray")
-    if array.size.__get__(value) > _MAX_ARRAY or array.nbytes.__get__(value) > _MAX_ITEMS_BYTES:
+    lists = 1
+    for side in array.shape.__get__(value):
+        lists *= side or 1  # a million rows of no columns are a million lists
+    if lists > _MAX_ARRAY or array.nbytes.__get__(value) > _MAX_ITEMS_BYTES:
         return walk.described(value)
     items = array.astype(value, str) if array.dtype.__get__(value).kind in "mM" else value
     return walk.value(array.tolist(items), depth + 1)
