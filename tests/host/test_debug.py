@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import signal
 import threading
+import weakref
 
 import pytest
 
@@ -67,6 +70,104 @@ def test_a_line_that_nobody_reads_waits_for_nobody(monkeypatch, known, silenced_
         speaking.start()
         speaking.join(20)
         assert not speaking.is_alive()
+
+
+def stop(*_):
+    raise SystemExit(9)
+
+
+def delete_and_stop(signum, frame):
+    del signum, frame
+    raise SystemExit(9)
+
+
+def restore_and_stop(_, frame):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    stop()
+
+
+class Stopping:
+    def __init__(self, *arguments) -> None:
+        if arguments:
+            raise SystemExit(9)
+
+    def __getattr__(self, name):
+        raise AssertionError(name)
+
+    def __call__(self, signum, frame):
+        stop()
+
+    def method(self, signum, frame):
+        delete_and_stop(signum, frame)
+
+
+class Deleting:
+    def __call__(self, signum, frame):
+        del signum, frame
+        stop()
+
+
+class Signalled:
+    def __repr__(self):
+        signal.raise_signal(signal.SIGTERM)
+        return "not stopped"
+
+
+@pytest.fixture
+def at_sigterm():
+    """Return a function that installs a handler of SIGTERM."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield functools.partial(signal.signal, signal.SIGTERM)
+    signal.signal(signal.SIGTERM, before)
+
+
+STOPPING = Stopping()
+HANDLERS = {
+    "function": stop,
+    "deletes its arguments": delete_and_stop,
+    "restores the default": restore_and_stop,
+    "partial": functools.partial(stop, 1),
+    "partial that deletes": functools.partial(delete_and_stop),
+    "object that deletes": Deleting(),
+    "cached": functools.lru_cache(stop),
+    "object": STOPPING,
+    "weak": weakref.proxy(STOPPING),
+    "bound": STOPPING.method,
+    "class": Stopping,
+    "partial object": functools.partial(STOPPING),
+}
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+def test_a_signal_in_the_middle_ends_the_host(recorder, at_sigterm, handler):
+    """The `SystemExit` of the host's signal handler comes out of `capture`, whatever the handler is."""
+    at_sigterm(HANDLERS[handler])
+    with pytest.raises(SystemExit) as stopped:
+        recorder.client.capture("built", distinct_id="me", properties={"a": Signalled()})
+    assert stopped.value.code == 9
+    assert recorder.client.stats.dropped_by_reason == {"interrupted": 1}
+
+
+def test_a_handler_is_not_asked(recorder, at_sigterm):
+    """A value's own `SystemExit` stays inside; no code of a handler runs to find that out."""
+    asked = []
+
+    class Handler(Stopping):
+        def __getattribute__(self, name):
+            asked.append(name)
+            return super().__getattribute__(name)
+
+    class Value:
+        def __repr__(self):
+            return self.shown(3, [self])
+
+        def shown(self, number, values, *more):
+            raise SystemExit
+
+    at_sigterm(Handler())
+    assert recorder.client.capture("built", distinct_id="me", properties={"a": Value()})
+    assert recorder.event["properties"]["a"] == "<Value object (repr raised SystemExit)>"
+    assert asked == []
 
 
 def test_a_host_without_logging_does_not_get_it():

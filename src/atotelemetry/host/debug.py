@@ -13,7 +13,7 @@ from _thread import _local
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import CodeType
+    from types import CodeType, FrameType
     from typing import Any, TypeVar
 
     Result = TypeVar("Result")
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["attempt", "debug", "is_for_the_host"]
 
 _traceback = BaseException.__dict__["__traceback__"].__get__  # a class of the host's may have another attribute there
+_mro, _namespace = (type.__dict__[name].__get__ for name in ("__mro__", "__dict__"))  # past a metaclass
+_FUNCTION = type(lambda: 0)
+_IS_FUNCTION, _HAS_ARGS = 1, 4  # `inspect.CO_OPTIMIZED` and `CO_VARARGS`
 _thread = _local()  # `logging`: this thread is logging a line
 
 
@@ -78,24 +81,40 @@ def is_for_the_host(error: BaseException) -> bool:
         return False
     if issubclass(kind, KeyboardInterrupt):
         return True
-    handlers = _signal_handlers()
+    handlers = _signal_handlers()  # one of them may have deleted its arguments
+    interrupted = None
     traceback = _traceback(error)
     while traceback is not None:
-        if traceback.tb_frame.f_code in handlers:
+        frame = traceback.tb_frame
+        if frame.f_code in handlers or (interrupted is not None and _is_given(frame, interrupted)):
             return True
+        interrupted = frame
         traceback = traceback.tb_next
     return False
 
 
+def _is_given(frame: FrameType, interrupted: FrameType) -> bool:
+    """Whether a function was called with the frame below its own, as signal handlers of every kind are."""
+    code = frame.f_code
+    if not code.co_flags & _IS_FUNCTION:
+        return False  # its variables may be an object of the host's
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & _HAS_ARGS)]
+    variables = frame.f_locals
+    values = [variables.get(name) for name in names]
+    return any(part is interrupted for value in values for part in (value[-1:] if type(value) is tuple else (value,)))
+
+
 def _signal_handlers() -> set[CodeType]:
+    """Return the code of the signal handlers, and of the functions that they refer to."""
     import _signal as signal  # type: ignore[import-not-found]  # the built-in half of `signal`, in every interpreter
+    from gc import get_referents
 
     found = set()
     for number in range(1, signal.NSIG):
         try:
-            code = getattr(signal.getsignal(number), "__code__", None)
+            handler = signal.getsignal(number)
         except Exception:  # noqa: S112 - nothing to say
             continue  # a number that this system does not have, or an odd handler
-        if type(code) is type(_signal_handlers.__code__):
-            found.add(code)
+        calls = [_namespace(base).get("__call__") for base in _mro(type(handler))]
+        found |= {part.__code__ for part in (handler, *get_referents(handler), *calls) if type(part) is _FUNCTION}
     return found
