@@ -16,6 +16,7 @@ import pathlib
 import re
 import tracemalloc
 import types
+import weakref
 
 import attrs
 import msgspec
@@ -303,6 +304,19 @@ def test_a_name_or_id_is_walked_unless_it_is_short(value, expected):
     assert walk.text(value).startswith(expected)
     walk.value(value, 0)
     assert walk.calls >= 63
+
+
+def test_a_proxy_is_the_object_behind_it():
+    """Its text is asked for and bounded as that object's; one whose object is gone is described."""
+    jobs = [Job(range(1_000_000)), Job([1]), Job.run]
+    many, few, function = map(weakref.proxy, jobs)
+    for text in (lambda value: Walk().text(value), lambda value: Reader(Walk()).text(ValueError(value), "exception")):
+        assert peak_of(lambda text=text: text(many)) < 4_000_000
+        assert text(many).startswith("[0, 1, 2, ")
+        assert text(few) == "[1]"
+        assert text(function).startswith("<function Job.run at ")
+    gone = weakref.proxy(Job())
+    assert Walk().text(gone).startswith("<weakproxy at ")
 
 
 def test_a_class_with_an_odd_name():

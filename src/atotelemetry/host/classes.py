@@ -10,6 +10,7 @@ from __future__ import annotations
 import decimal
 import sys
 from _collections import deque  # type: ignore[import-not-found]
+from _weakref import CallableProxyType, ProxyType
 from enum import Flag
 from gc import get_referents
 from uuid import NAMESPACE_DNS
@@ -27,6 +28,7 @@ __all__ = [
     "FUNCTION",
     "HARMLESS",
     "MEMBER",
+    "PROXIES",
     "UUID",
     "Decimal",
     "Enum",
@@ -77,6 +79,9 @@ _IN_C = type(object.__repr__)  # a method that is written in C
 
 HARMLESS = frozenset(map(id, (type(len), type(None), bool, float, complex, type(...), type(NotImplemented))))
 """Ids of the only types with a `repr` that is surely short and runs nothing else."""
+
+PROXIES = frozenset(map(id, (ProxyType, CallableProxyType)))
+"""Ids of the types whose `str` is that of another object."""
 
 
 def attribute(kind: type, name: str) -> Any:

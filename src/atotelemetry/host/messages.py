@@ -18,6 +18,7 @@ from atotelemetry.facts.text import clip
 from atotelemetry.host.classes import (
     FUNCTION,
     HARMLESS,
+    PROXIES,
     attribute,
     deque,
     is_in_c,
@@ -141,6 +142,8 @@ class Reader:
         if kind is bytes or (issubclass(kind, str) and is_of_c):
             base: Any = str if issubclass(kind, str) else bytes
             return show(base.__getitem__(value, slice(MAX_MESSAGE_BYTES + 1)))
+        if show is str and id(kind) in PROXIES:
+            return self.walk.text(value)
         measured = value
         if show is str and is_exception(value):
             if written is BaseException.__str__ or written is KeyError.__str__:

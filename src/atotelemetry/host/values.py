@@ -17,6 +17,7 @@ from time import thread_time
 
 from atotelemetry.host.classes import (
     HARMLESS,
+    PROXIES,
     UUID,
     Enum,
     attribute,
@@ -139,6 +140,8 @@ class Walk:
             if issubclass(kind, (bytes, bytearray)):
                 # Not `str(value)`, which gives "b'…'", and an error under `python -bb`.
                 return clipped(first_bytes(value, MAX_REPR * 4)[0].decode("utf-8", "replace"))
+            if id(kind) in PROXIES:
+                return self.text(self.ask(lambda: value.__sizeof__.__self__))
             in_table = self.handler(kind) is not described
             is_walked = issubclass(kind, _WALKED) or has("__fspath__")(kind)
             if is_walked or (in_table and is_in_c(kind, "__str__") and not is_brief(value)):
