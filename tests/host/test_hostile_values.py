@@ -202,6 +202,8 @@ LARGE = {
     "objects of many types": "[type(f'C{i}', (), {})() for i in range(5_000)]",
     "attrs objects of a large class": "[attr.s(type('C', (), {f'a{i}': i for i in range(50_000)}))()] * 3_000",
     "an attrs object of a huge class": "attr.s(type('C', (), {f'a{i}': i for i in range(400_000)}))()",
+    "a chain of large dicts": "collections.ChainMap(*[dict.fromkeys(range(1_000_000))] * 30)",
+    "a large dict in a chain without a list": "odd_chain((dict.fromkeys(range(1_000_000)),))",
     "large raw JSON": "msgspec.Raw(b'[' + b'[],' * 200_000 + b'1]')",
 }
 
@@ -227,6 +229,10 @@ class EndlessMapping(collections.abc.Mapping):
         return itertools.count()
     def __len__(self):
         return 1
+def odd_chain(maps):
+    chain = collections.ChainMap()
+    chain.maps = maps
+    return chain
 def peak():
     with open("/proc/self/status") as status:
         return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 1024

@@ -163,9 +163,12 @@ def _mapping(walk: Walk, value: Any, depth: int) -> Any:
 
 
 def _chain_map(walk: Walk, value: Any, depth: int) -> Any:
+    tables = walk.value(vars(value)["maps"], depth)
+    if any(type(table) is not dict for table in tables):
+        return tables  # something was cut, and its `repr` would show all of it
     merged: dict[str, Any] = {}
-    for table in reversed(walk.copied(list.__iter__, vars(value)["maps"])):
-        merged.update(walk.value(table, depth + 1))
+    for table in reversed(tables):
+        merged.update(table)
     return merged
 
 
