@@ -9,6 +9,7 @@ import contextlib
 import time
 import traceback
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -232,6 +233,66 @@ class TestWith:
         _, end = (event["properties"] for event in recorded.events)
         assert end["found"] == 1
         assert end["name 2"] == "name 2"
+
+    @pytest.mark.parametrize("way", ["threads", "tasks", "generators", "exit stacks"])
+    def test_one_object_entered_twice_at_once(self, recorded, way):
+        """Of two threads, tasks or generators in one object, each leaves the block that it entered."""
+        step = recorded.telemetry.capture("start", "end")
+
+        def plainly(name):
+            with step as block:
+                block["name"] = name
+                yield
+                block["late"] = name
+
+        def by_a_stack(name):
+            with contextlib.ExitStack() as stack:
+                block = stack.enter_context(step)
+                block["name"] = name
+                yield
+                block["late"] = name
+
+        async def task(name, mine, other):
+            steps = plainly(name)
+            next(steps)
+            mine.set()
+            await other.wait()
+            next(steps, None)
+
+        async def tasks():
+            both, first = asyncio.Event(), asyncio.Event()
+            await asyncio.gather(task("first", first, both), task("second", both, first))
+
+        if way == "tasks":
+            asyncio.run(tasks())
+        elif way == "threads":
+            with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+                steps = [(one, plainly("first")), (other, plainly("second"))] * 2
+                for thread, generator in steps:
+                    thread.submit(next, generator, None).result()
+        else:
+            steps = [(plainly if way == "generators" else by_a_stack)(name) for name in ("first", "second")]
+            for generator in steps * 2:
+                next(generator, None)
+        told = [event["properties"] for event in recorded.events if event["event"] == "end"]
+        assert sorted((each["name"], each["late"]) for each in told) == [("first", "first"), ("second", "second")]
+
+    def test_entered_in_one_function_and_left_in_another(self, recorded):
+        """As by a `start` and a `stop` of the program's: the last one ends, and one `stop` too many is none."""
+        step = recorded.telemetry.capture("start", "end")
+
+        def start():
+            return step.__enter__()
+
+        def stop():
+            step.__exit__(None, None, None)
+
+        for name in "abc":
+            start()["name"] = name
+        for _ in range(4):
+            stop()
+        assert recorded.names == ["start"] * 3 + ["end"] * 3
+        assert [event["properties"]["name"] for event in recorded.events[3:]] == ["c", "b", "a"]
 
     def test_one_object_entered_inside_itself(self, recorded, monkeypatch):
         """The object may be kept and entered again, also inside itself; each entry has a duration of its own."""

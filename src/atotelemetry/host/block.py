@@ -5,6 +5,7 @@ Runs in the host, on the thread that runs the block. It is given two functions t
 
 from __future__ import annotations
 
+import sys
 import time
 
 from atotelemetry.host.debug import attempt
@@ -12,13 +13,13 @@ from atotelemetry.host.debug import attempt
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from types import TracebackType
-    from typing import Any, Literal, ParamSpec, Self, TypeVar
+    from types import FrameType, TracebackType
+    from typing import Any, Literal, ParamSpec, TypeVar
 
     Parameters = ParamSpec("Parameters")
     Result = TypeVar("Result")
 
-__all__ = ["Capture", "named"]
+__all__ = ["Capture", "named", "place"]
 
 # Flags of a code object: the `inspect` module's CO_COROUTINE and CO_ITERABLE_COROUTINE, CO_GENERATOR, and
 # CO_ASYNC_GENERATOR.
@@ -51,29 +52,45 @@ class Capture:
         self._start = start
         self._end = end
         self._properties = properties
-        self._entered: list[tuple[Any, ...] | None] = []  # what is known of each block that was entered and not left
+        # By place: the arguments of `_finish` for each block that was entered and not left.
+        self._entered: dict[FrameType | None, list[tuple[Any, ...] | None]] = {}
 
     def __enter__(self) -> dict[str, Any]:
         """Return a dict; its values are on the event on leaving, too, and win over `properties`."""
         block: dict[str, Any] = {}
-        entry = None
+        frame = entry = None
         try:
+            frame = place()
             entry = self._begin(block)
         except RecursionError:
             pass  # the end of the stack: not even a loss can be counted
-        self._entered += [entry]  # no `append`, which is a call
+        # Without a call, such as `append`.
+        if frame in self._entered:
+            self._entered[frame] += [entry]
+        else:
+            self._entered[frame] = [entry]
         return block
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> Literal[False]:
-        entry = self._entered[-1]
-        del self._entered[-1]
+        frame = None
         try:
-            if entry is not None:
-                self._finish(error, *entry)
+            frame = place()
         except RecursionError:
             pass
+        try:
+            if frame not in self._entered:  # entered in one function and left in another
+                frame = [*self._entered][-1]
+            entries = self._entered[frame]
+            entry = entries[-1]
+            del entries[-1]
+            if not entries:
+                del self._entered[frame]
+            if entry is not None:
+                self._finish(error, *entry)
+        except (RecursionError, LookupError):
+            pass  # as above, or left more often than entered
         return False
 
     def _begin(self, block: dict[str, Any]) -> tuple[Any, ...]:
@@ -90,15 +107,6 @@ class Capture:
         else:
             self._left(error, end, properties, entered)
 
-    def _again(self) -> Self:
-        """Return a new one for each call of a decorated function."""
-        try:
-            new = object.__new__(type(self))
-            vars(new).update(vars(self), _entered=[])
-        except RecursionError:
-            return self
-        return new
-
     def returned(self, value: object) -> None:
         """Take the result of a decorated function."""
 
@@ -112,7 +120,6 @@ class Capture:
         target: Any = function
         if not callable(target):
             raise TypeError(f"a function is decorated, not {target!r}; names are given by keyword")
-        again = self._again
         body = function.func if isinstance(function, partial) else function
         # An object that can be called runs the code of its class.
         code = getattr(body, "__code__", None) or getattr(getattr(type(body), "__call__", None), "__code__", None)  # noqa: B004
@@ -121,16 +128,15 @@ class Capture:
         if flags & _COROUTINE:
 
             async def wrapper(*args: Any, **kwargs: Any) -> Any:
-                block = again()
-                with block:
+                with self:
                     value = await target(*args, **kwargs)
-                    block.returned(value)
+                    self.returned(value)
                     return value
 
         elif flags & _ASYNC_GENERATOR:
 
             async def wrapper(*args: Any, **kwargs: Any) -> Any:
-                with again():
+                with self:
                     # The `yield from` below has no counterpart in an async generator (PEP 525).
                     generator = target(*args, **kwargs)
                     step = generator.__anext__()
@@ -150,20 +156,30 @@ class Capture:
         elif flags & _GENERATOR:
 
             def wrapper(*args: Any, **kwargs: Any) -> Any:
-                with again():
+                with self:
                     return (yield from target(*args, **kwargs))
 
         else:
 
             def wrapper(*args: Any, **kwargs: Any) -> Any:
-                block = again()
-                with block:
+                with self:
                     value = target(*args, **kwargs)
-                    block.returned(value)
+                    self.returned(value)
                     return value
 
         wrapped: Callable[Parameters, Result] = wraps(function)(wrapper)
         return wrapped
+
+
+def place() -> FrameType | None:
+    """Return the frame that enters or leaves a block; called by the function that it calls.
+
+    So each thread, task and generator inside one object has a place of its own.
+    """
+    frame = sys._getframe(1).f_back  # noqa: SLF001 - the documented way to see one's callers
+    while frame is not None and frame.f_code.co_filename.endswith("contextlib.py"):  # an `ExitStack` on its behalf
+        frame = frame.f_back
+    return frame
 
 
 def named(name: str | Callable[[], str]) -> str:

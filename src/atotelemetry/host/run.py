@@ -14,7 +14,7 @@ import sys
 import time
 from _thread import allocate_lock, get_ident
 
-from atotelemetry.host.block import Capture, named
+from atotelemetry.host.block import Capture, named, place
 from atotelemetry.host.debug import attempt
 
 TYPE_CHECKING = False
@@ -84,11 +84,12 @@ class Run(Capture):
 
     def returned(self, value: object) -> None:
         """Take a number that `main` returns for the exit code, as `sys.exit(main())` does. Click ignores it."""
-        entry = self._entered[-1]
-        if type(value) is int and entry is not None:
-            *_, block, line, _ = entry
-            if line is not None and not line.is_inside:
+        try:
+            _, _, block, line, _ = self._entered[place()][-1] or (None,) * 5
+            if type(value) is int and line is not None and not line.is_inside:
                 block.setdefault("exit_code", value)
+        except RecursionError:
+            pass  # the end of the stack
 
 
 class CommandLine:
