@@ -6,6 +6,7 @@ import functools
 import logging
 import signal
 import threading
+import tracemalloc
 import weakref
 
 import pytest
@@ -70,6 +71,37 @@ def test_a_line_that_nobody_reads_waits_for_nobody(monkeypatch, known, silenced_
         speaking.start()
         speaking.join(20)
         assert not speaking.is_alive()
+
+
+class Odd(ValueError):
+    def __repr__(self):
+        raise AssertionError
+
+    args = property(__repr__)
+    __str__ = __repr__
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (ValueError(), "ValueError()"),
+        (OSError(2, "No such file"), "FileNotFoundError(2, 'No such file')"),
+        (ValueError("x" * 1_000_000), f"ValueError('{'x' * 500}')"),
+        (ValueError([1] * 1_000_000), "ValueError(...)"),
+        (ValueError(1 << 65, Odd(), *range(1_000_000)), "ValueError(..., ..., 0, 1)"),
+        (Odd("text", [1]), "Odd('text', ...)"),
+    ],
+    ids=["nothing", "usual", "long text", "list", "many", "odd"],
+)
+def test_an_error_is_shown_in_bounds(debug_lines, error, shown):
+    """Of an error's arguments the texts and numbers are logged, without code of the host's or copies of its data."""
+    tracemalloc.start()
+    try:
+        debug("failed: %r", error)
+        assert tracemalloc.get_traced_memory()[1] < 256 * 1024
+    finally:
+        tracemalloc.stop()
+    assert debug_lines() == [f"failed: {shown}"]
 
 
 def stop(*_):

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["attempt", "debug", "is_for_the_host"]
 
-_traceback = BaseException.__dict__["__traceback__"].__get__  # a class of the host's may have another attribute there
-_mro, _namespace = (type.__dict__[name].__get__ for name in ("__mro__", "__dict__"))  # past a metaclass
+# A class of the host's, or its metaclass, may have another attribute there.
+_traceback, _arguments = (BaseException.__dict__[name].__get__ for name in ("__traceback__", "args"))
+_name, _mro, _namespace = (type.__dict__[name].__get__ for name in ("__name__", "__mro__", "__dict__"))
+_MOST_ARGUMENTS, _LONGEST_TEXT, _LONGEST_NUMBER = 4, 500, 64  # of an error; characters, and bits
 _FUNCTION = type(lambda: 0)
 _IS_FUNCTION, _HAS_ARGS = 1, 4  # `inspect.CO_OPTIMIZED` and `CO_VARARGS`
 _thread = _local()  # `logging`: this thread is logging a line
@@ -38,7 +40,8 @@ def _is_heard(logging: Any) -> bool:  # noqa: ANN401 - a module
 def debug(message: str, *args: object) -> None:
     """Log `message % args` to the `atotelemetry` logger at DEBUG; never raises.
 
-    The line is dropped without `logging`, and inside another such line of this thread.
+    Of an error its short texts and numbers are shown, and none of its own code runs. The line is dropped without
+    `logging`, and inside another such line of this thread.
     """
     try:
         logging = sys.modules.get("logging")
@@ -46,7 +49,8 @@ def debug(message: str, *args: object) -> None:
             return
         _thread.logging = True
         try:
-            logging.getLogger("atotelemetry").debug(message, *args)
+            shown = (_Brief(each) if issubclass(type(each), BaseException) else each for each in args)
+            logging.getLogger("atotelemetry").debug(message, *shown)
         finally:
             _thread.logging = False
     except Exception:
@@ -56,6 +60,23 @@ def debug(message: str, *args: object) -> None:
     except BaseException as error:
         if is_for_the_host(error):
             raise
+
+
+class _Brief:
+    """Shows an error in a line of the log."""
+
+    def __init__(self, error: Any) -> None:  # noqa: ANN401 - an exception
+        self._error = error
+
+    def __repr__(self) -> str:
+        name = str.__str__(_name(type(self._error)))
+        return f"{name}({', '.join(map(_brief, _arguments(self._error)[:_MOST_ARGUMENTS]))})"
+
+
+def _brief(argument: object) -> str:
+    if type(argument) is str:
+        return repr(argument[:_LONGEST_TEXT])
+    return repr(argument) if type(argument) is int and argument.bit_length() <= _LONGEST_NUMBER else "..."
 
 
 def attempt(function: Callable[..., Result], *arguments: object, default: Result, why: str = "") -> Result:
