@@ -291,6 +291,12 @@ def test_keys_of_any_type(mapping, expected):
     assert plain([types.MappingProxyType(mapping)]) == [expected]
 
 
+def test_keys_that_the_event_cannot_pay_for():
+    """Each is marked as a whole, not letter by letter."""
+    result = plain({"rows": {(number, number): [0] * 60_000 for number in range(3)}})
+    assert list(result["rows"]) == ["(0, 0)", "<too many values>", "<too many values> (2)"]
+
+
 def test_keys_that_look_alike_lose_nothing():
     """Two keys that become the same text both stay, the second one with a number."""
     assert plain({1: "a", "1": "b", "1 (2)": "c"}) == {"1": "a", "1 (2)": "b", "1 (2) (2)": "c"}

@@ -402,7 +402,7 @@ class Walk:
             if issubclass(kind, Enum) and not issubclass(kind, (int, str)):
                 return self.key(enum_value(key))
             shown = self.value(key, _MAX_DEPTH - 1)
-            if issubclass(kind, (tuple, frozenset)):
+            if issubclass(kind, (tuple, frozenset)) and type(shown) is list:
                 shown = ", ".join(map(repr, shown)) + ("," if issubclass(kind, tuple) and len(shown) == 1 else "")
                 return clipped(f"({shown})" if issubclass(kind, tuple) else f"frozenset({{{shown}}})")
             if type(shown) is bool or shown is None:
