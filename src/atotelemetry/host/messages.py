@@ -23,7 +23,6 @@ from atotelemetry.host.classes import (
     deque,
     is_in_c,
     looks_up_in_c,
-    name_of,
     stored,
     struct_fields,
 )
@@ -78,13 +77,14 @@ _SAID = {
 class Reader:
     """Reads the host's exceptions for one event; `walk` counts what that costs."""
 
-    __slots__ = ("_kinds", "_lines", "_notes_bytes", "walk")
+    __slots__ = ("_kinds", "_lines", "_notes_bytes", "_shapes", "walk")
 
     def __init__(self, walk: Walk) -> None:
         self.walk = walk
         self._notes_bytes = _MAX_NOTES_BYTES
         self._lines = _MAX_LINES
         self._kinds: dict[int, tuple[bool, bool]] = {}  # by id: classes of exceptions, which their walk keeps alive
+        self._shapes: dict[int, tuple[type, Callable[[Any], int], int, bool]] = {}  # with the types, which stay alive
 
     def read(self, value: object, name: str, default: Any = None) -> Any:
         """Return an attribute; `default` if there is none, or if it raises."""
@@ -180,12 +180,12 @@ class Reader:
     def _calls(self, shown: Any) -> int:
         """Return how often the text of a value calls code of the host's; more than once if the text may be long."""
         room = most = min(_MAX_MEASURED_BYTES, max(self.walk.left, 0) << 4)
-        kinds: dict[int, tuple[Callable[[Any], int], int, bool]] = {}
+        shapes = self._shapes
         calls = 0
         waiting = [shown]
         for value in waiting:
             kind = type(value)
-            size, asked, is_open = kinds.get(id(kind)) or kinds.setdefault(id(kind), _shape(kind))
+            _, size, asked, is_open = shapes.get(id(kind)) or shapes.setdefault(id(kind), (kind, *_shape(kind)))
             room -= size(value)
             calls += asked
             if room < 0 or calls > 1:
@@ -213,11 +213,12 @@ def _shape(kind: type) -> tuple[Callable[[Any], int], int, bool]:
     if is_in_c(kind, "__repr__"):
         base = shown.__objclass__
         is_open = base.__module__.partition(".")[0] in sys.stdlib_module_names or issubclass(kind, Struct)
-        if base in _ITERATED and any(attribute(kind, name) is not attribute(base, name) for name in _ITERATION):
-            return _fixed, 2, False
+        if kind is not base and base in _ITERATED:
+            if any(attribute(kind, name) is not attribute(base, name) for name in _ITERATION):
+                return _fixed, 2, False
         # An alias such as `list[…]` looks for names in its parts, and so does a method in its function.
         is_named = issubclass(kind, type) or shown is object.__repr__
-        asked = not is_open or name_of(base) in _ASKING or (is_named and not looks_up_in_c(kind))
+        asked = not is_open or base.__name__ in _ASKING or (is_named and not looks_up_in_c(kind))
     else:
         asked = not _is_generated(kind, shown)
         is_open = not asked or attribute(kind, "_fields") is not None
@@ -232,18 +233,21 @@ def _shape(kind: type) -> tuple[Callable[[Any], int], int, bool]:
 def _is_generated(kind: type, shown: Any) -> bool:
     """Tell whether dataclasses or attrs made a `__repr__`, and it runs no other code of the host's."""
     function: Any = shown.__dict__.get("__wrapped__", shown) if type(shown) is FUNCTION else None
-    if type(function) is not FUNCTION or not looks_up_in_c(kind) or not is_in_c(type(kind), "__getattribute__"):
+    if type(function) is not FUNCTION:
         return False
     code = function.__code__
     # Not by a file name like "<string>" alone: so is the code of `python -c`.
-    if not str.startswith(code.co_qualname, "__create_fn__.") and code.co_filename[:17] != "<attrs generated ":
+    is_made = code.co_qualname[:14] == "__create_fn__." or code.co_filename[:17] == "<attrs generated "
+    if not is_made or not looks_up_in_c(kind) or not is_in_c(type(kind), "__getattribute__"):
         return False
-    names = [name for name in (*code.co_names, *code.co_consts) if type(name) is str]
+    names = code.co_names
+    if "getattr" in names:  # attrs, for fields that may be empty
+        names += tuple(name for name in code.co_consts if type(name) is str)
     # attrs knows a field's own function as `…_repr`. Else all names are read of the object, which may have properties.
-    return len(names) <= _MAX_NAMES and not any(
-        str.endswith(name, "_repr") or not (type(found) is FUNCTION or _is_data(type(found)))
+    return len(names) <= _MAX_NAMES and all(
+        not str.endswith(name, "_repr")
+        and ((found := attribute(kind, name)) is None or type(found) is FUNCTION or _is_data(type(found)))
         for name in names
-        for found in (attribute(kind, name),)
     )
 
 
