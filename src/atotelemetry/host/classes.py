@@ -10,6 +10,7 @@ from __future__ import annotations
 import decimal
 import sys
 from _collections import deque  # type: ignore[import-not-found]
+from _collections_abc import Mapping
 from _weakref import CallableProxyType, ProxyType
 from enum import Flag
 from gc import get_referents
@@ -32,6 +33,7 @@ __all__ = [
     "UUID",
     "Decimal",
     "Enum",
+    "Mapping",
     "attribute",
     "deque",
     "full_name",

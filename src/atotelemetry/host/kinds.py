@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from _abc import _get_dump, get_cache_token  # type: ignore[import-not-found]
-from _collections_abc import Mapping
 from gc import get_referents
 
 from msgspec import UNSET, Raw, Struct, to_builtins
@@ -20,6 +19,7 @@ from atotelemetry.host.classes import (
     UUID,
     Decimal,
     Enum,
+    Mapping,
     attribute,
     deque,
     full_name,

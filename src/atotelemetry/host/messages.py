@@ -213,9 +213,9 @@ def _shape(kind: type) -> tuple[Callable[[Any], int], int, bool]:
     if is_in_c(kind, "__repr__"):
         base = shown.__objclass__
         is_open = base.__module__.partition(".")[0] in sys.stdlib_module_names or issubclass(kind, Struct)
-        if kind is not base and base in _ITERATED:
-            if any(attribute(kind, name) is not attribute(base, name) for name in _ITERATION):
-                return _fixed, 2, False
+        is_iterated = kind is not base and base in _ITERATED
+        if is_iterated and any(attribute(kind, name) is not attribute(base, name) for name in _ITERATION):
+            return _fixed, 2, False
         # An alias such as `list[…]` looks for names in its parts, and so does a method in its function.
         is_named = issubclass(kind, type) or shown is object.__repr__
         asked = not is_open or base.__name__ in _ASKING or (is_named and not looks_up_in_c(kind))
