@@ -9,6 +9,7 @@ import json
 import pathlib
 import sys
 import time
+import tracemalloc
 import types
 import uuid
 
@@ -301,6 +302,28 @@ def test_every_part_of_an_event_may_be_huge_at_once(recorder):
     assert recorder.client.capture(text, distinct_id=text, properties={"a": text, "b": 1}, context={"c": text})
     assert len(recorder.lines[0]) <= wire.MAX_EVENT_BYTES
     assert recorder.event["properties"]["b"] == 1
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {name: {"a": "\0" * 900_000} for name in ("properties", "context")},
+        {"properties": {name: ["\0" * 32] * 25_000 for name in "abcdefgh"}},
+    ],
+    ids=["two parts", "many lists"],
+)
+def test_large_parts_share_what_an_event_may_take(recorder, parts):
+    """Six bytes for each character, once as a line and again while it is cut: below 14 MiB in all."""
+    recorder.client.capture("first", distinct_id="me", properties={"odd": {1}, "long": "x" * 2_000_000})
+    recorder.lines.clear()
+    tracemalloc.start()
+    try:
+        assert recorder.client.capture("built", distinct_id="me", **parts)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 14 * 2**20
+    assert len(recorder.lines[0]) <= wire.MAX_EVENT_BYTES
 
 
 @pytest.mark.parametrize("name", ["a" * 5000, "naïve 🎉", "with\nline"])

@@ -98,7 +98,7 @@ def _cut_to_fit(properties: dict[str, Any], limit_bytes: int, already: Iterable[
             size = value_bytes[name]
             if total <= room or size <= kept:
                 break
-            shorter = _cut_value(originals[name], max(kept, size - (total - room)))
+            shorter = _cut_value(originals[name], size, max(kept, size - (total - room)))
             shorter_size = len(encode(shorter))
             if shorter_size < size:
                 result[name] = shorter
@@ -118,10 +118,10 @@ def _cut_to_fit(properties: dict[str, Any], limit_bytes: int, already: Iterable[
     return result
 
 
-def _cut_value(value: Any, target_bytes: int) -> str:
-    """Return the replacement of `value`; a string keeps its beginning, up to about `target_bytes`."""
+def _cut_value(value: Any, size: int, target_bytes: int) -> str:
+    """Return the replacement of a value of `size` bytes; a string keeps its beginning, up to about `target_bytes`."""
     if not isinstance(value, str):
-        return f"[cut: {len(encode(value))} bytes]"
+        return f"[cut: {size} bytes]"
     text, _, before = value.rpartition(_MARK)
     mark = _MARK + before if text and before.endswith("]") else cut_mark(len(value))
     return _beginning(value, target_bytes - len(encode(mark))) + mark

@@ -188,6 +188,7 @@ class Encoder:
             line = encode(self.event(*fields, known, extra))
         if len(line) <= self.most_bytes and not walk.cut:
             return line
+        del line  # it may be large, and so may those be that are made now
         cut_to_fit = load("atotelemetry.host.cut").cut_to_fit
         limit_bytes = self.most_bytes - _ENVELOPE_BYTES
         if extra is not None:
@@ -218,8 +219,9 @@ def _plain(walk: Walk, value: object, *, is_odd: bool = False) -> dict[str, Any]
         return value.as_dict(lambda part: _plain(walk, part))
     if type(value) is dict and not is_odd:
         try:
-            copied, room = copy_of_ordinary(value)
+            copied, room = copy_of_ordinary(value, walk.room)
             if room >= 0:
+                walk.room = room
                 return copied  # type: ignore[no-any-return]
         except BaseException as error:
             if is_for_the_host(error):

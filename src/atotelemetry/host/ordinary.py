@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from atotelemetry.ids import Uuid7
 
-__all__ = ["copy_of_ordinary", "has_few_names", "line_maker"]
+__all__ = ["ROOM", "copy_of_ordinary", "has_few_names", "line_maker"]
 
-_ROOM = 1_000_000
+ROOM = 1_000_000
 """Characters that one event may hold on the fast path. JSON takes six bytes at most for one."""
 
 _MAX_DEPTH = 12
@@ -69,7 +69,7 @@ def line_maker(
         if known.__sizeof__() not in _SIZES_WITH_TEXT_KEYS or (names != checked and names not in _checked_names):
             _check_names(names)
         checked = names
-        room = _ROOM
+        room = ROOM
         has_containers = False
         for item in known.values():
             kind = type(item)
@@ -103,7 +103,7 @@ def line_maker(
     return line
 
 
-def copy_of_ordinary(value: Any, room: int = _ROOM, depth: int = 0) -> tuple[Any, int]:
+def copy_of_ordinary(value: Any, room: int = ROOM, depth: int = 0) -> tuple[Any, int]:
     """Copy an exact dict, list or tuple; return how many characters of `room` are left, too (below 0: too many).
 
     Raises an `Exception` for anything that is not ordinary, and whatever a metaclass of the host's raises.

@@ -43,6 +43,7 @@ from atotelemetry.host.kinds import (
     utc_moment,
     uuid,
 )
+from atotelemetry.host.ordinary import ROOM
 from atotelemetry.ids import canonical
 from atotelemetry.wire import encode
 
@@ -93,11 +94,12 @@ class Raised(Exception):
 class Walk:
     """The conversion of one event, and how much it may still cost."""
 
-    __slots__ = ("bytes", "calls", "cut", "ends_at", "kinds", "known", "left", "marks", "open", "wait")
+    __slots__ = ("bytes", "calls", "cut", "ends_at", "kinds", "known", "left", "marks", "open", "room", "wait")
 
     def __init__(self) -> None:
         self.left = _UNITS
         self.bytes = _MAX_BYTES
+        self.room = ROOM  # for the parts that are ordinary
         # A value that captures itself while it is converted would be converted without end.
         self.calls = 0 if getattr(_thread, "asking", False) else _MAX_CALLS
         self.start_clock()
