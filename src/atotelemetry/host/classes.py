@@ -8,9 +8,9 @@ has made no value.
 from __future__ import annotations
 
 import decimal
+import os
 import sys
 from _collections import deque  # type: ignore[import-not-found]
-from _collections_abc import Mapping
 from _weakref import CallableProxyType, ProxyType
 from enum import Flag
 from gc import get_referents
@@ -67,6 +67,7 @@ struct_fields, struct_encode_fields, struct_defaults, struct_config = (
 # Not by their names: a test of the host's may have replaced those for the first event.
 Decimal: Any = type(decimal.Context().create_decimal(0))
 Enum: Any = mro(Flag)[-2]
+Mapping: Any = mro(os._Environ)[2]  # noqa: SLF001 - of all its subclasses the one that is always there
 UUID: Any = type(NAMESPACE_DNS)
 
 FUNCTION: Any = type(lambda: 0)
