@@ -191,6 +191,7 @@ LARGE = {
     "an item of shared lists": "operator.itemgetter(LISTS)",
     "a variable of shared lists": "contextvars.ContextVar('a', default=LISTS)",
     "values of shared lists": "{1: LISTS}.values()",
+    "views of a large ordered dict": "[collections.OrderedDict.fromkeys(range(10_000)).values()] * 10_000",
     "an array of shared lists": "Fields([LISTS])",
     "a long match": "re.match('x*', 'x' * 30_000_000)",
     "many texts full of escapes": "[chr(1) * 1000 + str(i) for i in range(20_000)]",

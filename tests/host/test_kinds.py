@@ -282,6 +282,24 @@ def test_looks_as_msgspec_has_it(value):
     assert result["odd"] == "a/b"
 
 
+def test_views_of_an_ordered_dict():
+    """They keep its own order, unless the look-up of its keys would run code of the host's."""
+    asked = []
+
+    class Key:
+        def __hash__(self):
+            asked.append(1)
+            return 1
+
+    ordered = collections.OrderedDict(a=1, b=2)
+    ordered.move_to_end("a")
+    assert plain([ordered.keys(), ordered.values(), ordered.items()]) == [["b", "a"], [2, 1], [["b", 2], ["a", 1]]]
+    ordered[Key()] = 3
+    asked.clear()
+    assert sorted(plain(ordered.values())) == [1, 2, 3]
+    assert not asked
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [

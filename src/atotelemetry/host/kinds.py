@@ -108,9 +108,15 @@ def _items_of(kind: Any) -> Handler:
 
 def _view_of(method: Any) -> Handler:
     """Return how to convert a view of a dict to a list."""
+    kind = type(method({}))
 
     def convert(walk: Walk, value: Any, depth: int) -> Any:
         (table,) = get_referents(value)
+        if type(value) is not kind:  # of an OrderedDict, which has an order of its own
+            keys = walk.copied(dict.keys, table)
+            # It looks up each key in turn, and any other key may have a `__hash__` of the host's.
+            if len(keys) == dict.__len__(table) and all(type(key) is str or type(key) is int for key in keys):
+                return _items_of(type(value))(walk, value, depth)
         return walk.items(walk.copied(method, table), dict.__len__(table), depth)
 
     return convert
@@ -166,10 +172,7 @@ def _chain_map(walk: Walk, value: Any, depth: int) -> Any:
     tables = walk.value(vars(value)["maps"], depth)
     if any(type(table) is not dict for table in tables):
         return tables  # something was cut, and its `repr` would show all of it
-    merged: dict[str, Any] = {}
-    for table in reversed(tables):
-        merged.update(table)
-    return merged
+    return {name: item for table in reversed(tables) for name, item in table.items()}
 
 
 # ---- texts and bytes
