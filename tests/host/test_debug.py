@@ -6,12 +6,14 @@ import functools
 import logging
 import signal
 import threading
+import time
 import tracemalloc
 import weakref
 
 import pytest
 
-from atotelemetry.host.debug import debug
+from atotelemetry.host.debug import debug, is_for_the_host
+from support_exceptions import with_entries
 from support_processes import run_python
 
 
@@ -178,6 +180,14 @@ def test_a_signal_in_the_middle_ends_the_host(recorder, at_sigterm, handler):
         recorder.client.capture("built", distinct_id="me", properties={"a": Signalled()})
     assert stopped.value.code == 9
     assert recorder.client.stats.dropped_by_reason == {"interrupted": 1}
+
+
+def test_an_exit_that_was_raised_many_times():
+    """Of a traceback with an entry for each time only the latest are looked at."""
+    error = with_entries(SystemExit(), [1] * 500_000)
+    began = time.thread_time()
+    assert not is_for_the_host(error)
+    assert time.thread_time() - began < 0.1
 
 
 def test_a_handler_is_not_asked(recorder, at_sigterm):

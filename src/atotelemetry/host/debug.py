@@ -24,6 +24,7 @@ __all__ = ["attempt", "debug", "is_for_the_host"]
 _traceback, _arguments = (BaseException.__dict__[name].__get__ for name in ("__traceback__", "args"))
 _name, _mro, _namespace = (type.__dict__[name].__get__ for name in ("__name__", "__mro__", "__dict__"))
 _MOST_ARGUMENTS, _LONGEST_TEXT, _LONGEST_NUMBER = 4, 500, 64  # of an error; characters, and bits
+_MOST_FRAMES = 4_000  # that an interruption is looked for in
 _FUNCTION = type(lambda: 0)
 _IS_FUNCTION, _HAS_ARGS = 1, 4  # `inspect.CO_OPTIMIZED` and `CO_VARARGS`
 _thread = _local()  # `logging`: this thread is logging a line
@@ -105,7 +106,9 @@ def is_for_the_host(error: BaseException) -> bool:
     handlers = _signal_handlers()  # one of them may have deleted its arguments
     interrupted = None
     traceback = _traceback(error)
-    while traceback is not None:
+    for _ in range(_MOST_FRAMES):  # those of earlier times that it was raised come last
+        if traceback is None:
+            break
         frame = traceback.tb_frame
         if frame.f_code in handlers or (interrupted is not None and _is_given(frame, interrupted)):
             return True
