@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import tracemalloc
 
 import pytest
@@ -58,6 +59,17 @@ def test_large_arrays_whose_summary_may_be_long():
     objects = np.empty(20_000, dtype=object)
     objects[0] = [[1]]
     for value in (objects, np.array(["x" * 1000] * 20_000)):
+        assert plain(value) == Walk().text(value) == "<ndarray object>"
+
+
+@pytest.mark.parametrize(
+    ("options", "value"),
+    [({"threshold": sys.maxsize}, np.zeros(20_000)), ({}, np.zeros((4,) * 8)), ({"edgeitems": 9000}, np.zeros(20_000))],
+    ids=["never summarised", "many dimensions", "long ends"],
+)
+def test_large_arrays_that_numpy_would_show_whole(options, value):
+    """A host may have turned summaries off; and one of eight dimensions is no shorter than the array."""
+    with np.printoptions(**options):
         assert plain(value) == Walk().text(value) == "<ndarray object>"
 
 

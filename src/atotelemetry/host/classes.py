@@ -150,8 +150,7 @@ def is_brief(value: Any) -> bool:
         return True
     for name in ("ndarray", "generic"):
         if is_from("numpy", name)(kind):
-            items = of_module("numpy", name).dtype.__get__(value)
-            return not items.hasobject and items.itemsize <= _MAX_ITEM_BYTES
+            return _is_brief_array(value, of_module("numpy", name))
     if issubclass(kind, Struct) and not struct_config(kind).gc:
         return False  # it does not tell
     parts = get_referents(value)
@@ -174,6 +173,16 @@ def is_brief(value: Any) -> bool:
         if len(parts) > MAX_REPR:
             return False
     return True
+
+
+def _is_brief_array(value: Any, owner: Any) -> bool:
+    items, size = owner.dtype.__get__(value), owner.size.__get__(value)
+    if size > MAX_REPR:
+        # A summary has some items at both ends of each dimension; a host may have turned summaries off.
+        options = of_module("numpy", "get_printoptions")()
+        if size > options["threshold"]:
+            size = min(size, (2 * options["edgeitems"]) ** owner.ndim.__get__(value))
+    return not items.hasobject and items.itemsize <= _MAX_ITEM_BYTES and size <= 2 * MAX_REPR
 
 
 def stored(value: object, name: str, default: Any = None) -> Any:
