@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import math
+import tracemalloc
 import types
 
 import attrs
@@ -19,6 +20,16 @@ def plain(value: object):
     """Return `value` as exact built-ins that any JSON encoder takes. A dict always gives a dict."""
     walk = Walk()
     return walk.properties(value) if issubclass(type(value), dict) else walk.value(value, 0)
+
+
+def peak_of(function):
+    """Return the memory in bytes that a call takes."""
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 class Text(str):

@@ -10,9 +10,9 @@ import functools
 import itertools
 import json
 import pathlib
-import tracemalloc
 import types
 import uuid
+import weakref
 from decimal import Decimal
 
 import attrs
@@ -22,7 +22,7 @@ import pytest
 from atotelemetry.host.messages import Reader
 from atotelemetry.host.values import Walk
 from support_exceptions import caught, described, printed, raise_
-from support_values import plain
+from support_values import peak_of, plain
 
 
 @dataclasses.dataclass
@@ -179,13 +179,7 @@ def test_memory(name):
     """Whatever is large is cut before it is copied: a description takes less than 16 MiB."""
     error = caught(raise_, LARGE[name]())
     described(ValueError("warm"))
-    tracemalloc.start()
-    try:
-        described(error)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 16 * 2**20
+    assert peak_of(lambda: described(error)) < 16 * 2**20
 
 
 def test_calls_into_the_hosts_code():
@@ -238,7 +232,7 @@ ITERATED = {
     kind: type("Own", (kind,), {"__iter__": lambda _: itertools.islice(counted(), 1000), "items": lambda _: counted()})
     for kind in (set, frozenset, collections.deque, collections.OrderedDict)
 }
-CALLS: list[int] = []
+CALLS: list[object] = []
 
 
 def counted():
@@ -330,3 +324,43 @@ def test_words_of_notes(notes):
     """Notes of any kind are printed as the standard library prints them."""
     error = caught(raise_, noted(notes))
     assert described(error)["$exception_stack_trace"].rstrip() == printed(error).rstrip()
+
+
+class Items(list):
+    pass
+
+
+def test_a_proxy_is_the_object_behind_it():
+    """Its text is asked for and bounded as that object's; one whose object is gone is described."""
+    jobs = [Items(range(1_000_000)), Items([1]), Named.__repr__]
+    many, few, function = map(weakref.proxy, jobs)
+    for text in (lambda value: Walk().text(value), lambda value: Reader(Walk()).text(ValueError(value), "exception")):
+        assert peak_of(lambda text=text: text(many)) < 4_000_000
+        assert text(many).startswith("[0, 1, 2, ")
+        assert text(few) == "[1]"
+        assert text(function).startswith("<function Named.__repr__ at ")
+    gone = weakref.proxy(Items())
+    assert Walk().text(gone).startswith("<weakproxy at ")
+
+
+class Meta(type(msgspec.Struct)):
+    def __getattribute__(cls, name):
+        CALLS.append(name)
+        return type.__getattribute__(cls, name)
+
+
+def test_a_struct_with_a_metaclass():
+    """Its fields, defaults and configuration are read without it."""
+
+    class First(msgspec.Struct, metaclass=Meta, omit_defaults=True):
+        a: list
+        b: int = 1
+
+    value = First([1])
+    error = ValueError("x", value)
+    expected = str(error)
+    CALLS.clear()
+    assert plain([value] * 100) == [{"a": [1]}] * 100
+    assert Reader(Walk()).text(error, "exception") == expected
+    assert not Walk().text(First(doubled(GRAPHS["lists"]))).startswith("First(")
+    assert not CALLS
