@@ -360,6 +360,13 @@ def test_a_value_pays_for_what_it_does_not_show(make, most):
     assert result[len(shown)] == "<too many values>" or result[len(shown)].endswith(" more>")
 
 
+def test_a_type_pays_for_its_bases():
+    """Each of them is looked through for every line of the table, once for the type."""
+    base = functools.reduce(lambda base, _: type("Deep", (base,), {}), range(60), object)
+    result = plain([type("Own", (base,), {})() for _ in range(2000)])
+    assert 500 <= sum(item.endswith(">") and " object at 0x" in item for item in result) <= 1000
+
+
 def test_room_for_more_than_an_event_may_cost():
     """Such a container is not read at all, and takes nothing from the others."""
     table = dict.fromkeys(range(3_000_000))

@@ -230,7 +230,7 @@ class Walk:
         """Return the converter of a type."""
         found = self.known.get(id(kind))
         if found is None:
-            self.left -= _SEARCH
+            self.left -= _SEARCH + (len(mro(kind)) >> 1)
             found = self.known[id(kind)] = handler(kind)
             self.kinds.append(kind)
         return found
