@@ -179,6 +179,7 @@ LARGE = {
     "a long text that is not ASCII": "'\\u00fc' * 50_000_000",
     "long bytes": "bytes(200_000_000)",
     "a long text of a subclass": "Text('x' * 100_000_000)",
+    "a long UserString": "collections.UserString('x' * 50_000_000)",
     "a long text of a subclass, often": "[Text('x' * 16_000_000)] * 100",
     "a huge integer of a subclass": "[Whole(1 << 10**8)] * 100",
     "long bytes of a subclass": "Data(200_000_000)",

@@ -324,6 +324,7 @@ def test_views_of_an_ordered_dict():
         (types.MappingProxyType({"a": Text("x")}), {"a": "x"}),
         (collections.ChainMap({"a": 1}, {"b": 2}), {"b": 2, "a": 1}),
         (collections.UserDict(a=1), {"a": 1}),
+        (collections.UserString("a"), "'a'"),
         (memoryview(b"abcd")[::2], "YWM="),
         (Colour.NESTED, {"a": 1}),
         (Colour.PLACE, "Colour.PLACE"),

@@ -491,6 +491,7 @@ _TABLE: list[tuple[type | Callable[[type], bool], Handler]] = [
     (type(type.__dict__), lambda walk, value, depth: walk.value(get_referents(value)[0], depth)),  # a MappingProxyType
     (is_exactly("collections", "UserDict"), lambda walk, value, depth: walk.value(vars(value)["data"], depth)),
     (is_exactly("collections", "UserList"), lambda walk, value, _depth: walk.text(vars(value)["data"])),
+    (is_exactly("collections", "UserString"), lambda walk, value, _: clipped(repr(walk.text(vars(value)["data"])))),
     (is_exactly("collections", "ChainMap"), _chain_map),
     (is_exactly("os", "_Environ"), lambda walk, value, depth: walk.entries([*value.items()], len(value), depth)),
     (_is_mapping, _mapping),
