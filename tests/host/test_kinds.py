@@ -349,6 +349,13 @@ def test_obvious_json_forms(value, expected):
     assert_plain(plain({"value": value}))
 
 
+def test_an_exception_is_a_call_that_would_make_it():
+    """Also a large one, or one of a type with a `repr` in C of its own."""
+    many = list(range(10_000))
+    for error in (ValueError("x", many), ImportError("x", many), ExceptionGroup("x", [ValueError(many)])):
+        assert plain(error).startswith(f"{type(error).__name__}('x', ")
+
+
 def test_pydantic_model_with_wrong_values():
     """A pydantic model that holds what it should not is dumped all the same, without a warning on the host's stderr."""
     assert plain(Model.model_construct(a="no number")) == {"a": "no number", "inner": None, "where": "x"}

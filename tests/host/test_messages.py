@@ -80,6 +80,7 @@ ORDINARY = [
     ValueError(collections.deque([1], 2), types.SimpleNamespace(a=[1]), collections.OrderedDict(a=1)),
     ValueError(functools.partial(print, 1).args, range(5), {"a": 1}.keys(), slice(1, 2)),
     RuntimeError(ValueError("inner")),
+    ValueError("inner", ImportError("no module", name="m"), ExceptionGroup("group", [ValueError(1)])),
     RuntimeError(Spoken(1), ValueError("a", Spoken(2))),
     Spoken(Named(), Named()),
     OSError(2, "No such file", "name"),
@@ -131,6 +132,7 @@ USES = {
     "a note": lambda graph: noted([graph]),
     "notes": lambda graph: noted({1: graph}),
     "an inner exception": lambda graph: RuntimeError(ValueError(graph)),
+    "the name of a module": lambda graph: ValueError("a", ImportError("m", name=graph, path=graph)),
 }
 
 

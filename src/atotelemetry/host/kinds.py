@@ -27,6 +27,7 @@ from atotelemetry.host.classes import (
     instance_dict,
     is_exactly,
     is_from,
+    is_in_c,
     is_subclass,
     looks_up_in_c,
     mro,
@@ -62,8 +63,6 @@ _MAX_PARTS = 4096  # of a path
 _SHORT = 32
 _BITS = 64
 _READ_ATTEMPTS = 5
-
-
 _MISSING = object()
 
 
@@ -393,7 +392,7 @@ def _attrs(walk: Walk, value: Any, depth: int) -> Any:
 
 
 def _exception(walk: Walk, value: Any, depth: int) -> Any:
-    if attribute(type(value), "__repr__") is not attribute(BaseException, "__repr__"):
+    if not is_in_c(type(value), "__repr__"):
         return walk.described(value)
     return walk.spelled(name_of(type(value)), attribute(BaseException, "args").__get__(value), (), depth)
 

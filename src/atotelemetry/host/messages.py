@@ -58,6 +58,7 @@ _ASKING = {
 _ITERATED = (set, frozenset, deque, OrderedDict)  # their `repr` in C calls these methods, also those of a subclass
 _ITERATION = "__iter__", "__len__", "__length_hint__", "items"
 _args = BaseException.__dict__["args"].__get__
+_name, _path = (ImportError.__dict__[name].__get__ for name in ("name", "path"))
 
 _SAID = {
     id(kind.__str__): [(kind if name in kind.__dict__ else BaseException).__dict__[name].__get__ for name in names]
@@ -261,6 +262,8 @@ def _digits(value: int) -> int:
 
 def _parts(value: Any, kind: type) -> Sequence[Any]:
     """Return the objects in a text of `value`, without code of the host's."""
+    if issubclass(kind, ImportError):
+        return *_args(value), _name(value), _path(value)  # its `repr` has all of them from Python 3.15 on
     if issubclass(kind, BaseException):
         return _args(value)  # type: ignore[no-any-return]
     if kind is range:
