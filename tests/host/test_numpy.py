@@ -79,9 +79,10 @@ def test_large_arrays_that_numpy_would_show_whole(options, value):
         (np.zeros((3, 0)), [[], [], []]),
         (np.zeros((2_000_000, 0)), "array([], shape=(2000000, 0), dtype=float64)"),
         (np.zeros((5000, 5000, 0)), "array([], shape=(5000, 5000, 0), dtype=float64)"),
+        (np.zeros((10_000, *(1,) * 30)), "<ndarray object>"),
         (np.void(b"x" * 10_000_000), "<void object>"),
     ],
-    ids=["few rows", "rows without columns", "no layers", "one large item"],
+    ids=["few rows", "rows without columns", "no layers", "lists of one list", "one large item"],
 )
 def test_values_that_hold_nothing_but_cost_much(value, expected):
     """Neither a million empty lists are made, nor the text of a million bytes."""
