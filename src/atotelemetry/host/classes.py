@@ -40,6 +40,7 @@ __all__ = [
     "has",
     "instance_dict",
     "is_brief",
+    "is_data",
     "is_exactly",
     "is_from",
     "is_in_c",
@@ -75,6 +76,7 @@ _MODULE = type(sys)
 _dict_of = namespace(_MODULE)["__dict__"].__get__
 is_subclass = type.__subclasscheck__  # of the base, then of the class: `issubclass` asks a metaclass
 _MISSING = object()
+_NAMES = "__origin__", "__args__", "__qualname__", "__module__"  # asked for by an alias, a method or a weak reference
 _MAX_ITEM_BYTES = 256  # of numpy; a `repr` shows a thousand
 MEMBER = type(type(sys.flags).__dict__["debug"])  # the descriptor of a slot
 _GETTER = type(type.__dict__["__name__"])  # that of a `__dict__`
@@ -138,9 +140,17 @@ def is_in_c(kind: type, method: str) -> bool:
     return type(attribute(kind, method)) is _IN_C
 
 
+def is_data(found: object) -> bool:
+    """Whether this attribute of a class is read of an object without code of the host's."""
+    return type(found) is MEMBER or type(found) is _GETTER or attribute(type(found), "__get__") is None
+
+
 def looks_up_in_c(kind: type) -> bool:
-    """Whether no method of a class is called for a name that its objects do or do not have."""
-    return is_in_c(kind, "__getattribute__") and attribute(kind, "__getattr__") is None
+    """Whether objects of a class are asked for any name, and for those in a `repr`, without Python code."""
+    if kind is type:
+        return True
+    is_looked_up = is_in_c(kind, "__getattribute__") and attribute(kind, "__getattr__") is None
+    return is_looked_up and all(is_data(attribute(kind, name)) for name in _NAMES)
 
 
 def is_brief(value: Any) -> bool:

@@ -21,6 +21,7 @@ from atotelemetry.host.classes import (
     PROXIES,
     attribute,
     deque,
+    is_data,
     is_in_c,
     looks_up_in_c,
     stored,
@@ -47,7 +48,6 @@ _MAX_MEASURED_BYTES = 256 * 1024  # behind one text
 _MAX_TEXT_BYTES = 64 * 1024  # of the texts in a value that is cut
 _FIXED_BYTES = 64  # of an object that is not looked into
 _METHOD_OF_C = type(object.__sizeof__)
-_FIELDS_OF_C = type(BaseException.__dict__["args"]), type(OSError.__dict__["errno"])
 _NAMED = {*HARMLESS, id(FUNCTION), id(type(sys))}  # ids of types with a `repr` that is short
 _MAX_NAMES = 1_000  # in the code of a generated `__repr__`
 # Types of the standard library whose `repr` in C asks other objects than those that the collector knows.
@@ -95,7 +95,7 @@ class Reader:
             known = is_in_c(kind, "__getattribute__"), attribute(kind, "__getattr__") is None
             self._kinds[id(kind)] = known
         found = attribute(kind, name)
-        if known[0] and (known[1] if found is None else _is_data(type(found))):
+        if known[0] and (known[1] if found is None else is_data(found)):
             return attempt(getattr, value, name, default, default=default)
         return attempt(self.walk.ask, getattr, value, name, default, default=default)
 
@@ -203,11 +203,6 @@ def _clipped(text: str, limit_bytes: int) -> str:
     return clip(str.__getitem__(text, slice(limit_bytes + 1)), limit_bytes)
 
 
-def _is_data(kind: type) -> bool:
-    """Tell whether a class's attribute of this type is read without code of the host's."""
-    return kind is _FIELDS_OF_C[0] or kind is _FIELDS_OF_C[1] or attribute(kind, "__get__") is None
-
-
 def _shape(kind: type) -> tuple[Callable[[Any], int], int, bool]:
     """Return how a type's objects are measured, the calls that one text makes (2: many), and if it has their parts."""
     shown = attribute(kind, "__repr__")
@@ -239,7 +234,9 @@ def _is_generated(kind: type, shown: Any) -> bool:
     code = function.__code__
     # Not by a file name like "<string>" alone: so is the code of `python -c`.
     is_made = code.co_qualname[:14] == "__create_fn__." or code.co_filename[:17] == "<attrs generated "
-    if not is_made or not looks_up_in_c(kind) or not is_in_c(type(kind), "__getattribute__"):
+    if not is_made or attribute(kind, "__getattr__") is not None:
+        return False
+    if not is_in_c(kind, "__getattribute__") or not is_in_c(type(kind), "__getattribute__"):
         return False
     names = code.co_names
     if "getattr" in names:  # attrs, for fields that may be empty
@@ -247,7 +244,7 @@ def _is_generated(kind: type, shown: Any) -> bool:
     # attrs knows a field's own function as `…_repr`. Else all names are read of the object, which may have properties.
     return len(names) <= _MAX_NAMES and all(
         not str.endswith(name, "_repr")
-        and ((found := attribute(kind, name)) is None or type(found) is FUNCTION or _is_data(type(found)))
+        and ((found := attribute(kind, name)) is None or type(found) is FUNCTION or is_data(found))
         for name in names
     )
 
