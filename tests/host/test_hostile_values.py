@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import datetime
 import json
 import sys
@@ -273,6 +274,16 @@ def test_every_value_has_a_bounded_cost():
     As a property, and as a name and an id.
     """
     assert run_host(f"SOURCES = {LARGE!r}\n{BOUNDED}") == "bounded\n"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [type("N" * 1_000_000, (), {}), type("N" * 1_000_000, (), {})(), collections.UserString("\0" * 5000)],
+    ids=["type", "object", "UserString"],
+)
+def test_descriptions_are_paid_for_by_their_length(value):
+    """However many values have a long one, together they stay a few times as large as an event may be."""
+    assert 1_000_000 < sum(map(len, plain([value] * 50_000))) < 4_000_000
 
 
 def test_a_lowered_limit_on_the_digits_of_integers_costs_only_the_digits():

@@ -205,7 +205,10 @@ class Walk:
             return _CYCLE
         try:
             self.open.add(this)
-            return self.handler(kind)(self, value, depth)
+            result = self.handler(kind)(self, value, depth)
+            if type(result) is str:
+                self.left -= min(len(result), MAX_REPR) >> 6  # a description, of which there may be many
+            return result
         except Spent:
             self.marks += 1
             return _TOO_MANY
