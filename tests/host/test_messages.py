@@ -164,6 +164,7 @@ LARGE = {
     "long bytes": lambda: ValueError(bytes(50_000_000), 1),
     "a large dict": lambda: KeyError(dict.fromkeys(range(500_000))),
     "many arguments": lambda: ValueError(*range(500_000)),
+    "many arguments of an argument": lambda: ValueError("a", ValueError(*range(3_000_000))),
     "a huge integer": lambda: ValueError(1 << 10_000_000, 1),
     "endless notes": lambda: noted(Endless(["a"])),
     "many notes": lambda: noted(type("Own", (list,), {})(["n"] * 300_000)),

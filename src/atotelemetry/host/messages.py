@@ -260,9 +260,9 @@ def _digits(value: int) -> int:
 def _parts(value: Any, kind: type) -> Sequence[Any]:
     """Return the objects in a text of `value`, without code of the host's."""
     if issubclass(kind, ImportError):
-        return *_args(value), _name(value), _path(value)  # its `repr` has all of them from Python 3.15 on
+        return _args(value), _name(value), _path(value)  # its `repr` has all of them from Python 3.15 on
     if issubclass(kind, BaseException):
-        return _args(value)  # type: ignore[no-any-return]
+        return (_args(value),)  # not each of them: the tuple is measured first
     if kind is range:
         return value.start, value.stop, value.step
     if issubclass(kind, Struct):  # without `gc` it tells the collector nothing
