@@ -26,6 +26,7 @@ MAX_REPR = 1024
 _MARK = "… [cut: "
 # A cut string keeps this much if possible, else this much.
 _KEPT_BYTES = (1024, 64)
+_NOT_CUT_BYTES = 256  # a shorter text gains little: of tens of thousands the last ones are left out instead
 _NOTE_BYTES = 4096
 _CUT_STEP = 65_536
 
@@ -96,7 +97,7 @@ def _cut_to_fit(properties: dict[str, Any], limit_bytes: int, already: Iterable[
     for kept in _KEPT_BYTES:
         for name in sorted(value_bytes, key=value_bytes.__getitem__, reverse=True):
             size = value_bytes[name]
-            if total <= room or size <= kept:
+            if total <= room or size <= max(kept, _NOT_CUT_BYTES):
                 break
             shorter = _cut_value(originals[name], size, max(kept, size - (total - room)))
             shorter_size = len(encode(shorter))
