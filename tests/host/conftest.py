@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from atotelemetry.host import consent, default
+from atotelemetry.host import consent, default, values
 from support_client import debug_lines, recorder
 from support_feeder import feeder, new_feeder, spawner, threads
 from support_git import empty_repository, git, head, repository
@@ -33,6 +33,14 @@ __all__ = [
     "spawner",
     "threads",
 ]
+
+
+@pytest.fixture(autouse=True)
+def patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give an event time: a garbage collection of the suite's may take longer than the limits that tests mark."""
+    if request.node.get_closest_marker("limits") is None:
+        monkeypatch.setattr(values, "_MAX_SECONDS", 60.0)
+        monkeypatch.setattr(values, "_MAX_WAIT", 60.0)
 
 
 @pytest.fixture

@@ -65,10 +65,12 @@ def test_each_step_of_a_mapping_is_a_call():
     assert calls_for({"a": Remote(5)}) == ({"a": {str(number): 1 for number in range(5)}}, 5)
 
 
+@pytest.mark.limits
 def test_a_mapping_that_waits_is_not_asked_for_long(monkeypatch):
     """Waiting costs no CPU: a fifth of a second by the clock is enough, too."""
     now = [100.0]
     monkeypatch.setattr(values, "monotonic", lambda: now[0])
+    monkeypatch.setattr(values, "_MAX_SECONDS", 60.0)
 
     class Slow(Remote):
         def __getitem__(self, key):

