@@ -9,6 +9,7 @@ import contextlib
 import time
 import traceback
 import types
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -57,6 +58,42 @@ class TestWith:
         assert start["properties"]["run_id"] == end["properties"]["run_id"]
         assert 0 <= start["properties"]["duration"] < end["properties"]["duration"] < 30
         assert set(start["properties"]) == set(end["properties"]) == {"duration", "run_id", "targets"}
+
+    def test_a_block_keeps_nothing_of_the_function_that_entered_it(self, recorded):
+        """What a helper opened is closed when the helper has returned."""
+
+        class Opened:
+            pass
+
+        opened = []
+
+        def helper():
+            here = Opened()
+            opened.append(weakref.ref(here))
+            stack = contextlib.ExitStack()
+            stack.enter_context(recorded.telemetry.capture("start", "end"))
+            return stack
+
+        with helper():
+            assert opened[0]() is None
+        assert [event["event"] for event in recorded.events] == ["start", "end"]
+
+    def test_a_function_from_a_file_with_an_odd_name(self, recorded):
+        """A template engine's name may be a str of its own class."""
+
+        class Name(str):
+            __slots__ = ()
+
+            def endswith(self, *_):
+                raise ValueError
+
+        def render():
+            with recorded.telemetry.capture("start", "end"):
+                return 1
+
+        render.__code__ = render.__code__.replace(co_filename=Name("<template>"))
+        assert render() == 1
+        assert [event["event"] for event in recorded.events] == ["start", "end"]
 
     def test_properties_found_on_the_way(self, recorded):
         """What is put into the block's dict is on the event on leaving, whichever that is, and wins."""

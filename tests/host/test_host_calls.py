@@ -473,3 +473,11 @@ print(events[1]["event"], events[0]["properties"] == events[1]["properties"], js
 """)
     uuid = "00000000-0000-0000-0000-000000000007"
     assert said == f'{uuid}\nred True ["1", [1], "red", {{"a": "a"}}, "thing", "{uuid}"]\n'
+
+
+def test_an_alias_of_a_class_whose_metaclass_answers():
+    """As one of a pydantic model: it is named."""
+    model = type("Meta", (type,), {"__getattr__": type.__getattribute__})("Model", (), {})
+    shown = f"{model.__module__}.Model"
+    result = plain({"many": list[model], "maybe": model | None})
+    assert result == {"many": f"list[{shown}]", "maybe": f"{shown} | None"}

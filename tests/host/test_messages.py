@@ -9,6 +9,7 @@ import enum
 import functools
 import itertools
 import json
+import operator
 import pathlib
 import types
 import uuid
@@ -307,6 +308,36 @@ def test_names_of_many_classes():
         assert plain({"alias": alias}) == {"alias": "<GenericAlias object>"}
         assert not asked
     assert Reader(Walk()).text(ValueError("a", list[Colour]), "exception") == str(ValueError("a", list[Colour]))
+
+
+def test_names_of_many_objects():
+    """It asks objects in it, too."""
+    asked = []
+    kind = type("Asked", (list,), {"__getattr__": lambda _, name: asked.append(name)})
+    alias = types.GenericAlias(tuple, tuple(kind() for _ in range(300)))
+    assert Reader(Walk()).text(ValueError("a", alias), "exception") == "('a', '<GenericAlias object>')"
+    assert not asked
+
+
+@pytest.mark.parametrize("look", [lambda table: table, *map(operator.methodcaller, ("keys", "values", "items"))])
+def test_a_table_that_looks_its_keys_up(look):
+    """A `repr` of an OrderedDict, of a view of one, and of a namespace takes the hash of each key: no key's own."""
+    hashes = []
+
+    class Key:
+        def __hash__(self):
+            hashes.append(1)
+            return 7
+
+    table = collections.OrderedDict([(Key(), 1), (Key(), 2)])
+    space = types.SimpleNamespace()
+    vars(space)[type("Name", (str,), {"__hash__": lambda name: hashes.append(1) or str.__hash__(name)})("a")] = 1
+    hashes.clear()
+    for value in (look(table), space):
+        assert Reader(Walk()).text(ValueError("a", value), "exception").startswith("('a', ")
+    assert not hashes
+    ordinary = collections.OrderedDict(a=1, b=2)
+    assert Reader(Walk()).text(ValueError("a", look(ordinary)), "x") == str(ValueError("a", look(ordinary)))
 
 
 def test_a_text_that_captures(recorder):

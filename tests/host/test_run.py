@@ -442,3 +442,16 @@ def test_another_library_that_replaces_the_same(telemetry, monkeypatch, tmp_path
             argparse_program().parse_args(["build"])
     assert said(events[-1], "command") == {"command": "build"}
     assert argparse.ArgumentParser.parse_known_args is parse
+
+
+def test_a_run_that_was_left_early(telemetry, events):
+    """Before an `os.execv` that then fails: the program goes on, and returns what it returns."""
+    run = telemetry.run()
+
+    @run
+    def main():
+        run.__exit__(None, None, None)
+        return 3
+
+    assert main() == 3
+    assert len(events) == 2

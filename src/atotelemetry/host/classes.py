@@ -77,6 +77,7 @@ _dict_of = namespace(_MODULE)["__dict__"].__get__
 is_subclass = type.__subclasscheck__  # of the base, then of the class: `issubclass` asks a metaclass
 _MISSING = object()
 _NAMES = "__origin__", "__args__", "__qualname__", "__module__"  # asked for by an alias, a method or a weak reference
+_FEW = 16  # classes, such as pydantic's models, whose metaclass answers for names
 _MAX_ITEM_BYTES = 256  # of numpy; a `repr` shows a thousand
 MEMBER = type(type(sys.flags).__dict__["debug"])  # the descriptor of a slot
 _GETTER = type(type.__dict__["__name__"])  # that of a `__dict__`
@@ -164,6 +165,7 @@ def is_brief(value: Any) -> bool:
     if issubclass(kind, Struct) and not struct_config(kind).gc:
         return False  # it does not tell
     parts = get_referents(value)
+    odd = 0
     for part in parts:
         kind = type(part)
         if kind is str or kind is bytes or kind is tuple or kind is frozenset or kind is dict:
@@ -176,8 +178,9 @@ def is_brief(value: Any) -> bool:
         elif any(test(kind) for test in _SPELLING):
             parts += get_referents(part)
         elif issubclass(kind, type):
-            if kind is not type(Enum) and not looks_up_in_c(kind):
-                return False  # its metaclass would be asked for names
+            odd += kind is not type(Enum) and not looks_up_in_c(kind)
+            if odd > _FEW:
+                return False  # each one's metaclass is asked for names
         elif id(kind) not in HARMLESS and kind is not FUNCTION:
             return False
         if len(parts) > MAX_REPR:

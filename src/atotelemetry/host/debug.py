@@ -25,6 +25,7 @@ _traceback, _arguments = (BaseException.__dict__[name].__get__ for name in ("__t
 _name, _mro, _namespace = (type.__dict__[name].__get__ for name in ("__name__", "__mro__", "__dict__"))
 _MOST_ARGUMENTS, _LONGEST_TEXT, _LONGEST_NUMBER = 4, 500, 64  # of an error; characters, and bits
 _MOST_FRAMES = 4_000  # that an interruption is looked for in
+_MOST_VARIABLES = 100  # of a function that may be a signal handler
 _FUNCTION = type(lambda: 0)
 _IS_FUNCTION, _HAS_ARGS = 1, 4  # `inspect.CO_OPTIMIZED` and `CO_VARARGS`
 _thread = _local()  # `logging`: this thread is logging a line
@@ -120,8 +121,9 @@ def is_for_the_host(error: BaseException) -> bool:
 def _is_given(frame: FrameType, interrupted: FrameType) -> bool:
     """Whether a function was called with the frame below its own, as signal handlers of every kind are."""
     code = frame.f_code
-    if not code.co_flags & _IS_FUNCTION:
-        return False  # its variables may be an object of the host's
+    takes_two = code.co_argcount > 1 or code.co_flags & _HAS_ARGS
+    if not code.co_flags & _IS_FUNCTION or not takes_two or code.co_nlocals > _MOST_VARIABLES:
+        return False  # of a class, the variables may be an object of the host's; of many, a copy would stay
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & _HAS_ARGS)]
     variables = frame.f_locals
     values = [variables.get(name) for name in names]

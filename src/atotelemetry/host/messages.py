@@ -55,6 +55,8 @@ _ASKING = {
     *("AST", "BufferedRandom", "BufferedReader", "BufferedWriter", "FileIO", "TextIOWrapper", "Future", "Task"),
     *("CallableProxyType", "ProxyType", "ReferenceType", "module", "datetime", "time"),
 }
+# Those that look up each key once more, which may have a `__hash__` of the host's.
+_KEYED = {"OrderedDict", "odict_keys", "odict_values", "odict_items", "SimpleNamespace"}
 _ITERATED = (set, frozenset, deque, OrderedDict)  # their `repr` in C calls these methods, also those of a subclass
 _ITERATION = "__iter__", "__len__", "__length_hint__", "items"
 _args = BaseException.__dict__["args"].__get__
@@ -212,9 +214,10 @@ def _shape(kind: type) -> tuple[Callable[[Any], int], int, bool]:
         is_iterated = kind is not base and base in _ITERATED
         if is_iterated and any(attribute(kind, name) is not attribute(base, name) for name in _ITERATION):
             return _fixed, 2, False
+        if base.__name__ in _KEYED:
+            return _size_with_keys, 0, True
         # An alias such as `list[…]` looks for names in its parts, and so does a method in its function.
-        is_named = issubclass(kind, type) or shown is object.__repr__
-        asked = not is_open or base.__name__ in _ASKING or (is_named and not looks_up_in_c(kind))
+        asked = not is_open or base.__name__ in _ASKING or not looks_up_in_c(kind)
     else:
         asked = not _is_generated(kind, shown)
         is_open = not asked or attribute(kind, "_fields") is not None
@@ -255,6 +258,19 @@ def _fixed(_value: object) -> int:
 
 def _digits(value: int) -> int:
     return _FIXED_BYTES + (int.bit_length(value) ** 2 >> 12)  # digits cost the square of their number
+
+
+def _size_with_keys(value: Any) -> int:
+    """Return the size of a table, or of one that is viewed; too much if any key is not exactly a text or a number."""
+    size = 0
+    for table in (value,) if issubclass(type(value), dict) else get_referents(value):
+        if issubclass(type(table), dict):
+            size += dict.__sizeof__(table)
+            if size > _MAX_MEASURED_BYTES or any(
+                type(key) is not str and type(key) is not int for key in [*dict.keys(table)]
+            ):
+                return _MAX_MEASURED_BYTES + 1
+    return size
 
 
 def _parts(value: Any, kind: type) -> Sequence[Any]:

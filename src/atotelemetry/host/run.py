@@ -88,8 +88,8 @@ class Run(Capture):
             _, _, block, line, _ = self._entered[place()][-1] or (None,) * 5
             if type(value) is int and line is not None and not line.is_inside:
                 block.setdefault("exit_code", value)
-        except RecursionError:
-            pass  # the end of the stack
+        except (RecursionError, LookupError):
+            pass  # the end of the stack, or the run was left before
 
 
 class CommandLine:
