@@ -95,6 +95,12 @@ def test_values_that_hold_nothing_but_cost_much(value, expected):
         tracemalloc.stop()
 
 
+def test_five_dimensions():
+    """They are spelled out like any array that is not large."""
+    value = np.zeros((2, 2, 2, 2, 600))
+    assert plain(value) == value.tolist()
+
+
 def test_keys():
     """Scalars are keys as Python's are."""
     assert plain({np.float64(1.5): 3, np.int8(2): 4}) == {"1.5": 3, "2": 4}

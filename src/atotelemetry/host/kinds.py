@@ -432,10 +432,11 @@ def _numpy_scalar(walk: Walk, value: Any, depth: int) -> Any:
 
 def _numpy_array(walk: Walk, value: Any, depth: int) -> Any:
     array: Any = of_module("numpy", "ndarray")
-    lists = 1
+    lists, count = 0, 1
     for side in array.shape.__get__(value):
-        lists *= side or 1  # a million rows of no columns are a million lists
-    if lists * max(4, array.ndim.__get__(value)) > 4 * _MAX_ARRAY or array.nbytes.__get__(value) > _MAX_ITEMS_BYTES:
+        lists += count
+        count *= side or 1  # a million rows of no columns are a million lists
+    if count > _MAX_ARRAY or lists > 3 * _MAX_ARRAY or array.nbytes.__get__(value) > _MAX_ITEMS_BYTES:
         return walk.described(value)
     items = array.astype(value, str) if array.dtype.__get__(value).kind in "mM" else value
     return walk.value(array.tolist(items), depth + 1)
