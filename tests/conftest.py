@@ -6,7 +6,6 @@ which each test adds its own (`support_processes`). Tests run in parallel: each 
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import time
@@ -57,12 +56,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
             return next((start for start in _TOGETHER if nodeid.startswith(start)), nodeid)
 
     return Scheduling(config, log)
-
-
-def pytest_collection_finish() -> None:
-    """Take all that pytest holds out of the collector's sight: to look through it takes longer than an event may."""
-    gc.collect()
-    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
